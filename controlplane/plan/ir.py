@@ -1,0 +1,193 @@
+"""The plan: a policy with every name resolved, every default filled in and every rule placed on a tier.
+
+A plan holds no secret, only references to them, so it can be printed, compared and stored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from controlplane.policy.secrets import SecretRef
+
+ANY = "*"
+
+
+class Tier(IntEnum):
+    """Where a rule runs, cheapest first. See docs/tiers.md for what each costs."""
+
+    NATIVE = 0  # Envoy's own filters, routes and clusters
+    ASIDE = 1  # Python, off the request path
+    INLINE = 2  # Python, in the request path (ext_proc)
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    origins: tuple[str, ...]
+    headers: tuple[str, ...]
+    max_age_s: int
+    credentials: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """TLS towards clients; with `client_ca` a client must present a certificate that it signed."""
+
+    certificate: SecretRef
+    private_key: SecretRef
+    client_ca: SecretRef | None
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What the listener is made of. `max_body` is in bytes."""
+
+    host: str
+    port: int
+    max_body: int
+    tls: ServerTls | None
+    cors: Cors | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    path: str
+    interval_ms: int
+    timeout_ms: int
+    unhealthy_after: int
+    healthy_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ejection:
+    """Outlier ejection: `after` consecutive failures take an endpoint out for `duration_ms`."""
+
+    after: int
+    duration_ms: int
+    max_percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """TLS towards a provider. `ca` None means the system's certificate authorities."""
+
+    server_name: str
+    ca: SecretRef | None
+    certificate: SecretRef | None
+    private_key: SecretRef | None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address to connect to: host and port, or the path of a unix socket in `host` with port 0."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A provider, ready to be lowered.
+
+    `base_path` replaces the leading ``/v1`` of the client's path. `lanes` is how many clusters the provider
+    needs: more than one only where a model uses it under several upstream model names (see docs/compiler.md).
+    `sets` names the request headers it sets itself; `foreign` those that providers tried before it may have
+    left on the request, which it must remove. `rewrites_path` and `splices` say whether its requests need a
+    path or a model of their own.
+    """
+
+    name: str
+    kind: str
+    host: str
+    endpoints: tuple[Endpoint, ...]
+    resolve: bool  # endpoints are names to look up, not addresses
+    base_path: str
+    tls: UpstreamTls | None
+    api_key: SecretRef | None
+    headers: tuple[tuple[str, str], ...]
+    health: Health | None
+    ejection: Ejection | None
+    balance: str
+    connect_timeout_ms: int
+    max_connections: int | None
+    max_requests: int | None
+    lanes: int
+    foreign: tuple[str, ...]
+    rewrites_path: bool
+    splices: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One choice for a model: a provider's lane, the name to ask it for (None: as the client wrote it)."""
+
+    provider: str
+    lane: int
+    model: str | None
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When an attempt is followed by another: Envoy's retry conditions, and status codes beyond them."""
+
+    attempts: int  # in all, the first included
+    conditions: tuple[str, ...]
+    statuses: tuple[int, ...]
+    honour_retry_after: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model clients can ask for. `prefix` is set for a wildcard: the name without its star."""
+
+    name: str
+    prefix: str | None
+    groups: tuple[tuple[Target, ...], ...]
+    retry: Retry
+    first_byte_ms: int
+    idle_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A client credential. `identity` is what the edge knows the client by after authentication.
+
+    `models` None means every model; otherwise exact names, and prefixes ending in ``*``.
+    """
+
+    name: str
+    identity: str
+    secret: SecretRef
+    models: tuple[str, ...] | None
+    limits: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `amount` requests per `per_s` seconds, for each key that names the limit."""
+
+    name: str
+    amount: int
+    per_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Why a line of the policy runs where it runs."""
+
+    path: tuple[str | int, ...]
+    rule: str
+    tier: Tier
+    mechanism: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    edge: Edge
+    upstreams: Mapping[str, Upstream]
+    routes: tuple[Route, ...]
+    keys: tuple[Key, ...]
+    limits: tuple[Limit, ...]
+    open: bool  # the policy has no keys: everyone may use every model
+    decisions: tuple[Decision, ...]

@@ -1,0 +1,40 @@
+"""Providers -> endpoints."""
+
+from envoy.config.core.v3 import address_pb2 as address
+from envoy.config.endpoint.v3 import endpoint_components_pb2 as components
+from envoy.config.endpoint.v3 import endpoint_pb2 as endpoint
+
+from controlplane.plan.ir import Endpoint, Upstream
+from controlplane.xds.protos import uint
+
+# Nobody can listen there, so connecting fails at once.
+_NOWHERE_NAMED = Endpoint("127.0.0.1", 1)
+_NOWHERE = Endpoint("/dev/null/nowhere", 0)
+
+
+def lower(upstream: Upstream, cluster: str) -> endpoint.ClusterLoadAssignment:
+    """The provider's endpoints, and behind them one that always refuses.
+
+    Envoy answers "no healthy upstream" without a retry, which would make failover inert just when a provider
+    has no healthy endpoint left (or its name does not resolve). A refused connection is retried.
+    """
+    real = [_endpoint(e, upstream.host) for e in upstream.endpoints]
+    nowhere = _endpoint(_NOWHERE_NAMED if upstream.resolve else _NOWHERE, upstream.host)
+    nowhere.endpoint.health_check_config.disable_active_health_check = True
+    return endpoint.ClusterLoadAssignment(
+        cluster_name=cluster,
+        endpoints=[
+            components.LocalityLbEndpoints(lb_endpoints=real, priority=0),
+            components.LocalityLbEndpoints(lb_endpoints=[nowhere], priority=1),
+        ],
+        # As long as one real endpoint in a hundred is healthy, none of the traffic goes nowhere.
+        policy=endpoint.ClusterLoadAssignment.Policy(overprovisioning_factor=uint(10_000)),
+    )
+
+
+def _endpoint(place: Endpoint, host: str) -> components.LbEndpoint:
+    if place.port:
+        where = address.Address(socket_address={"address": place.host, "port_value": place.port})
+    else:
+        where = address.Address(pipe={"path": place.host})
+    return components.LbEndpoint(endpoint=components.Endpoint(address=where, hostname=host))

@@ -1,0 +1,65 @@
+"""Keys -> authentication and model permissions, each an extension resource of its own.
+
+A policy without keys gets filters that do nothing in their place, so that the listener stays the same.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from envoy.config.rbac.v3 import rbac_pb2 as rules
+from envoy.extensions.filters.http.api_key_auth.v3 import api_key_auth_pb2 as auth
+from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2 as mutation
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as rbac
+
+from controlplane.plan.ir import Key, Plan
+from controlplane.policy.secrets import Secrets
+from controlplane.xds import matchers, names
+
+# Where clients put keys: OpenAI's way, Anthropic's way, Azure's way.
+SOURCES = ({"header": "Authorization"}, {"header": "x-api-key"}, {"header": "api-key"})
+
+_ALLOW = rules.Action(name="allowed", action=rules.RBAC.Action.ALLOW)
+_DENY = rules.Action(name="model-not-allowed", action=rules.RBAC.Action.DENY)
+
+
+def nothing() -> mutation.HeaderMutation:
+    """A filter that does nothing."""
+    return mutation.HeaderMutation()
+
+
+def authentication(plan: Plan, secrets: Secrets) -> auth.ApiKeyAuth:
+    """Looks the client's secret up in a hash table and puts its identity into a header."""
+    config = auth.ApiKeyAuth(
+        key_sources=SOURCES,
+        forwarding=auth.Forwarding(header=names.CLIENT, hide_credentials=True),
+    )
+    for key in plan.keys:
+        config.credentials.add(key=secrets[key.secret].reveal(), client=key.identity)
+    return config
+
+
+def permissions(plan: Plan) -> rbac.RBAC:
+    """Identity -> models, as a tree of hash lookups. Requests that name no model pass: the routes answer them."""
+    allow, deny = matchers.action("allow", _ALLOW), matchers.action("deny", _DENY)
+    shared: dict[tuple[str, ...], matchers.OnMatch] = {}
+    clients = {}
+    for key in restricted(plan.keys):
+        models = key.models or ()
+        if models not in shared:
+            shared[models] = _permission(models, allow, deny)
+        clients[key.identity] = shared[models]
+    by_client = matchers.lookup(names.CLIENT, clients, {}, allow)
+    named = matchers.present(names.MODEL)
+    return rbac.RBAC(matcher=matchers.first_of([(named, matchers.then(by_client))], allow))
+
+
+def restricted(keys: Iterable[Key]) -> list[Key]:
+    """The keys that may use some models only."""
+    return [key for key in keys if key.models is not None and "*" not in key.models]
+
+
+def _permission(models: tuple[str, ...], allow: matchers.OnMatch, deny: matchers.OnMatch) -> matchers.OnMatch:
+    exact: Mapping[str, matchers.OnMatch] = {name: allow for name in models if not name.endswith("*")}
+    prefixes = {name[:-1]: allow for name in models if name.endswith("*")}
+    if not exact and not prefixes:
+        return deny
+    return matchers.then(matchers.lookup(names.MODEL, exact, prefixes, deny))

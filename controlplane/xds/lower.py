@@ -1,0 +1,48 @@
+"""plan -> resources: the last step of the compiler, a pure function. One module says how one thing is lowered."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from envoy.config.core.v3 import extension_pb2 as extension
+from google.protobuf.any_pb2 import Any as AnyProto
+
+from controlplane.plan.ir import Plan
+from controlplane.policy.secrets import Secrets
+from controlplane.xds import clusters, endpoints, keys, limits, listener, names, routes, sds
+from controlplane.xds import resource as xds
+from controlplane.xds.protos import pack
+from controlplane.xds.surroundings import Surroundings
+
+
+def lower(plan: Plan, secrets: Secrets, around: Surroundings) -> xds.Snapshot:
+    """Everything an Envoy is told to serve this plan. The same arguments give the same bytes."""
+    return xds.Snapshot.of(_resources(plan, secrets, around))
+
+
+def _resources(plan: Plan, secrets: Secrets, around: Surroundings) -> Iterator[xds.Resource]:
+    for upstream in plan.upstreams.values():
+        for lane in range(upstream.lanes):
+            cluster = _resource(xds.CLUSTER, clusters.lower(upstream, lane, around))
+            yield cluster
+            if not upstream.resolve:
+                assignment = endpoints.lower(upstream, cluster.name)
+                yield _resource(xds.ENDPOINTS, assignment, name=cluster.name, tie=cluster.version)
+    for secret in sds.lower(plan, secrets):
+        yield _resource(xds.SECRET, secret)
+    yield _resource(xds.LISTENER, listener.lower(plan))
+    authentication = keys.nothing() if plan.open else keys.authentication(plan, secrets)
+    permissions = keys.permissions(plan) if keys.restricted(plan.keys) else keys.nothing()
+    yield _extension(names.KEYS, pack(authentication))
+    yield _extension(names.PERMISSIONS, pack(permissions))
+    for limit in plan.limits:
+        yield _extension(names.limit(limit.name), pack(limits.lower(limit)))
+    yield _resource(xds.ROUTES, routes.lower(plan))
+
+
+def _extension(name: str, config: AnyProto) -> xds.Resource:
+    return _resource(xds.EXTENSION, extension.TypedExtensionConfig(name=name, typed_config=config))
+
+
+def _resource(type_url: str, message: Any, name: str | None = None, tie: str = "") -> xds.Resource:
+    body = message.SerializeToString(deterministic=True)
+    return xds.Resource(type_url, name or message.name, body, tie)

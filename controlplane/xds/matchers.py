@@ -1,0 +1,89 @@
+"""Matcher trees: lookups whose cost does not grow with what they hold.
+
+https://www.envoyproxy.io/docs/envoy/v1.40.0/intro/arch_overview/advanced/matching/matching_api
+"""
+
+from collections.abc import Mapping
+
+from envoy.type.matcher.v3 import http_inputs_pb2 as inputs
+from google.protobuf.message import Message
+from xds.core.v3.extension_pb2 import TypedExtensionConfig
+from xds.type.matcher.v3 import matcher_pb2 as xds
+from xds.type.matcher.v3 import regex_pb2, string_pb2
+
+from controlplane.xds.protos import pack
+
+Matcher = xds.Matcher
+OnMatch = xds.Matcher.OnMatch
+Predicate = xds.Matcher.MatcherList.Predicate
+
+
+def header(name: str) -> TypedExtensionConfig:
+    """The value of a request header as a matching input; `:path` and `:method` are headers too."""
+    return TypedExtensionConfig(name=name, typed_config=pack(inputs.HttpRequestHeaderMatchInput(header_name=name)))
+
+
+def action(name: str, message: Message) -> OnMatch:
+    return OnMatch(action=TypedExtensionConfig(name=name, typed_config=pack(message)))
+
+
+def then(matcher: Matcher) -> OnMatch:
+    return OnMatch(matcher=matcher)
+
+
+def regex(name: str, pattern: str) -> Predicate:
+    """The whole value of a header matches an RE2 pattern; an absent header does not."""
+    matcher = string_pb2.StringMatcher(
+        safe_regex=regex_pb2.RegexMatcher(google_re2=regex_pb2.RegexMatcher.GoogleRE2(), regex=pattern)
+    )
+    return Predicate(single_predicate=Predicate.SinglePredicate(input=header(name), value_match=matcher))
+
+
+def present(name: str) -> Predicate:
+    """A header has a value, whatever bytes are in it: a name with a line feed must not look absent."""
+    return regex(name, "(?s).+")
+
+
+def contains(name: str, part: str) -> Predicate:
+    """A header's value holds a text."""
+    matcher = string_pb2.StringMatcher(contains=part)
+    return Predicate(single_predicate=Predicate.SinglePredicate(input=header(name), value_match=matcher))
+
+
+def every(*predicates: Predicate) -> Predicate:
+    return Predicate(and_matcher=Predicate.PredicateList(predicate=predicates))
+
+
+def negate(predicate: Predicate) -> Predicate:
+    return Predicate(not_matcher=predicate)
+
+
+def first_of(cases: list[tuple[Predicate, OnMatch]], otherwise: OnMatch | None = None) -> Matcher:
+    """Tries predicates in order. Keep the list short: its cost is linear."""
+    fields = [xds.Matcher.MatcherList.FieldMatcher(predicate=p, on_match=m) for p, m in cases]
+    return Matcher(matcher_list=xds.Matcher.MatcherList(matchers=fields), on_no_match=otherwise)
+
+
+def lookup(
+    name: str, exact: Mapping[str, OnMatch], prefixes: Mapping[str, OnMatch], otherwise: OnMatch | None
+) -> Matcher:
+    """Looks a header up: the exact value, else the longest prefix, else `otherwise`.
+
+    The empty prefix stands for any value. Envoy refuses empty maps and empty prefixes, so each layer exists
+    only where it holds something.
+    """
+    fallback = prefixes.get("", otherwise)
+    named = {prefix: on_match for prefix, on_match in prefixes.items() if prefix}
+    if named:
+        fallback = then(_tree(name, "prefix_match_map", named, fallback))
+    if exact or fallback is None:
+        return _tree(name, "exact_match_map", exact, fallback)
+    return fallback.matcher if fallback.HasField("matcher") else first_of([(present(name), fallback)], fallback)
+
+
+def _tree(name: str, kind: str, entries: Mapping[str, OnMatch], otherwise: OnMatch | None) -> Matcher:
+    tree = xds.Matcher.MatcherTree(input=header(name))
+    target = getattr(tree, kind).map
+    for value, on_match in entries.items():
+        target[value].CopyFrom(on_match)
+    return Matcher(matcher_tree=tree, on_no_match=otherwise)

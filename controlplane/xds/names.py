@@ -1,0 +1,56 @@
+"""The names that parts of the configuration share."""
+
+from envoy.config.core.v3 import config_source_pb2 as source
+
+from controlplane.plan.ir import Target
+
+# Internal request headers. All headers with this prefix are removed from what clients send and what providers get.
+HEADERS = "x-headgate-"
+CLIENT = HEADERS + "client"
+MODEL = HEADERS + "model"
+PATH = HEADERS + "path"
+
+LISTENER = "edge"
+ROUTES = "models"
+KEYS = "keys"
+PERMISSIONS = "permissions"
+SERVER_CERTIFICATE = "edge-certificate"
+CLIENT_CA = "edge-client-ca"
+XDS_CLUSTER = "headgate-xds"
+
+# Namespace of the route metadata that names, per cluster, the model to ask the provider for.
+LUA_NAMESPACE = "model"
+
+
+def limit(name: str) -> str:
+    return f"limit/{name}"
+
+
+def cluster(provider: str, lane: int) -> str:
+    """The cluster of a provider's lane; the first lane bears the provider's name."""
+    return provider if lane == 0 else f"{provider}~{lane + 1}"
+
+
+def target_cluster(target: Target) -> str:
+    return cluster(target.provider, target.lane)
+
+
+def api_key(provider: str) -> str:
+    return f"provider/{provider}/api-key"
+
+
+def provider_ca(provider: str) -> str:
+    return f"provider/{provider}/ca"
+
+
+def provider_certificate(provider: str) -> str:
+    return f"provider/{provider}/certificate"
+
+
+def ads() -> source.ConfigSource:
+    """The configuration source of everything that is not in the bootstrap."""
+    return source.ConfigSource(
+        ads=source.AggregatedConfigSource(),
+        resource_api_version=source.ApiVersion.V3,
+        initial_fetch_timeout={"seconds": 0},
+    )

@@ -1,0 +1,13 @@
+"""What a compile needs to know of the machine it serves on, passed in as a value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """`ca_bundle`: PEM file of the certificate authorities trusted by default. `sidecars`: kind -> unix socket path."""
+
+    ca_bundle: str
+    sidecars: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -1,0 +1,61 @@
+-- Answers GET /v1/models and /v1/models/{id} with the models that the client's key may use.
+-- MODELS holds a line per model: id, tab, owner. ACCESS holds a line per restricted identity: identity, then
+-- tab-separated names; a name ending in * is a prefix. An identity that has no line may use every model.
+local models, owners, access = {}, {}, {}
+for id, owner in MODELS:gmatch("([^\t\n]+)\t([^\n]*)\n") do
+  models[#models + 1] = id
+  owners[id] = owner
+end
+for identity, names in ACCESS:gmatch("([^\t\n]+)([^\n]*)\n") do access[identity] = names end
+
+local function permission(names)
+  if not names then return function() return true end end
+  local exact, prefixes = {}, {}
+  for name in names:gmatch("\t([^\t]+)") do
+    if name:sub(-1) == "*" then prefixes[#prefixes + 1] = name:sub(1, -2) else exact[name] = true end
+  end
+  return function(id)
+    if exact[id] then return true end
+    for _, prefix in ipairs(prefixes) do
+      if id:sub(1, #prefix) == prefix then return true end
+    end
+    return false
+  end
+end
+
+local function entry(id)
+  return '{"id":"' .. id .. '","object":"model","created":0,"owned_by":"' .. owners[id] .. '"}'
+end
+
+local function unescape(text)
+  return (text:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end))
+end
+
+local function quote(text)
+  return (text:gsub('[%c"\\\128-\255]', function(c) return string.format("\\u%04x", c:byte()) end))
+end
+
+local JSON = "application/json"
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local allowed = permission(access[headers:get("x-headgate-client") or ""])
+  local id = headers:get(":path"):match("^/v1/models/([^?]+)")
+  if not id then
+    local rows = {}
+    for _, name in ipairs(models) do
+      if allowed(name) then rows[#rows + 1] = entry(name) end
+    end
+    local body = '{"object":"list","data":[' .. table.concat(rows, ",") .. "]}"
+    handle:respond({[":status"] = "200", ["content-type"] = JSON}, body)
+    return
+  end
+  id = unescape(id)
+  if owners[id] and allowed(id) then
+    handle:respond({[":status"] = "200", ["content-type"] = JSON}, entry(id))
+  else
+    local body = '{"error":{"message":"The model \'' .. quote(id) .. '\' does not exist.",'
+      .. '"type":"invalid_request_error","param":"model","code":"model_not_found"}}'
+    handle:respond({[":status"] = "404", ["content-type"] = JSON}, body)
+  end
+end
