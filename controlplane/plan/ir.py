@@ -88,11 +88,9 @@ class Endpoint:
 class Upstream:
     """A provider, ready to be lowered.
 
-    `base_path` replaces the leading ``/v1`` of the client's path. `lanes` is how many clusters the provider
-    needs: more than one only where a model uses it under several upstream model names (see docs/compiler.md).
-    `sets` names the request headers it sets itself; `foreign` those that providers tried before it may have
-    left on the request, which it must remove. `rewrites_path` and `splices` say whether its requests need a
-    path or a model of their own.
+    `base_path` takes the place of the ``/v1`` of the client's path. Lane 0 is the plain cluster. Further lanes
+    exist where a model is tried at several targets that want different paths, names or headers: their clusters
+    adapt every attempt, and `foreign` names the headers that another provider may have left on the request.
     """
 
     name: str
@@ -112,8 +110,6 @@ class Upstream:
     max_requests: int | None
     lanes: int
     foreign: tuple[str, ...]
-    rewrites_path: bool
-    splices: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +134,29 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A model clients can ask for. `prefix` is set for a wildcard: the name without its star."""
+    """A model clients can ask for. `prefix` is set for a wildcard: the name without its star.
+
+    `upstream_model` (None: as the client wrote it) and `base_path` hold for all targets alike, unless attempts
+    differ: then each target's lane adapts its own.
+    """
 
     name: str
     prefix: str | None
     groups: tuple[tuple[Target, ...], ...]
+    upstream_model: str | None
+    base_path: str
     retry: Retry
     first_byte_ms: int
     idle_ms: int
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return tuple(target for group in self.groups for target in group)
+
+    @property
+    def per_attempt(self) -> bool:
+        """Whether each attempt must be adapted to its target."""
+        return any(target.lane for target in self.targets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def lower(upstream: Upstream, lane: int, around: Surroundings) -> cluster.Cluste
         made.type = cluster.Cluster.DiscoveryType.EDS
         made.eds_cluster_config.eds_config.CopyFrom(names.ads())
     options = _protocol(upstream)
-    options.http_filters.extend(upstream_filters.lower(upstream, name))
+    options.http_filters.extend(upstream_filters.lower(upstream, lane))
     made.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))
     if upstream.tls is not None:
         made.transport_socket.CopyFrom(_tls(upstream.name, upstream.tls, around))
@@ -121,8 +121,6 @@ def _tls(provider: str, settings: UpstreamTls, around: Surroundings) -> base.Tra
         by_sds = common.combined_validation_context.validation_context_sds_secret_config
         by_sds.CopyFrom(tls.SdsSecretConfig(name=names.provider_ca(provider), sds_config=names.ads()))
     if settings.certificate is not None:
-        common.tls_certificate_sds_secret_configs.add(
-            name=names.provider_certificate(provider), sds_config=names.ads()
-        )
+        common.tls_certificate_sds_secret_configs.add(name=names.provider_certificate(provider), sds_config=names.ads())
     context = tls.UpstreamTlsContext(common_tls_context=common, sni="" if is_address else name)
     return base.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))

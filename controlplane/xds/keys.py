@@ -44,12 +44,10 @@ def permissions(plan: Plan) -> rbac.RBAC:
     clients = {}
     for key in restricted(plan.keys):
         models = key.models or ()
-        if models not in shared:
+        if models not in shared:  # thousands of keys share a few lists
             shared[models] = _permission(models, allow, deny)
         clients[key.identity] = shared[models]
-    by_client = matchers.lookup(names.CLIENT, clients, {}, allow)
-    named = matchers.present(names.MODEL)
-    return rbac.RBAC(matcher=matchers.first_of([(named, matchers.then(by_client))], allow))
+    return rbac.RBAC(matcher=matchers.lookup(names.CLIENT, clients, {}, allow))
 
 
 def restricted(keys: Iterable[Key]) -> list[Key]:
@@ -60,6 +58,5 @@ def restricted(keys: Iterable[Key]) -> list[Key]:
 def _permission(models: tuple[str, ...], allow: matchers.OnMatch, deny: matchers.OnMatch) -> matchers.OnMatch:
     exact: Mapping[str, matchers.OnMatch] = {name: allow for name in models if not name.endswith("*")}
     prefixes = {name[:-1]: allow for name in models if name.endswith("*")}
-    if not exact and not prefixes:
-        return deny
-    return matchers.then(matchers.lookup(names.MODEL, exact, prefixes, deny))
+    others = matchers.then(matchers.first_of([(matchers.present(names.MODEL), deny)], allow))
+    return matchers.then(matchers.lookup(names.MODEL, exact, prefixes, others))

@@ -9,24 +9,18 @@ from envoy.config.core.v3 import config_source_pb2 as source
 from envoy.config.core.v3 import extension_pb2 as extension
 from envoy.config.listener.v3 import listener_components_pb2 as components
 from envoy.config.listener.v3 import listener_pb2 as listener
-from envoy.config.route.v3 import route_components_pb2 as route
-from envoy.extensions.common.matching.v3 import extension_matcher_pb2 as delegate
-from envoy.extensions.filters.common.matcher.action.v3 import skip_action_pb2 as skip
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2 as buffer
 from envoy.extensions.filters.http.cors.v3 import cors_pb2 as cors
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2 as headers
-from envoy.extensions.filters.http.health_check.v3 import health_check_pb2 as health
 from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 from envoy.extensions.filters.http.router.v3 import router_pb2 as router
-from envoy.extensions.filters.http.transform.v3 import transform_pb2 as transform
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2 as early
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
-from envoy.type.matcher.v3 import string_pb2 as strings
 from google.protobuf.message import Message
 
 from controlplane.plan.ir import Plan, ServerTls
-from controlplane.xds import errors, limits, listing, matchers, names
+from controlplane.xds import errors, limits, names
 from controlplane.xds.protos import boolean, millis, pack, uint
 from controlplane.xds.scripts import script
 
@@ -60,6 +54,7 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         local_reply_config=errors.local_replies(),
         early_header_mutation_extensions=[_scrub()],
         use_remote_address=boolean(True),
+        skip_xff_append=True,
         # Nobody is "internal": Envoy would let internal clients set its own retry and timeout headers.
         internal_address_config=hcm.HttpConnectionManager.InternalAddressConfig(
             cidr_ranges=[{"address_prefix": "255.255.255.255", "prefix_len": {"value": 32}}]
@@ -67,7 +62,6 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         preserve_external_request_id=True,
         always_set_request_id_in_response=True,
         server_name="headgate",
-        normalize_path=boolean(True),
         stream_idle_timeout=millis(300_000),  # while a request is still arriving; routes have clocks of their own
         request_headers_timeout=millis(10_000),
         http2_protocol_options={"max_concurrent_streams": uint(1024)},
@@ -75,7 +69,7 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
 
 
 def _filters(plan: Plan) -> list[hcm.HttpFilter]:
-    chain = [_filter("health", _health())]
+    chain = []
     if plan.edge.cors is not None:
         chain.append(_filter("envoy.filters.http.cors", cors.Cors()))
     if plan.limits:
@@ -84,19 +78,17 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     chain.append(_discovered(names.KEYS, "api_key_auth.v3.ApiKeyAuth", nothing))
     # Raises the limit of what filters may hold back, for requests only: answers keep Envoy's small buffers.
     chain.append(_filter("body", buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))))
-    chain.append(_filter("form-model", _form_model()))
-    chain.append(_filter("body-model", _body_model()))
+    chain.append(_filter(names.MODEL_FILTER, _model(), disabled=True))
     chain.append(_discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing))
     chain.extend(_discovered(names.limit(limit.name), limits.TYPE) for limit in plan.limits)
-    listing_filter = _filter(listing.FILTER, lua.Lua())
-    listing_filter.disabled = True  # only its route enables it
-    chain.append(listing_filter)
+    chain.append(_filter(names.LISTING_FILTER, lua.Lua(), disabled=True))
     chain.append(_filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True)))
     return chain
 
 
-def _filter(name: str, config: Message) -> hcm.HttpFilter:
-    return hcm.HttpFilter(name=name, typed_config=pack(config))
+def _filter(name: str, config: Message, *, disabled: bool = False) -> hcm.HttpFilter:
+    """A filter; a disabled one costs nothing until a request's first route enables it."""
+    return hcm.HttpFilter(name=name, typed_config=pack(config), disabled=disabled)
 
 
 def _discovered(name: str, *types: str) -> hcm.HttpFilter:
@@ -108,23 +100,13 @@ def _discovered(name: str, *types: str) -> hcm.HttpFilter:
 
 
 def _scrub() -> extension.TypedExtensionConfig:
-    """Removes, before anything else looks, headers by which a client could forge what filters trust."""
-    prefixes = [names.HEADERS, "x-envoy-"]
-    removals = [
-        mutation.HeaderMutation(
-            remove_on_match=mutation.HeaderMutation.RemoveOnMatch(key_matcher=strings.StringMatcher(prefix=prefix))
-        )
-        for prefix in prefixes
-    ]
-    forged = [mutation.HeaderMutation(remove=name) for name in ("x-client", "x-model")]
-    config = pack(early.HeaderMutation(mutations=removals + forged))
+    """Removes, before anything else looks, headers by which a client could forge what filters trust.
+
+    Envoy itself removes its own (x-envoy-...) from clients outside, and here nobody is inside.
+    """
+    removals = [mutation.HeaderMutation(remove=name) for name in names.INTERNAL_HEADERS]
+    config = pack(early.HeaderMutation(mutations=removals))
     return extension.TypedExtensionConfig(name="envoy.http.early_header_mutation.header_mutation", typed_config=config)
-
-
-def _health() -> health.HealthCheck:
-    """GET /health for load balancers: 200, or 503 once the gateway drains."""
-    path = route.HeaderMatcher(name=":path", string_match=strings.StringMatcher(exact="/health"))
-    return health.HealthCheck(pass_through_mode=boolean(False), headers=[path])
 
 
 def _set(name: str, value: str) -> mutation.HeaderMutation:
@@ -143,22 +125,11 @@ def _limit_headers() -> headers.HeaderMutation:
     return headers.HeaderMutation(mutations=headers.Mutations(response_mutations=renamed))
 
 
-def _body_model() -> transform.TransformConfig:
-    """Reads the JSON body's `model` into a header, then picks the route again."""
-    return transform.TransformConfig(
-        clear_route_cache=True,
-        request_transformation=transform.Transformation(headers_mutations=[_set(names.MODEL, "%REQUEST_BODY(model)%")]),
-    )
-
-
-def _form_model() -> delegate.ExtensionWithMatcher:
-    """Reads a multipart form's `model`, by a script that other requests skip."""
-    other = matchers.negate(matchers.regex("content-type", "(?i)multipart/.*"))
-    code = lua.Lua(default_source_code=base.DataSource(inline_string=script("multipart_model")))
-    return delegate.ExtensionWithMatcher(
-        xds_matcher=matchers.first_of([(other, matchers.action("skip", skip.SkipFilter()))]),
-        extension_config=extension.TypedExtensionConfig(name="form-model", typed_config=pack(code)),
-    )
+def _model() -> lua.Lua:
+    """Reads the body's `model`, cheaper than the `transform` filter, which parses the whole body."""
+    made = lua.Lua(clear_route_cache=boolean(False))
+    made.source_codes[names.MODEL_FILTER].inline_string = script("model")
+    return made
 
 
 def _tls(settings: ServerTls) -> base.TransportSocket:

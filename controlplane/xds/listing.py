@@ -5,17 +5,16 @@ from envoy.config.route.v3 import route_components_pb2 as route_pb
 from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 
 from controlplane.plan.ir import Plan
+from controlplane.xds import names
 from controlplane.xds.protos import pack
 from controlplane.xds.scripts import quoted, script
-
-FILTER = "listing"
 
 
 def route(plan: Plan) -> route_pb.Route:
     """The route whose Lua code holds the listing; the direct response is never reached."""
     code = lua.LuaPerRoute(source_code=base.DataSource(inline_string=_source(plan)))
     made = route_pb.Route(match={"prefix": "/"}, direct_response={"status": 404})
-    made.typed_per_filter_config[FILTER].CopyFrom(pack(route_pb.FilterConfig(config=pack(code))))
+    made.typed_per_filter_config[names.LISTING_FILTER].CopyFrom(pack(route_pb.FilterConfig(config=pack(code))))
     return made
 
 

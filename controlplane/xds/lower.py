@@ -14,12 +14,15 @@ from controlplane.xds.protos import pack
 from controlplane.xds.surroundings import Surroundings
 
 
-def lower(plan: Plan, secrets: Secrets, around: Surroundings) -> xds.Snapshot:
-    """Everything an Envoy is told to serve this plan. The same arguments give the same bytes."""
-    return xds.Snapshot.of(_resources(plan, secrets, around))
+def lower(plan: Plan, secrets: Secrets, around: Surroundings, *, draining: bool = False) -> xds.Snapshot:
+    """Everything an Envoy is told to serve this plan. The same arguments give the same bytes.
+
+    `draining` makes /health answer 503, so that load balancers turn away before the listener closes.
+    """
+    return xds.Snapshot.of(_resources(plan, secrets, around, draining))
 
 
-def _resources(plan: Plan, secrets: Secrets, around: Surroundings) -> Iterator[xds.Resource]:
+def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: bool) -> Iterator[xds.Resource]:
     for upstream in plan.upstreams.values():
         for lane in range(upstream.lanes):
             cluster = _resource(xds.CLUSTER, clusters.lower(upstream, lane, around))
@@ -36,7 +39,7 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings) -> Iterator[x
     yield _extension(names.PERMISSIONS, pack(permissions))
     for limit in plan.limits:
         yield _extension(names.limit(limit.name), pack(limits.lower(limit)))
-    yield _resource(xds.ROUTES, routes.lower(plan))
+    yield _resource(xds.ROUTES, routes.lower(plan, draining=draining))
 
 
 def _extension(name: str, config: AnyProto) -> xds.Resource:

@@ -76,9 +76,11 @@ def lookup(
     named = {prefix: on_match for prefix, on_match in prefixes.items() if prefix}
     if named:
         fallback = then(_tree(name, "prefix_match_map", named, fallback))
-    if exact or fallback is None:
+    if exact:
         return _tree(name, "exact_match_map", exact, fallback)
-    return fallback.matcher if fallback.HasField("matcher") else first_of([(present(name), fallback)], fallback)
+    if fallback is None or not fallback.HasField("matcher"):
+        return first_of([(present(name), fallback or OnMatch())], fallback)
+    return fallback.matcher
 
 
 def _tree(name: str, kind: str, entries: Mapping[str, OnMatch], otherwise: OnMatch | None) -> Matcher:

@@ -4,11 +4,10 @@ from envoy.config.core.v3 import config_source_pb2 as source
 
 from controlplane.plan.ir import Target
 
-# Internal request headers. All headers with this prefix are removed from what clients send and what providers get.
-HEADERS = "x-headgate-"
-CLIENT = HEADERS + "client"
-MODEL = HEADERS + "model"
-PATH = HEADERS + "path"
+# Internal request headers, removed from what clients send.
+CLIENT = "x-headgate-client"
+MODEL = "x-headgate-model"
+INTERNAL_HEADERS = (CLIENT, MODEL, "x-headgate-path", "x-client", "x-model")
 
 LISTENER = "edge"
 ROUTES = "models"
@@ -18,8 +17,10 @@ SERVER_CERTIFICATE = "edge-certificate"
 CLIENT_CA = "edge-client-ca"
 XDS_CLUSTER = "headgate-xds"
 
-# Namespace of the route metadata that names, per cluster, the model to ask the provider for.
-LUA_NAMESPACE = "model"
+# Lua filters. The latter two read route metadata under their own name: the upstream model, for all attempts or per cluster.
+LISTING_FILTER = "listing"
+MODEL_FILTER = "model"
+ATTEMPT_FILTER = "attempt"
 
 
 def limit(name: str) -> str:

@@ -7,9 +7,10 @@ from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.route.v3 import route_components_pb2 as route
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.cors.v3 import cors_pb2 as cors
+from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 from envoy.type.matcher.v3 import string_pb2 as strings
 
-from controlplane.plan.ir import Cors, Plan, Route, Target
+from controlplane.plan.ir import Cors, Plan, Route
 from controlplane.xds import errors, listing, matchers, names
 from controlplane.xds.protos import boolean, millis, pack, typed_struct, uint
 
@@ -20,9 +21,13 @@ ENDPOINTS = (
     "audio/speech", "audio/transcriptions", "audio/translations",
 )  # fmt: skip
 
+PATHS = tuple(f"/v1/{endpoint}" for endpoint in ENDPOINTS)
+
 _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
-_INFERENCE = r"/v1/(" + "|".join(ENDPOINTS) + r")(\?.*)?"
-_LISTING = r"/v1/models(/.+)?(\?.*)?"
+_PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+_WITH_QUERY = r"/v1/(" + "|".join(ENDPOINTS) + r")\?(?s:.*)"
+_HEALTH = r"/health(\?(?s:.*))?"
+_LISTING = r"/v1/models([/?](?s:.*))?"
 
 # What a client sends for the gateway, and what would tell a provider about the client.
 _NOT_FOR_PROVIDERS = (
@@ -37,13 +42,13 @@ _NOT_FOR_CLIENTS = (
 )  # fmt: skip
 
 
-def lower(plan: Plan) -> route_pb2.RouteConfiguration:
+def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
     """The route table of the whole edge."""
     host = route.VirtualHost(
         name="edge",
         domains=["*"],
-        matcher=_surface(plan),
-        request_body_buffer_limit={"value": plan.edge.max_body},
+        matcher=_models(plan, draining),
+        request_body_buffer_limit={"value": plan.edge.max_body},  # what a retry may send again
     )
     if plan.edge.cors is not None:
         host.typed_per_filter_config["envoy.filters.http.cors"].CopyFrom(pack(_cors(plan.edge.cors)))
@@ -56,78 +61,98 @@ def lower(plan: Plan) -> route_pb2.RouteConfiguration:
     )
 
 
-def _surface(plan: Plan) -> matchers.Matcher:
-    path = matchers.regex(":path", _INFERENCE)
-    get = matchers.regex(":method", "GET|HEAD")
-    unknown = errors.direct(404, "Unknown request URL: %REQ(:METHOD)% %REQ(:PATH)%. See /v1/models and the API's paths.", "unknown_url")
-    wrong_method = errors.direct(405, "%REQ(:METHOD)% is not allowed here: use POST.", "method_not_allowed")
-    return matchers.first_of(
-        [
-            (matchers.every(path, matchers.regex(":method", "POST")), matchers.then(_models(plan))),
-            (matchers.every(matchers.regex(":path", _LISTING), get), matchers.action("listing", listing.route(plan))),
-            (path, _answer(wrong_method)),
-        ],
-        _answer(unknown),
-    )
-
-
-def _models(plan: Plan) -> matchers.Matcher:
-    hashed = {u.name for u in plan.upstreams.values() if u.balance == "ring_hash"}
-    exact = {r.name: matchers.action("route", _route(r, hashed)) for r in plan.routes if r.prefix is None}
-    prefixes = {r.prefix: matchers.action("route", _route(r, hashed)) for r in plan.routes if r.prefix is not None}
-    no_such = errors.direct(404, f"The model '%REQ({names.MODEL})%' does not exist.", "model_not_found", "model")
-    nameless = errors.direct(
-        400,
-        "The request names no model. Send a JSON object with a string \"model\" and `content-type: application/json`, "
-        "or a multipart form with a \"model\" field.",
-        "model_required",
-        "model",
-    )
+def _models(plan: Plan, draining: bool) -> matchers.Matcher:
+    """Model -> route. Only requests to an endpoint get a model header, so a model also vouches for the path."""
+    exact = {r.name: matchers.action("route", _route(r, plan)) for r in plan.routes if r.prefix is None}
+    prefixes = {r.prefix: matchers.action("route", _route(r, plan)) for r in plan.routes if r.prefix}
+    unknown = _error(404, f"The model '%REQ({names.MODEL})%' does not exist.", "model_not_found", "model")
+    everything = [matchers.action("route", _route(r, plan)) for r in plan.routes if r.prefix == ""]
     named = matchers.present(names.MODEL)
-    if "" in prefixes:  # the wildcard `*` takes every name, but not a request without one
-        anything = prefixes.pop("")
-        unmatched = matchers.first_of([(named, anything)], _answer(nameless))
-    else:
-        unmatched = matchers.first_of([(named, _answer(no_such))], _answer(nameless))
-    return matchers.lookup(names.MODEL, exact, prefixes, matchers.then(unmatched))
+    others = matchers.first_of(
+        [(named, everything[0] if everything else unknown)], matchers.then(_surface(plan, draining))
+    )
+    return matchers.lookup(names.MODEL, exact, prefixes, matchers.then(others))
 
 
-def _answer(direct: route.DirectResponseAction) -> matchers.OnMatch:
-    return matchers.action("answer", route.Route(match={"prefix": "/"}, direct_response=direct))
+def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
+    """What a request without a model gets: the first look of every request, so it is all lookups."""
+    nameless = matchers.action("answer", _nameless())
+    wrong_method = _error(405, "%REQ(:METHOD)% is not allowed here: use POST.", "method_not_allowed")
+    unknown = _error(404, "Unknown request URL: %REQ(:METHOD)% %REQ(:PATH)%.", "unknown_url")
+    endpoint = matchers.then(matchers.lookup(":method", {"POST": nameless}, {}, wrong_method))
+    get = matchers.regex(":method", "GET|HEAD")
+    rest = matchers.first_of(
+        [
+            (matchers.every(matchers.regex(":path", _HEALTH), get), matchers.action("health", _health(draining))),
+            (matchers.every(matchers.regex(":path", _LISTING), get), matchers.action("listing", listing.route(plan))),
+            (matchers.regex(":path", _WITH_QUERY), endpoint),
+        ],
+        unknown,
+    )
+    return matchers.lookup(":path", dict.fromkeys(PATHS, endpoint), {}, matchers.then(rest))
 
 
-def _route(model: Route, hashed: set[str]) -> route.Route:
+def _health(draining: bool) -> route.Route:
+    """GET /health for load balancers: 200, or 503 once the gateway drains."""
+    answer = route.DirectResponseAction(status=503 if draining else 200)
+    answer.body.inline_string = "draining\n" if draining else "ok\n"
+    made = route.Route(match={"prefix": "/"}, direct_response=answer)
+    # Load balancers have no key.
+    made.typed_per_filter_config[names.KEYS].CopyFrom(pack(route.FilterConfig(disabled=True)))
+    return made
+
+
+def _nameless() -> route.Route:
+    """Every request to an endpoint takes this route first: it enables the script that reads the model."""
+    message = (
+        'The request names no model, or more than one. Send a JSON object with one string "model" and '
+        '`content-type: application/json`, or a multipart form with one "model" field.'
+    )
+    made = route.Route(match={"prefix": "/"}, direct_response=errors.direct(400, message, "model_required", "model"))
+    enable = route.FilterConfig(config=pack(lua.LuaPerRoute(name=names.MODEL_FILTER)))
+    made.typed_per_filter_config[names.MODEL_FILTER].CopyFrom(pack(enable))
+    return made
+
+
+def _error(status: int, message: str, code: str, param: str | None = None) -> matchers.OnMatch:
+    answer = errors.direct(status, message, code, param)
+    return matchers.action("answer", route.Route(match={"prefix": "/"}, direct_response=answer))
+
+
+def _route(model: Route, plan: Plan) -> route.Route:
+    upstreams = [plan.upstreams[target.provider] for target in model.targets]
     action = route.RouteAction(
         timeout={},  # no total timeout: it would cut long streams
         # The attempt's own clocks below bound the wait; a clock over all attempts would bound failover.
         idle_timeout={},
-        retry_policy=_retries(model),
+        retry_policy=_retries(model, elsewhere=any(len(u.endpoints) > 1 or u.resolve for u in upstreams)),
         auto_host_rewrite=boolean(True),
     )
-    targets = [target for group in model.groups for target in group]
-    if len(targets) == 1:
-        action.cluster = names.target_cluster(targets[0])
+    if len(model.targets) == 1:
+        action.cluster = names.target_cluster(model.targets[0])
     else:
         action.inline_cluster_specifier_plugin.extension.name = "groups"
         action.inline_cluster_specifier_plugin.extension.typed_config.CopyFrom(typed_struct(_GROUPS, _groups(model)))
-    if any(target.provider in hashed for target in targets):
+    if any(upstream.balance == "ring_hash" for upstream in upstreams):
         by_client = route.RouteAction.HashPolicy(header={"header_name": names.CLIENT}, terminal=True)
         by_address = route.RouteAction.HashPolicy(connection_properties={"source_ip": True})
         action.hash_policy.extend([by_client, by_address])
-    made = route.Route(match={"prefix": "/"}, route=action)
-    spliced = _upstream_models(targets)
-    if spliced:
-        metadata = base.Metadata()
-        metadata.filter_metadata[names.LUA_NAMESPACE].update(spliced)
-        made.metadata.CopyFrom(metadata)
-    return made
+    if not model.per_attempt and model.base_path != "/v1":
+        action.prefix_rewrite = f"{model.base_path}/"
+    return route.Route(match={"prefix": "/v1/"}, route=action, metadata=_upstream_models(model))
 
 
-def _upstream_models(targets: list[Target]) -> dict[str, str]:
-    """Cluster -> the name to ask it for; "" means: as the client wrote it, after another attempt renamed it."""
-    if all(target.model is None for target in targets):
-        return {}
-    return {names.target_cluster(target): target.model or "" for target in targets}
+def _upstream_models(model: Route) -> base.Metadata | None:
+    """What the scripts read: the name for all attempts, or one per cluster ("": as the client wrote it)."""
+    metadata = base.Metadata()
+    if model.per_attempt:
+        attempts = {names.target_cluster(target): target.model or "" for target in model.targets}
+        metadata.filter_metadata[names.ATTEMPT_FILTER].update(attempts)
+    elif model.upstream_model is not None:
+        metadata.filter_metadata[names.MODEL_FILTER].update({"model": model.upstream_model})
+    else:
+        return None
+    return metadata
 
 
 def _groups(model: Route) -> dict[str, object]:
@@ -142,7 +167,8 @@ def _groups(model: Route) -> dict[str, object]:
     }
 
 
-def _retries(model: Route) -> route.RetryPolicy:
+def _retries(model: Route, *, elsewhere: bool) -> route.RetryPolicy:
+    """`elsewhere`: an attempt should go to another endpoint of the same provider, since there are some."""
     retry = model.retry
     policy = route.RetryPolicy(
         retry_on=",".join(retry.conditions),
@@ -151,10 +177,11 @@ def _retries(model: Route) -> route.RetryPolicy:
         per_try_timeout=millis(model.first_byte_ms),
         per_try_idle_timeout=millis(model.idle_ms),
         retry_back_off={"base_interval": millis(25), "max_interval": millis(250)},
-        host_selection_retry_max_attempts=3,
     )
-    previous = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
-    previous.typed_config.CopyFrom(typed_struct("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate", {}))
+    if elsewhere:
+        previous = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
+        previous.typed_config.CopyFrom(typed_struct(_PREVIOUS_HOSTS, {}))
+        policy.host_selection_retry_max_attempts = 3
     if retry.honour_retry_after:
         # Longer waits are the client's to decide: it gets the provider's 429 with its retry-after.
         policy.rate_limited_retry_back_off.reset_headers.add(name="retry-after")
@@ -178,4 +205,3 @@ def _cors(policy: Cors) -> cors.CorsPolicy:
         max_age=str(policy.max_age_s),
         allow_credentials=boolean(policy.credentials),
     )
-

@@ -14,7 +14,7 @@ def script(name: str) -> str:
 
 def quoted(text: str) -> str:
     """A Lua string literal of any text."""
-    escaped = "".join(c if c.isprintable() and c not in "\"\\" and c.isascii() else _escape(c) for c in text)
+    escaped = "".join(c if c.isprintable() and c not in '"\\' and c.isascii() else _escape(c) for c in text)
     return f'"{escaped}"'
 
 

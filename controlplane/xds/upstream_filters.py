@@ -24,15 +24,17 @@ from controlplane.xds.scripts import quoted, script
 _OVERWRITE = base.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
 
-def lower(upstream: Upstream, cluster: str) -> list[hcm.HttpFilter]:
+def lower(upstream: Upstream, lane: int) -> list[hcm.HttpFilter]:
     """The filter chain of one attempt; the codec ends it. A provider that needs nothing gets the codec alone."""
     chain = []
-    if upstream.foreign or upstream.headers:
-        chain.append(_filter("headers", _headers(upstream)))
+    foreign = upstream.foreign if lane else ()
+    if foreign or upstream.headers:
+        chain.append(_filter("headers", _headers(upstream, foreign)))
     if upstream.api_key is not None:
         chain.append(_filter("credential", _credential(upstream.name)))
-    if upstream.rewrites_path or upstream.splices:
-        chain.append(_filter("model", lua.Lua(default_source_code=base.DataSource(inline_string=_code(upstream, cluster)))))
+    if lane:
+        code = base.DataSource(inline_string=_code(upstream, lane))
+        chain.append(_filter(names.ATTEMPT_FILTER, lua.Lua(default_source_code=code)))
     chain.append(_filter("codec", codec.UpstreamCodec()))
     return chain
 
@@ -41,8 +43,8 @@ def _filter(name: str, config: Message) -> hcm.HttpFilter:
     return hcm.HttpFilter(name=name, typed_config=pack(config))
 
 
-def _headers(upstream: Upstream) -> headers.HeaderMutation:
-    removals = [mutation.HeaderMutation(remove=name) for name in upstream.foreign]
+def _headers(upstream: Upstream, foreign: tuple[str, ...]) -> headers.HeaderMutation:
+    removals = [mutation.HeaderMutation(remove=name) for name in foreign]
     additions = [
         mutation.HeaderMutation(
             append=base.HeaderValueOption(
@@ -61,6 +63,6 @@ def _credential(provider: str) -> injector.CredentialInjector:
     return injector.CredentialInjector(overwrite=True, credential=credential)
 
 
-def _code(upstream: Upstream, cluster: str) -> str:
-    base_path = quoted(upstream.base_path) if upstream.rewrites_path else "nil"
-    return f"local CLUSTER, BASE_PATH = {quoted(cluster)}, {base_path}\n{script('upstream')}"
+def _code(upstream: Upstream, lane: int) -> str:
+    cluster = quoted(names.cluster(upstream.name, lane))
+    return f"local CLUSTER, BASE_PATH = {cluster}, {quoted(upstream.base_path)}\n{script('attempt')}"

@@ -71,7 +71,7 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  if BASE_PATH then set_path(headers) end
+  set_path(headers)
   local model = handle:metadata():get(CLUSTER)
   if not model then return end
   local body = handle:body()

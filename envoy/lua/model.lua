@@ -1,0 +1,129 @@
+-- Reads the model that a request asks for into the model header, so that routes and permissions can match on it,
+-- and gives the body the name that the model's provider expects where the route names one.
+-- Every byte that is not part of the name stays as it was. Only the route of POST requests to endpoints enables it.
+local find, byte, sub, lower = string.find, string.byte, string.sub, string.lower
+
+local function closing_quote(s, from)
+  local q = from
+  repeat
+    q = find(s, '"', q + 1, true)
+    if not q then return nil end
+    local slashes, b = 0, q - 1
+    while byte(s, b) == 92 do slashes, b = slashes + 1, b - 1 end
+  until slashes % 2 == 0
+  return q
+end
+
+local ESCAPES = {b = "\b", f = "\f", n = "\n", r = "\r", t = "\t"}
+local function unescape(s)
+  if not find(s, "\\", 1, true) then return s end
+  return (s:gsub("\\(.)(%x?%x?%x?%x?)", function(c, hex)
+    if c ~= "u" or #hex < 4 then return (ESCAPES[c] or c) .. hex end
+    local code = tonumber(hex, 16)
+    return code < 128 and string.char(code) or "?" -- no model or endpoint has such a character
+  end))
+end
+
+-- The end of the JSON text's next token that opens or closes something, strings taken whole: position after it,
+-- change of depth; for a string also the places of its quotes. Nil at the end of the text.
+local function step(s, i)
+  local p = find(s, '["{}%[%]]', i)
+  if not p then return nil end
+  local c = byte(s, p)
+  if c ~= 34 then return p + 1, (c == 123 or c == 91) and 1 or -1 end
+  local q = closing_quote(s, p)
+  if q then return q + 1, 0, p, q end
+end
+
+-- How much deeper than at `from` the text is at `to`.
+local function depth_between(s, from, to)
+  local i, depth, change = from, 0, nil
+  while true do
+    i, change = step(s, i)
+    if not i or i > to + 1 then return depth end
+    depth = depth + change
+  end
+end
+
+-- The place of the one top-level "model" string. Parsers disagree on which of two "model" (or "Model") keys
+-- counts, so a body with two has none: otherwise a client could show one name here and another to the provider.
+local function careful_span(s)
+  local i, depth, from, to, seen, change, p, q = 1, 0, nil, nil, false, nil, nil, nil
+  while true do
+    i, change, p, q = step(s, i)
+    if not i then return from, to end
+    depth = depth + change
+    -- At most 30 bytes: five letters, each written as \uXXXX.
+    if p and depth == 1 and q - p >= 6 and q - p <= 31 and lower(unescape(sub(s, p + 1, q - 1))) == "model"
+      and find(s, "^%s*:", i) then
+      if seen then return nil end
+      seen = true
+      local _, open = find(s, '^%s*:%s*"', i)
+      if open then
+        local close = closing_quote(s, open)
+        if not close then return nil end
+        from, to, i = open + 1, close - 1, close + 1
+      end
+    end
+  end
+end
+
+-- The same without reading every token, where the body holds the word once and no escaped letters.
+local function json_span(s)
+  if find(s, "\\u00", 1, true) then return careful_span(s) end
+  local folded = lower(s)
+  local p = find(folded, '"model"', 1, true)
+  if not p or find(folded, '"model"', p + 7, true) then return careful_span(s) end
+  local _, open = find(s, '^%s*:%s*"', p + 7)
+  local close = open and byte(s, p - 1) ~= 92 and closing_quote(s, open)
+  if not close then return nil end
+  local size = #s
+  local top
+  if p < size - close then top = depth_between(s, 1, p - 1) == 1 else top = depth_between(s, close + 1, size) == -1 end
+  if top then return open + 1, close - 1 end
+end
+
+local function form_span(s, boundary)
+  local at, from, to = 1, nil, nil
+  while true do
+    local _, mark = find(s, "--" .. boundary, at, true)
+    if not mark then return from, to end
+    local head_end, body_start = find(s, "\r\n\r\n", mark, true)
+    local body_end = body_start and find(s, "\r\n--" .. boundary, body_start - 1, true)
+    if not body_end then return from, to end
+    local head = lower(sub(s, mark + 1, head_end)) .. "\n"
+    if find(head, 'form%-data[^\r\n]*[; ]name="?model"?[;\r\n]') then
+      if from then return nil end
+      from, to = body_start + 1, body_end - 1
+    end
+    at = body_end + 2
+  end
+end
+
+local function model_span(s, content_type)
+  if sub(content_type, 1, 10) == "multipart/" then
+    local boundary = content_type:match('[Bb]oundary="([^"]+)"') or content_type:match("[Bb]oundary=([^;%s]+)")
+    if boundary then return form_span(s, boundary) end
+  elseif find(content_type, "json", 1, true) then
+    return json_span(s)
+  end
+end
+
+function envoy_on_request(handle)
+  local content_type = handle:headers():get("content-type") or ""
+  local body = handle:body()
+  if not body then return end
+  local s = body:getBytes(0, body:length())
+  local from, to = model_span(s, content_type)
+  if not from or to < from or to - from > 255 then return end
+  local model = unescape(sub(s, from, to))
+  if find(model, "%c") then return end
+  local headers = handle:headers()
+  headers:replace("x-headgate-model", model)
+  handle:clearRouteCache()
+  local upstream = handle:metadata():get("model")
+  if upstream then
+    local length = body:setBytes(sub(s, 1, from - 1) .. upstream .. sub(s, to + 1))
+    headers:replace("content-length", tostring(length))
+  end
+end
