@@ -201,4 +201,4 @@ class Plan:
     keys: tuple[Key, ...]
     limits: tuple[Limit, ...]
     open: bool  # the policy has no keys: everyone may use every model
-    decisions: tuple[Decision, ...]
+    expired: tuple[str, ...]  # keys of the policy that are no longer accepted

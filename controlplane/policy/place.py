@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 
-
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
     """A position in a policy file: 1-based line and column, and the path in the document."""

@@ -10,7 +10,7 @@ from google.protobuf.any_pb2 import Any as AnyProto
 
 from controlplane.plan.ir import Limit
 from controlplane.xds import matchers, names
-from controlplane.xds.protos import pack, typed_struct
+from controlplane.xds.protos import typed_struct
 
 TYPE = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
 _CLIENTS = 100_000  # buckets kept per limit, least recently used first out
@@ -19,11 +19,6 @@ _CLIENTS = 100_000  # buckets kept per limit, least recently used first out
 def tag(limit: str) -> str:
     """How a key's identity says that the limit applies to it."""
     return f";{limit};"
-
-
-def identity(key: str, limits: tuple[str, ...]) -> str:
-    """What the edge knows an authenticated client by: its key's name and its limits."""
-    return key + "".join(f";{name}" for name in sorted(limits)) + (";" if limits else "")
 
 
 def lower(limit: Limit) -> delegate.ExtensionWithMatcher:

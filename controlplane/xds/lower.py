@@ -1,12 +1,13 @@
 """plan -> resources: the last step of the compiler, a pure function. One module says how one thing is lowered."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from envoy.config.core.v3 import extension_pb2 as extension
 from google.protobuf.any_pb2 import Any as AnyProto
 
-from controlplane.plan.ir import Plan
+from controlplane.plan.ir import Endpoint, Plan, Upstream
 from controlplane.policy.secrets import Secrets
 from controlplane.xds import clusters, endpoints, keys, limits, listener, names, routes, sds
 from controlplane.xds import resource as xds
@@ -23,7 +24,7 @@ def lower(plan: Plan, secrets: Secrets, around: Surroundings, *, draining: bool 
 
 
 def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: bool) -> Iterator[xds.Resource]:
-    for upstream in plan.upstreams.values():
+    for upstream in (_placed(upstream, around) for upstream in plan.upstreams.values()):
         for lane in range(upstream.lanes):
             cluster = _resource(xds.CLUSTER, clusters.lower(upstream, lane, around))
             yield cluster
@@ -40,6 +41,13 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
     for limit in plan.limits:
         yield _extension(names.limit(limit.name), pack(limits.lower(limit)))
     yield _resource(xds.ROUTES, routes.lower(plan, draining=draining))
+
+
+def _placed(upstream: Upstream, around: Surroundings) -> Upstream:
+    """Sidecars listen on sockets that the plan does not know."""
+    if upstream.endpoints:
+        return upstream
+    return replace(upstream, endpoints=(Endpoint(around.sidecars[upstream.kind], 0),))
 
 
 def _extension(name: str, config: AnyProto) -> xds.Resource:

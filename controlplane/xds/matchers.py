@@ -4,6 +4,7 @@ https://www.envoyproxy.io/docs/envoy/v1.40.0/intro/arch_overview/advanced/matchi
 """
 
 from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from envoy.type.matcher.v3 import http_inputs_pb2 as inputs
 from google.protobuf.message import Message
@@ -13,9 +14,11 @@ from xds.type.matcher.v3 import regex_pb2, string_pb2
 
 from controlplane.xds.protos import pack
 
-Matcher = xds.Matcher
-OnMatch = xds.Matcher.OnMatch
-Predicate = xds.Matcher.MatcherList.Predicate
+Matcher: TypeAlias = Any  # xds.type.matcher.v3.Matcher; xds-protos ships no types
+OnMatch: TypeAlias = Any  # Matcher.OnMatch
+Predicate: TypeAlias = Any  # Matcher.MatcherList.Predicate
+
+_Predicate = xds.Matcher.MatcherList.Predicate
 
 
 def header(name: str) -> TypedExtensionConfig:
@@ -24,11 +27,11 @@ def header(name: str) -> TypedExtensionConfig:
 
 
 def action(name: str, message: Message) -> OnMatch:
-    return OnMatch(action=TypedExtensionConfig(name=name, typed_config=pack(message)))
+    return xds.Matcher.OnMatch(action=TypedExtensionConfig(name=name, typed_config=pack(message)))
 
 
 def then(matcher: Matcher) -> OnMatch:
-    return OnMatch(matcher=matcher)
+    return xds.Matcher.OnMatch(matcher=matcher)
 
 
 def regex(name: str, pattern: str) -> Predicate:
@@ -36,7 +39,7 @@ def regex(name: str, pattern: str) -> Predicate:
     matcher = string_pb2.StringMatcher(
         safe_regex=regex_pb2.RegexMatcher(google_re2=regex_pb2.RegexMatcher.GoogleRE2(), regex=pattern)
     )
-    return Predicate(single_predicate=Predicate.SinglePredicate(input=header(name), value_match=matcher))
+    return _Predicate(single_predicate=_Predicate.SinglePredicate(input=header(name), value_match=matcher))
 
 
 def present(name: str) -> Predicate:
@@ -47,21 +50,21 @@ def present(name: str) -> Predicate:
 def contains(name: str, part: str) -> Predicate:
     """A header's value holds a text."""
     matcher = string_pb2.StringMatcher(contains=part)
-    return Predicate(single_predicate=Predicate.SinglePredicate(input=header(name), value_match=matcher))
+    return _Predicate(single_predicate=_Predicate.SinglePredicate(input=header(name), value_match=matcher))
 
 
 def every(*predicates: Predicate) -> Predicate:
-    return Predicate(and_matcher=Predicate.PredicateList(predicate=predicates))
+    return _Predicate(and_matcher=_Predicate.PredicateList(predicate=predicates))
 
 
 def negate(predicate: Predicate) -> Predicate:
-    return Predicate(not_matcher=predicate)
+    return _Predicate(not_matcher=predicate)
 
 
 def first_of(cases: list[tuple[Predicate, OnMatch]], otherwise: OnMatch | None = None) -> Matcher:
     """Tries predicates in order. Keep the list short: its cost is linear."""
     fields = [xds.Matcher.MatcherList.FieldMatcher(predicate=p, on_match=m) for p, m in cases]
-    return Matcher(matcher_list=xds.Matcher.MatcherList(matchers=fields), on_no_match=otherwise)
+    return xds.Matcher(matcher_list=xds.Matcher.MatcherList(matchers=fields), on_no_match=otherwise)
 
 
 def lookup(
@@ -79,7 +82,7 @@ def lookup(
     if exact:
         return _tree(name, "exact_match_map", exact, fallback)
     if fallback is None or not fallback.HasField("matcher"):
-        return first_of([(present(name), fallback or OnMatch())], fallback)
+        return first_of([(present(name), fallback or xds.Matcher.OnMatch())], fallback)
     return fallback.matcher
 
 
@@ -88,4 +91,4 @@ def _tree(name: str, kind: str, entries: Mapping[str, OnMatch], otherwise: OnMat
     target = getattr(tree, kind).map
     for value, on_match in entries.items():
         target[value].CopyFrom(on_match)
-    return Matcher(matcher_tree=tree, on_no_match=otherwise)
+    return xds.Matcher(matcher_tree=tree, on_no_match=otherwise)

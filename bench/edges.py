@@ -1,0 +1,117 @@
+"""What is compared: a bare Envoy proxy, and the edge compiled from policies, in front of the same upstream."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+
+import yaml
+
+from controlplane.compiling import Compiled, Compiler
+from controlplane.policy.load import LoadCache
+from controlplane.xds.link import static_bootstrap
+from controlplane.xds.surroundings import Surroundings
+
+HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+ANSWER = json.dumps(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Paris."}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 19, "completion_tokens": 10, "total_tokens": 29},
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A policy to measure: what it is called in the report, and its text."""
+
+    name: str
+    policy: str
+
+
+def edges(port: int, models: int = 1000, keys: int = 1000) -> list[Edge]:
+    """The issue's policy (keys and models), and the same with more asked of it."""
+    head = f"version: 1\ngateway: {{listen: 127.0.0.1:{port}}}\nproviders: {{up: {{kind: mock}}}}\n"
+    same = _same_names(models)
+    renamed = "".join(f"  model-{i}: {{provider: up, model: upstream-{i}}}\n" for i in range(models))
+    plain = "".join(f"  key-{i}: {{secret: {{env: KEY_{i}}}}}\n" for i in range(keys))
+    limited = "".join(
+        f'  key-{i}: {{secret: {{env: KEY_{i}}}, models: [model-{i}, "model-*"], limits: [standard]}}\n'
+        for i in range(keys)
+    )
+    limits = "limits: {standard: {requests: 100M/m}}\n"
+    return [
+        Edge("10 models, no keys", f"{head}models:\n{_same_names(10)}"),
+        Edge("1,000 models, 1,000 keys", f"{head}models:\n{same}keys:\n{plain}"),
+        Edge("10,000 models, 1,000 keys", f"{head}models:\n{_same_names(10_000)}keys:\n{plain}"),
+        Edge("the same, renamed upstream", f"{head}models:\n{renamed}keys:\n{plain}"),
+        Edge("the same, permissions and limits", f"{head}models:\n{renamed}keys:\n{limited}{limits}"),
+    ]
+
+
+def _same_names(models: int) -> str:
+    return "".join(f"  model-{i}: up\n" for i in range(models))
+
+
+def compiler(socket: Path) -> Compiler:
+    around = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"mock": str(socket)}))
+    return Compiler("policy.yaml", lambda ref: ref.name.replace("KEY_", "sk-"), around, LoadCache())
+
+
+def compiled(policy: str, socket: Path) -> Compiled:
+    return compiler(socket).compile(policy, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def write_edge(policy: str, socket: Path, file: Path) -> None:
+    """The policy as a static bootstrap, so that nothing but the request path is measured."""
+    file.write_bytes(static_bootstrap(compiled(policy, socket).snapshot).SerializeToString(deterministic=True))
+
+
+def write_bare(port: int, socket: Path, file: Path) -> None:
+    """A plain reverse proxy."""
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "up", "timeout": "0s"}}
+    plenty = {"max_connections": 100000, "max_pending_requests": 100000, "max_requests": 100000}
+    endpoint = {"endpoint": {"address": {"pipe": {"path": str(socket)}}}}
+    cluster = {
+        "name": "up",
+        "type": "STATIC",
+        "circuit_breakers": {"thresholds": [plenty]},
+        "load_assignment": {"cluster_name": "up", "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    _write({"listeners": [_listener(address, route)], "clusters": [cluster]}, file)
+
+
+def write_upstream(socket: Path, file: Path) -> None:
+    """An Envoy that answers at once with a fixed completion."""
+    json_type = {"header": {"key": "content-type", "value": "application/json"}}
+    route = {
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 200, "body": {"inline_string": ANSWER}},
+        "response_headers_to_add": [{**json_type, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+    }
+    _write({"listeners": [_listener({"pipe": {"path": str(socket)}}, route)]}, file)
+
+
+def _listener(address: dict[str, object], route: dict[str, object]) -> dict[str, object]:
+    manager = {
+        "@type": HCM,
+        "stat_prefix": "plain",
+        "route_config": {"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [{"name": "router", "typed_config": {"@type": ROUTER}}],
+    }
+    return {
+        "name": "plain",
+        "address": address,
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
+
+
+def _write(resources: dict[str, object], file: Path) -> None:
+    file.write_text(yaml.safe_dump({"static_resources": resources}, width=10_000))

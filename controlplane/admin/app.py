@@ -1,0 +1,180 @@
+"""The admin API: everything `ctl` can ask of a running control plane, and nothing it cannot."""
+
+import secrets as crypto
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from controlplane.admin import views
+from controlplane.policy.diagnostics import PolicyError
+from controlplane.policy.secrets import Secret
+from controlplane.revisions.store import RevisionsError, Store
+from controlplane.runtime.controller import ACKNOWLEDGE_S, Controller
+from controlplane.runtime.failures import ApplyError, ChangedError
+from controlplane.runtime.supervise import ProcessState
+from controlplane.xds.redact import dump
+
+LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PolicyBody(_Body):
+    """A policy to look at."""
+
+    policy: str = Field(description="The text of the policy.")
+
+
+class ApplyBody(PolicyBody):
+    """A policy to make live."""
+
+    who: str = Field(default="", max_length=200, description="Who applies it, for the history.")
+    why: str = Field(default="", max_length=2000, description="Why, for the history.")
+    expected: int | None = Field(default=None, description="The revision that must be live, or 412.")
+    timeout: float = Field(default=ACKNOWLEDGE_S, gt=0, le=300, description="Seconds to wait for the nodes.")
+
+
+class RollbackBody(_Body):
+    """A revision to go back to."""
+
+    revision: int | Literal["previous"] = Field(description="Its number, or `previous`.")
+    who: str = Field(default="", max_length=200)
+    why: str = Field(default="", max_length=2000)
+
+
+def create_app(
+    controller: Controller, store: Store, processes: Callable[[], tuple[ProcessState, ...]], token: Secret | None
+) -> FastAPI:
+    """The application. Without a token it must listen on loopback only, and takes requests to loopback names only."""
+    app = FastAPI(title="Headgate admin API", version="1", dependencies=[Depends(_guard(token))])
+    if token is None:  # or a page in a browser could reach it under a name of its own
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)
+    _add_errors(app)
+    _add_reads(app, controller, store, processes)
+    _add_policy_calls(app, controller)
+    _add_changes(app, controller, store)
+    return app
+
+
+def _guard(token: Secret | None) -> Callable[..., Awaitable[None]]:
+    async def guard(
+        request: Request,
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+    ) -> None:
+        if "origin" in request.headers and request.headers["origin"] != f"{request.url.scheme}://{request.url.netloc}":
+            raise HTTPException(403, "requests from pages of other sites are refused")
+        if token is None:
+            return
+        if given is None or not crypto.compare_digest(given.credentials.encode(), token.reveal().encode()):
+            raise HTTPException(401, "send `Authorization: Bearer TOKEN` with the token of gateway.admin.token")
+
+    return guard
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(PolicyError)
+    async def invalid(_: Request, error: PolicyError) -> JSONResponse:
+        return JSONResponse(
+            {"error": "invalid-policy", "diagnostics": [views.diagnostic(d) for d in error.diagnostics]}, 422
+        )
+
+    @app.exception_handler(ApplyError)
+    async def failed(_: Request, error: ApplyError) -> JSONResponse:
+        status = 412 if isinstance(error, ChangedError) else 409
+        return JSONResponse({"error": error.code, "message": str(error), "revision": error.revision}, status)
+
+    @app.exception_handler(RevisionsError)
+    async def unrecorded(_: Request, error: RevisionsError) -> JSONResponse:
+        return JSONResponse({"error": "history-unavailable", "message": str(error)}, 503)
+
+
+def _add_reads(
+    app: FastAPI, controller: Controller, store: Store, processes: Callable[[], tuple[ProcessState, ...]]
+) -> None:
+    @app.get("/status", summary="What is live, on which nodes, and the last edit that failed")
+    async def status() -> dict[str, Any]:
+        return {
+            "live": views.live(controller.live),
+            "failure": views.failure(controller.failure) if controller.failure else None,
+            "nodes": [views.node(node) for node in controller.nodes()],
+            "processes": [views.process(process) for process in processes()],
+        }
+
+    @app.get("/nodes", summary="Connected nodes, with what each acknowledged and rejected")
+    async def nodes() -> list[dict[str, Any]]:
+        return [views.node(node) for node in controller.nodes()]
+
+    @app.get("/history", summary="Revisions, newest first")
+    def history(limit: Annotated[int, Query(ge=1, le=1000)] = 20, before: int | None = None) -> list[dict[str, Any]]:
+        return [views.revision(found) for found in store.list(limit, before)]
+
+    @app.get("/revisions/{number}", summary="One revision, with its policy")
+    def revision(number: int) -> dict[str, Any]:
+        found = store.get(number)
+        if found is None:
+            raise HTTPException(404, f"there is no revision {number}")
+        return {**views.revision(found), "text": found.policy_text}
+
+    @app.get("/policy", summary="The policy that is live")
+    async def policy() -> dict[str, Any]:
+        live = _live(controller)
+        return {"revision": live.revision.number, "text": live.text}
+
+    @app.get("/snapshot", summary="The xDS resources that are live, secrets redacted")
+    def snapshot() -> dict[str, Any]:
+        return dump(_live(controller).compiled.snapshot)
+
+    @app.get("/models", summary="The models that clients can ask for")
+    async def models() -> list[dict[str, Any]]:
+        return views.models(_live(controller).compiled.plan)
+
+
+def _add_policy_calls(app: FastAPI, controller: Controller) -> None:
+    @app.post("/validate", summary="Checks a policy, then asks Envoy")
+    async def validate(body: PolicyBody) -> dict[str, Any]:
+        try:
+            compiled, verdict = await controller.validate(body.policy)
+        except PolicyError as error:
+            return {"valid": False, "diagnostics": [views.diagnostic(d) for d in error.diagnostics], "envoy": None}
+        found = [views.diagnostic(d) for d in compiled.warnings]
+        return {"valid": verdict.ok, "diagnostics": found, "envoy": verdict.message or "accepted"}
+
+    @app.post("/diff", summary="What applying a policy would do")
+    async def diff(body: PolicyBody) -> dict[str, Any]:
+        revision = controller.live.revision.number if controller.live else None
+        return {"revision": revision, **views.difference(await controller.diff(body.policy))}
+
+
+def _add_changes(app: FastAPI, controller: Controller, store: Store) -> None:
+    @app.post("/apply", summary="Makes a policy live on every node, or changes nothing")
+    async def apply(body: ApplyBody) -> dict[str, Any]:
+        done = await controller.apply(
+            body.policy, body.who, body.why, "api", expected=body.expected, timeout_s=body.timeout
+        )
+        return views.applied(done)
+
+    @app.post("/rollback", summary="Makes the policy of an earlier revision live")
+    async def rollback(body: RollbackBody) -> dict[str, Any]:
+        number = body.revision
+        if number == "previous":
+            before = store.previous(_live(controller).revision.number)
+            if before is None:
+                raise HTTPException(404, "there is no earlier revision")
+            number = before.number
+        try:
+            return views.applied(await controller.rollback(number, body.who, body.why))
+        except KeyError:
+            raise HTTPException(404, f"there is no revision {number}") from None
+
+
+def _live(controller: Controller) -> Any:
+    if controller.live is None:
+        raise HTTPException(503, "no policy is live yet")
+    return controller.live

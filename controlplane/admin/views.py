@@ -1,0 +1,161 @@
+"""What the admin API and `ctl --format json` say: plain data, made from the control plane's own values."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from controlplane.plan.diff import PolicyChange
+from controlplane.plan.ir import Plan
+from controlplane.policy.diagnostics import Diagnostic
+from controlplane.policy.place import path_text
+from controlplane.revisions.store import Revision
+from controlplane.runtime.controller import Applied, Difference, Live
+from controlplane.runtime.failures import Failure
+from controlplane.runtime.supervise import ProcessState
+from controlplane.xds.diff import KINDS, Change
+from controlplane.xds.server import Nack, NodeView, TypeView
+
+View = dict[str, Any]
+
+
+def diagnostic(found: Diagnostic) -> View:
+    place = found.place
+    return {
+        "severity": str(found.severity),
+        "code": found.code,
+        "message": found.message,
+        "file": place.file if place else None,
+        "line": place.line if place else None,
+        "column": place.column if place else None,
+        "path": path_text(place.path) if place else None,
+        "expected": found.expected,
+        "suggestion": found.suggestion,
+        "hint": found.hint,
+    }
+
+
+def revision(found: Revision) -> View:
+    return {
+        "revision": found.number,
+        "state": found.state,
+        "policy": found.policy_hash[:12],
+        "snapshot": found.snapshot_version,
+        "who": found.who,
+        "why": found.why,
+        "source": found.source,
+        "at": found.at.isoformat(),
+        "error": found.error,
+    }
+
+
+def failure(found: Failure) -> View:
+    return {
+        "at": found.at.isoformat(),
+        "source": found.source,
+        "code": found.code,
+        "message": found.message,
+        "diagnostics": [diagnostic(d) for d in found.diagnostics],
+    }
+
+
+def process(found: ProcessState) -> View:
+    return {
+        "name": found.name,
+        "status": str(found.status),
+        "since": found.since.isoformat(),
+        "pid": found.pid,
+        "adopted": found.adopted,
+        "restarts": found.restarts,
+        "last_exit": found.last_exit,
+        "last_log": list(found.last_log),
+    }
+
+
+def policy_change(change: PolicyChange) -> View:
+    return {"action": change.action, "path": path_text(change.path), "before": change.before, "after": change.after}
+
+
+def xds_change(change: Change) -> View:
+    return {
+        "action": change.action,
+        "kind": change.kind,
+        "name": change.name,
+        "before": change.before,
+        "after": change.after,
+        "effect": str(change.effect),
+    }
+
+
+def difference(found: Difference) -> View:
+    return {
+        "policy": [policy_change(change) for change in found.policy],
+        "xds": [xds_change(change) for change in found.xds],
+        "effect": str(found.effect),
+    }
+
+
+def applied(found: Applied) -> View:
+    return {
+        "revision": found.revision.number,
+        "changed": found.changed,
+        "nodes": list(found.nodes),
+        "difference": difference(found.difference),
+    }
+
+
+def live(found: Live | None) -> View | None:
+    if found is None:
+        return None
+    warnings = [diagnostic(d) for d in found.compiled.warnings]
+    return {**revision(found.revision), "open": found.compiled.plan.open, "warnings": warnings}
+
+
+def node(found: NodeView) -> View:
+    return {
+        "id": found.id,
+        "connected": found.connected,
+        "since": _iso(found.connected_since if found.connected else found.disconnected_at or 0.0),
+        "transport": found.transport,
+        "version": found.build_version,
+        "types": [_type(each) for each in found.types],
+    }
+
+
+def _type(found: TypeView) -> View:
+    return {
+        "kind": KINDS[found.type_url],
+        "sent": found.sent,
+        "acknowledged": found.acknowledged,
+        "resources": found.resources,
+        "rejection": _nack(found.nack) if found.nack and found.rejected else None,
+        "last_rejection": _nack(found.nack) if found.nack else None,
+    }
+
+
+def _nack(nack: Nack) -> View:
+    return {"at": _iso(nack.time), "message": nack.message, "names": list(nack.names), "version": nack.version}
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def models(plan: Plan) -> list[View]:
+    """What clients can ask for, and where it goes: groups in the order in which they are tried."""
+    return [
+        {
+            "model": route.name,
+            "groups": [
+                [
+                    {
+                        "provider": target.provider,
+                        "model": target.model or route.upstream_model or route.name,
+                        "weight": target.weight,
+                    }
+                    for target in group
+                ]
+                for group in route.groups
+            ],
+            "attempts": route.retry.attempts,
+        }
+        for route in plan.routes
+    ]

@@ -1,0 +1,205 @@
+"""How `ctl` shows things to people. Data comes from elsewhere; nothing is decided here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
+from controlplane.policy.render import render
+from controlplane.runtime.controller import Applied, Live
+from controlplane.runtime.failures import ApplyError
+
+View = dict[str, Any]
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+_SIGNS = {"add": ("+", "green"), "change": ("~", "yellow"), "remove": ("-", "red")}
+_STATES = {"live": "green", "rejected": "red", "rolled-back": "yellow", "pending": "yellow"}
+
+
+def diagnostics(found: Sequence[Diagnostic], text: str) -> None:
+    """Every diagnostic with its place and source line, errors in red."""
+    for each in found:
+        colour = "red" if each.severity is Severity.ERROR else "yellow"
+        head, _, rest = render(each, text).partition("\n")
+        err.print(f"[{colour}]{escape(head)}[/]" + (f"\n{escape(rest)}" if rest else ""))
+
+
+def difference(view: View) -> None:
+    """Policy terms first, xDS resources below, then what it all does to traffic."""
+    if not view["policy"] and not view["xds"]:
+        out.print("no changes")
+        return
+    for change in view["policy"]:
+        sign, colour = _SIGNS[change["action"]]
+        out.print(f"[{colour}]{sign} {escape(change['path'])}[/]{escape(_values(change))}")
+    if view["xds"]:
+        out.print()
+        table = _table("", "resource", "name", "effect on traffic")
+        for change in view["xds"]:
+            sign, colour = _SIGNS[change["action"]]
+            table.add_row(f"[{colour}]{sign}[/]", change["kind"], escape(change["name"]), change["effect"])
+        out.print(table)
+    out.print(f"\nEffect on traffic: {view['effect']}.")
+
+
+def _values(change: View) -> str:
+    before, after = change["before"], change["after"]
+    if change["action"] == "change":
+        return f": {short(before)} -> {short(after)}"
+    return f": {short(after if change['action'] == 'add' else before)}"
+
+
+def short(value: Any, width: int = 60) -> str:
+    """A value on one line: what is unset is left out, what is long is cut."""
+    if isinstance(value, dict):
+        text = "{" + ", ".join(f"{k}: {short(v)}" for k, v in value.items() if v not in (None, [], {})) + "}"
+    elif isinstance(value, list):
+        text = "[" + ", ".join(short(v) for v in value) + "]"
+    else:
+        text = "none" if value is None else str(value)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def status(view: View) -> None:
+    live = view["live"]
+    if live is None:
+        out.print("no policy is live yet")
+    else:
+        opened = "  [yellow]open: no keys[/]" if live["open"] else ""
+        out.print(f"[green]revision {live['revision']}[/] live since {_time(live['at'])} ({_by(live)}){opened}")
+    if view["failure"]:
+        _failure(view["failure"])
+    if view["nodes"]:
+        table = _table("node", "state", "acknowledged", "rejected")
+        for node in view["nodes"]:
+            table.add_row(*_node(node))
+        out.print(table)
+    else:
+        out.print("[yellow]no node is connected[/]")
+    table = _table("process", "state", "since", "restarts", "last exit")
+    for process in view["processes"]:
+        since = _time(process["since"])
+        table.add_row(process["name"], process["status"], since, str(process["restarts"]), process["last_exit"] or "")
+    if view["processes"]:
+        out.print(table)
+
+
+def _node(node: View) -> tuple[str, str, str, str]:
+    state = "[green]connected[/]" if node["connected"] else "[red]gone[/]"
+    behind = [t["kind"] for t in node["types"] if t["sent"] != t["acknowledged"]]
+    refused = [f"{t['kind']}: {t['rejection']['message']}" for t in node["types"] if t["rejection"]]
+    acknowledged = "everything" if not behind else f"all but {', '.join(behind)}"
+    return node["id"], state, acknowledged, escape("\n".join(refused))
+
+
+def _failure(failure: View) -> None:
+    out.print(f"[red]the last edit did not go live[/] ({failure['source']}, {_time(failure['at'])}): ", end="")
+    out.print(escape(failure["message"]))
+    for each in failure["diagnostics"]:
+        where = f"{each['file']}:{each['line']}:{each['column']}" if each["file"] else "policy"
+        out.print(escape(f"  {where}  {each['path'] or ''}: {each['message']}"))
+
+
+def history(rows: list[View]) -> None:
+    table = _table("revision", "state", "at", "by", "why")
+    for row in rows:
+        colour = _STATES.get(row["state"], "dim")
+        why = row["error"] or row["why"] or ""
+        table.add_row(str(row["revision"]), f"[{colour}]{row['state']}[/]", _time(row["at"]), _by(row), escape(why))
+    out.print(table if rows else "no revisions yet")
+
+
+def models(rows: list[View]) -> None:
+    table = _table("model", "goes to", "attempts")
+    for row in rows:
+        groups = [", ".join(_target(target, len(group)) for target in group) for group in row["groups"]]
+        table.add_row(escape(row["model"]), escape(" then ".join(groups)), str(row["attempts"]))
+    out.print(table)
+
+
+def _target(target: View, number: int) -> str:
+    weight = f" ({target['weight']})" if number > 1 else ""
+    return f"{target['provider']}/{target['model']}{weight}"
+
+
+def decisions(rows: list[View]) -> None:
+    table = _table("policy", "rule", "tier", "how", "why")
+    for row in rows:
+        table.add_row(*(escape(str(row[name])) for name in ("path", "rule", "tier", "mechanism", "why")))
+    out.print(table)
+
+
+def answer(view: View) -> None:
+    if view["status"] != 200:
+        out.print(f"[red]{view['status']} {view['code']}[/]")
+        return
+    out.print(
+        f"model {escape(view['model'])} takes the route {escape(view['route'])}, at most {view['attempts']} attempts"
+    )
+    for number, group in enumerate(view["groups"], 1):
+        out.print(f"  {number}. " + escape(", ".join(_target(target, len(group)) for target in group)))
+    limits = ", ".join(view["limits"]) or "none"
+    out.print(f"limits: {escape(limits)}; nothing of it runs in Python (tier 0)")
+
+
+class Foreground:
+    """What `ctl up` says while it runs."""
+
+    def started(self, live: Live, nodes: tuple[str, ...]) -> None:
+        edge, gateway = live.compiled.plan.edge, live.compiled.policy.gateway
+        scheme = "https" if edge.tls else "http"
+        err.print(f"[green]serving[/] {scheme}://{_host(edge.host)}:{edge.port}/v1  (revision {live.revision.number})")
+        err.print(f"admin   http://{_host(gateway.admin.listen.host)}:{gateway.admin.listen.port}/docs")
+        for warning in live.compiled.warnings:
+            err.print(f"[yellow]warning[/] {escape(warning.message)}")
+        err.print("edit the policy to change it, Ctrl-C to stop")
+
+    def applied(self, applied: Applied) -> None:
+        if not applied.changed:
+            err.print("saved: nothing changes")
+            return
+        paths = [change.path for change in applied.difference.policy]
+        names = ", ".join(".".join(str(step) for step in path) for path in paths[:4])
+        more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
+        err.print(
+            f"[green]live[/] revision {applied.revision.number}: {escape(names)}{more} "
+            f"({applied.difference.effect}; {len(applied.nodes)} node{'s' if len(applied.nodes) != 1 else ''})"
+        )
+
+    def failed(self, error: PolicyError | ApplyError | OSError | UnicodeDecodeError, text: str) -> None:
+        err.print("[red]not applied[/]; what was live before goes on")
+        if isinstance(error, PolicyError):
+            diagnostics(error.diagnostics, text)
+        else:
+            err.print(escape(str(error)))
+
+    def pending(self, names: tuple[str, ...]) -> None:
+        err.print(f"[yellow]at the next start[/]: {', '.join(names)} changed, which a running gateway cannot take over")
+
+    def draining(self, seconds: float) -> None:
+        err.print(f"draining: requests in flight have {seconds:g} s to finish; Ctrl-C again ends at once")
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _time(iso: str) -> str:
+    return iso.replace("T", " ")[:19] + " UTC"
+
+
+def _by(row: View) -> str:
+    who = row["who"] or "unknown"
+    return escape(who if who == row["source"] else f"{who}, {row['source']}")
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table

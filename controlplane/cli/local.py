@@ -1,0 +1,105 @@
+"""What `ctl` can do with a policy file alone, without a running control plane."""
+
+import asyncio
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from controlplane.admin import views
+from controlplane.cli.remote import DEFAULT
+from controlplane.compiling import Compiled, Compiler
+from controlplane.plan import explain
+from controlplane.policy.check import check
+from controlplane.policy.diagnostics import Diagnostic, PolicyError
+from controlplane.policy.load import LoadCache
+from controlplane.policy.place import path_text
+from controlplane.revisions.store import Store
+from controlplane.runtime.controller import difference, utc_now, verdict
+from controlplane.runtime.surroundings import secret_reader, surroundings
+
+
+class UseError(Exception):
+    """What was asked cannot be done with what was given. Its text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    view: dict[str, Any]
+    diagnostics: tuple[Diagnostic, ...]
+    text: str
+
+
+def text_of(policy: Path) -> str:
+    """The policy's text. Raises OSError, UseError."""
+    try:
+        return policy.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UseError(f"{policy} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+
+
+def compiled(policy: Path, text: str | None = None) -> Compiled:
+    """Raises PolicyError, OSError."""
+    compiler = Compiler(str(policy), secret_reader(policy.parent), surroundings(None), LoadCache())
+    return compiler.compile(text_of(policy) if text is None else text, utc_now())
+
+
+def validate(policy: Path) -> Validated:
+    """All diagnostics, and Envoy's verdict if there is no error."""
+    text = text_of(policy)
+    try:
+        made = compiled(policy, text)
+    except PolicyError as error:
+        view = {"valid": False, "diagnostics": [views.diagnostic(d) for d in error.diagnostics], "envoy": None}
+        return Validated(view, error.diagnostics, text)
+    word = asyncio.run(verdict(made))
+    found = [views.diagnostic(d) for d in made.warnings]
+    return Validated({"valid": word.ok, "diagnostics": found, "envoy": word.message or "accepted"}, made.warnings, text)
+
+
+def diff(policy: Path) -> dict[str, Any]:
+    """The difference to the policy that was live last, as the state folder records it; to nothing if there is none."""
+    after = compiled(policy)
+    history = policy.parent / after.policy.gateway.state / "revisions.db"
+    last = None
+    if history.exists():
+        with Store.open(history, recover=False) as store:
+            last = store.current()
+    before = compiled(policy, last.policy_text) if last else None
+    return {"revision": last.number if last else None, **views.difference(difference(before, after))}
+
+
+def server_of(policy: Path) -> str:
+    """Where the control plane of this policy answers: its gateway.admin, as far as the policy can be read."""
+    checked = check(text_of(policy), str(policy))
+    if checked.policy is None:
+        return DEFAULT
+    listen = checked.policy.gateway.admin.listen
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(listen.host, listen.host)  # noqa: S104 - where to connect
+    return f"http://{host}:{listen.port}"
+
+
+def models(policy: Path) -> list[dict[str, Any]]:
+    return views.models(compiled(policy).plan)
+
+
+def decisions(policy: Path) -> list[dict[str, Any]]:
+    plan = compiled(policy).plan
+    return [{**asdict(d), "path": path_text(d.path), "tier": int(d.tier)} for d in explain.decisions(plan)]
+
+
+def answer(policy: Path, request: Path | None, key: str | None) -> dict[str, Any]:
+    """The way of a request. Raises UseError for a request or a key that there is not."""
+    plan = compiled(policy).plan
+    try:
+        body = json.loads(request.read_text()) if request else {}
+    except ValueError as error:
+        raise UseError(f"{request} is not JSON: {error}") from error
+    model = body.get("model") if isinstance(body, dict) else None
+    try:
+        found = explain.request(plan, model if isinstance(model, str) else None, key)
+    except KeyError:
+        names = ", ".join(k.name for k in plan.keys[:10]) or "none"
+        raise UseError(f"the policy has no valid key named {key!r}; it has: {names}") from None
+    groups = [[dict(zip(("provider", "model", "weight"), t, strict=True)) for t in g] for g in found.groups]
+    return {**asdict(found), "groups": groups}

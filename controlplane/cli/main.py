@@ -1,0 +1,231 @@
+"""`ctl`: the user's whole world. Exit codes: 0 done, 1 refused or failed, 2 wrong use (or, with --exit-code, a difference)."""
+
+import asyncio
+import getpass
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from controlplane.cli import console, local
+from controlplane.cli.remote import DEFAULT, Remote, RemoteError
+from controlplane.policy.diagnostics import PolicyError
+from controlplane.policy.schema import json_schema
+from controlplane.revisions.store import RevisionsError
+from controlplane.runtime.envoy import EnvoyNotFoundError
+from controlplane.runtime.failures import ApplyError
+from controlplane.runtime.folder import RunFolderError
+from controlplane.runtime.gateway import NotReadyError, serve
+from controlplane.runtime.supervise import StartError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+class Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+Policy = Annotated[Path, typer.Argument(help="The policy file.", metavar="POLICY", show_default=False)]
+OptionalPolicy = Annotated[
+    Path | None,
+    typer.Argument(help="The policy file; without it, the running control plane is asked.", metavar="[POLICY]"),
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="For people or for programs.")]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server", envvar="HEADGATE_SERVER", help=f"URL of the control plane's admin API [default: {DEFAULT}]"
+    ),
+]
+Why = Annotated[str, typer.Option("--why", "-m", help="Why, for the history.")]
+
+
+@app.command()
+def up(policy: Policy) -> None:
+    """Runs the whole gateway in the foreground and watches the policy file. Ctrl-C drains and stops it."""
+    try:
+        asyncio.run(serve(policy, _who(), console.Foreground()))
+    except PolicyError as error:
+        _refuse(error, policy)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def validate(policy: Policy, output: FormatOption = Format.TEXT) -> None:
+    """Checks a policy: schema, names, secrets, then Envoy's own verdict on the compiled result. 0 valid, 1 not."""
+    found = local.validate(policy)
+    if output is Format.JSON:
+        _json(found.view)
+    else:
+        console.diagnostics(found.diagnostics, found.text)
+        if found.view["envoy"] not in (None, "accepted"):
+            console.err.print(f"[red]Envoy refuses the compiled policy[/]: {console.escape(found.view['envoy'])}")
+        elif found.view["valid"]:
+            console.out.print(f"{policy} is valid; Envoy accepts it")
+    raise typer.Exit(0 if found.view["valid"] else 1)
+
+
+@app.command()
+def diff(
+    policy: Policy,
+    server: Server = None,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="0: nothing changes, 2: something does.")] = False,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Shows what an apply would do, in policy terms and for Envoy, and what each change does to traffic."""
+    remote = Remote(server or local.server_of(policy))
+    if server or remote.reachable():
+        view = remote.post("/diff", {"policy": local.text_of(policy)})
+    else:
+        view = local.diff(policy)
+    _show(output, view, console.difference)
+    raise typer.Exit(2 if exit_code and (view["policy"] or view["xds"]) else 0)
+
+
+@app.command()
+def apply(
+    policy: Policy,
+    server: Server = None,
+    why: Why = "",
+    expected: Annotated[int | None, typer.Option(help="Refuse unless this revision is live.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for every node's acknowledgement.")] = 10.0,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Makes a policy live on every node of a running control plane, or rolls back and exits 1."""
+    remote = Remote(server or local.server_of(policy))
+    body = {"policy": local.text_of(policy), "who": _who(), "why": why, "expected": expected, "timeout": timeout}
+    _show(output, remote.post("/apply", body), _applied)
+
+
+@app.command()
+def explain(
+    policy: Policy,
+    request: Annotated[Path | None, typer.Option(help="A JSON request body: shows the way it would take.")] = None,
+    key: Annotated[str | None, typer.Option(help="The name of the key that the request is sent with.")] = None,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Shows the tier of every rule, and why; or, for a request, its route, targets and limits."""
+    if request is None and key is None:
+        _show(output, local.decisions(policy), console.decisions)
+    else:
+        _show(output, local.answer(policy, request, key), console.answer)
+
+
+@app.command()
+def status(server: Server = None, output: FormatOption = Format.TEXT) -> None:
+    """Shows nodes, acknowledged and rejected versions, processes, and the last edit that failed."""
+    _show(output, Remote(server or DEFAULT).get("/status"), console.status)
+
+
+@app.command()
+def history(
+    server: Server = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many revisions.")] = 20,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Lists revisions, newest first: who, when, why, and what became of them."""
+    _show(output, Remote(server or DEFAULT).get("/history", limit=limit), console.history)
+
+
+@app.command()
+def rollback(
+    revision: Annotated[str, typer.Argument(help="A revision's number, or `previous`.")] = "previous",
+    server: Server = None,
+    why: Why = "",
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Makes the policy of an earlier revision live again; without a number, one step back."""
+    if revision != "previous" and not revision.isdigit():
+        raise typer.BadParameter(f"{revision!r} is neither a number nor `previous`")
+    number = revision if revision == "previous" else int(revision)
+    view = Remote(server or DEFAULT).post("/rollback", {"revision": number, "who": _who(), "why": why})
+    _show(output, view, _applied)
+    if output is Format.TEXT:
+        console.err.print("the policy file is as it was: its next edit, or the next `ctl up`, applies it again")
+
+
+@app.command()
+def models(policy: OptionalPolicy = None, server: Server = None, output: FormatOption = Format.TEXT) -> None:
+    """Lists the models that clients can ask for, and where each goes."""
+    view = Remote(server or DEFAULT).get("/models") if policy is None else local.models(policy)
+    _show(output, view, console.models)
+
+
+@app.command()
+def snapshot(server: Server = None) -> None:
+    """Prints the xDS resources that are live, as JSON, secrets redacted."""
+    _json(Remote(server or DEFAULT).get("/snapshot"))
+
+
+@app.command()
+def schema() -> None:
+    """Prints the JSON Schema of the policy language, for editors."""
+    _json(json_schema())
+
+
+def _applied(view: dict[str, Any]) -> None:
+    if not view["changed"]:
+        console.out.print(f"revision {view['revision']} is live already: nothing changes")
+        return
+    console.difference(view["difference"])
+    nodes = ", ".join(view["nodes"]) or "no node is connected"
+    console.out.print(f"[green]revision {view['revision']} is live[/]; acknowledged by: {console.escape(nodes)}")
+
+
+def _show(output: Format, view: Any, human: Any) -> None:
+    if output is Format.JSON:
+        _json(view)
+    else:
+        human(view)
+
+
+def _json(view: Any) -> None:
+    sys.stdout.write(json.dumps(view, indent=2, ensure_ascii=False) + "\n")
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except OSError:  # a user id without a name
+        return "unknown"
+
+
+def _refuse(error: PolicyError, policy: Path) -> NoReturn:
+    console.diagnostics(error.diagnostics, local.text_of(policy))
+    raise typer.Exit(1)
+
+
+def _remote_refusal(error: RemoteError) -> None:
+    """A control plane's no, in the words that `ctl` would have used itself."""
+    answer = error.answer if isinstance(error.answer, dict) else {}
+    console.err.print(f"[red]error[/]: {console.escape(str(error))}")
+    for each in answer.get("diagnostics", []):
+        where = f"{each['file']}:{each['line']}:{each['column']}" if each["file"] else "policy"
+        console.err.print(console.escape(f"  {each['severity']} {where} at {each['path']}: {each['message']}"))
+    if answer.get("revision") is not None:
+        console.err.print(f"revision {answer['revision']} was taken back: the nodes run what they ran before")
+
+
+def run() -> None:
+    """The entry point: turns what can go wrong into a message and exit code 1."""
+    try:
+        app()
+    except RemoteError as error:
+        _remote_refusal(error)
+    except PolicyError as error:
+        console.diagnostics(error.diagnostics, "")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        console.err.print(f"[red]error[/]: {console.escape(where + (error.strerror or str(error)))}")
+    except (
+        ApplyError, EnvoyNotFoundError, NotReadyError, RevisionsError, RunFolderError, StartError, local.UseError
+    ) as error:  # fmt: skip
+        console.err.print(f"[red]error[/]: {console.escape(str(error))}")
+    else:
+        return
+    raise SystemExit(1)

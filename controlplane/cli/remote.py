@@ -1,0 +1,60 @@
+"""The admin API as `ctl` uses it."""
+
+import os
+from typing import Any
+
+import httpx
+
+DEFAULT = "http://127.0.0.1:9800"
+TOKEN = "HEADGATE_TOKEN"  # noqa: S105 - the name of a variable
+_WAIT_S = 310.0  # longer than an apply may wait for its nodes
+
+
+class RemoteError(Exception):
+    """The control plane cannot be reached, or refuses. `answer` is what it said, `status` the HTTP status."""
+
+    def __init__(self, message: str, status: int | None = None, answer: Any = None) -> None:
+        super().__init__(message)
+        self.status, self.answer = status, answer
+
+
+class Remote:
+    """One control plane. Calls block."""
+
+    def __init__(self, url: str) -> None:
+        token = os.environ.get(TOKEN)
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self._url, headers=headers, timeout=_WAIT_S, trust_env=False)
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self._ask("GET", path, params={k: v for k, v in query.items() if v is not None})
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._ask("POST", path, json=body)
+
+    def reachable(self) -> bool:
+        """Whether a control plane answers here at all."""
+        try:
+            self._http.get("/nodes", timeout=2)
+        except httpx.HTTPError:
+            return False
+        return True
+
+    def _ask(self, method: str, path: str, **more: Any) -> Any:
+        try:
+            answer = self._http.request(method, path, **more)
+        except httpx.HTTPError as error:
+            raise RemoteError(
+                f"no control plane answers at {self._url} ({error}). Start one with `ctl up POLICY`, or name it "
+                f"with --server URL."
+            ) from error
+        try:
+            data = answer.json()
+        except ValueError:
+            raise RemoteError(f"{self._url} is no Headgate control plane: it answered {path} without JSON") from None
+        if answer.is_success:
+            return data
+        detail = data.get("message") or data.get("detail") or data.get("error") if isinstance(data, dict) else data
+        hint = f" Set {TOKEN}." if answer.status_code == 401 else ""
+        raise RemoteError(f"{detail}{hint}", answer.status_code, data)

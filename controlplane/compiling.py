@@ -1,0 +1,53 @@
+"""The compiler on one page: policy text -> checked policy -> plan -> snapshot. Pure but for the reader of secrets.
+
+text --check--> Policy --resolve--> Secrets
+                  \\--plan--> Plan --lower--> Snapshot
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from controlplane.plan.build import plan
+from controlplane.plan.ir import Plan
+from controlplane.policy.check import check, resolve, secret_refs
+from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
+from controlplane.policy.language import Policy
+from controlplane.policy.load import LoadCache
+from controlplane.policy.secrets import SecretRef, Secrets
+from controlplane.xds.lower import lower
+from controlplane.xds.resource import Snapshot
+from controlplane.xds.surroundings import Surroundings
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A policy and all that was made of it. `warnings` are diagnostics that stop nothing."""
+
+    policy: Policy
+    secrets: Secrets
+    plan: Plan
+    snapshot: Snapshot
+    warnings: tuple[Diagnostic, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """What stays the same from one compile to the next. `read` gives a secret's value or raises LookupError/OSError."""
+
+    file: str
+    read: Callable[[SecretRef], str]
+    around: Surroundings
+    cache: LoadCache
+
+    def compile(self, text: str | bytes, now: datetime) -> Compiled:
+        """Raises PolicyError with every diagnostic if there is an error among them."""
+        checked = check(text, self.file, self.cache)
+        if checked.policy is None:
+            raise PolicyError(checked.diagnostics)
+        secrets, problems = resolve(secret_refs(checked.policy), self.read, checked.places)
+        diagnostics = (*checked.diagnostics, *problems)
+        if any(diagnostic.severity is Severity.ERROR for diagnostic in problems):
+            raise PolicyError(diagnostics)
+        made = plan(checked.policy, now=now)
+        return Compiled(checked.policy, secrets, made, lower(made, secrets, self.around), diagnostics)

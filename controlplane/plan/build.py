@@ -1,0 +1,100 @@
+"""policy -> plan: resolves, defaults, and places every rule on the cheapest tier that can honour it."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from types import MappingProxyType
+
+from controlplane.plan import upstreams
+from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, ServerTls, Target
+from controlplane.plan.lanes import assign
+from controlplane.policy import language
+
+# What Envoy calls the reasons to try again: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/router_filter#x-envoy-retry-on
+# It does not tell a timeout from a reset, so either word covers both.
+_CONDITIONS = {"timeout": "reset", "reset": "reset", "connect": "connect-failure"}
+_STATUSES = "retriable-status-codes"
+
+
+def plan(policy: language.Policy, *, now: datetime) -> Plan:
+    """The plan of a checked policy. Keys that expired by `now` (aware, UTC) are not in it."""
+    built = {name: upstreams.build(name, provider) for name, provider in policy.providers.items()}
+    routes, lanes, foreign = assign((_route(name, model) for name, model in policy.models.items()), built)
+    adapted = {
+        name: upstreams.with_lanes(upstream, lanes.get(name, 1), foreign.get(name, ()))
+        for name, upstream in built.items()
+    }
+    keys = tuple(_key(name, key) for name, key in policy.keys.items() if key.expires is None or key.expires > now)
+    return Plan(
+        edge=_edge(policy.gateway),
+        upstreams=MappingProxyType(adapted),
+        routes=routes,
+        keys=keys,
+        limits=tuple(
+            Limit(name, limit.requests.amount, limit.requests.per_seconds) for name, limit in policy.limits.items()
+        ),
+        open=not policy.keys,
+        expired=tuple(name for name, key in policy.keys.items() if key.expires is not None and key.expires <= now),
+    )
+
+
+def next_expiry(policy: language.Policy, *, now: datetime) -> datetime | None:
+    """When the plan of this policy next changes by itself; None if it never does."""
+    return min((key.expires for key in policy.keys.values() if key.expires and key.expires > now), default=None)
+
+
+def identity(key: str, limits: Iterable[str]) -> str:
+    """What the edge knows an authenticated client by: its key's name, and the limits that apply to it.
+
+    Membership travels with the identity, so that giving one key a limit refills no bucket of the others.
+    """
+    names = sorted(limits)
+    return ";".join((key, *names, "")) if names else key
+
+
+def _edge(gateway: language.Gateway) -> Edge:
+    tls, cors = gateway.tls, gateway.cors
+    return Edge(
+        host=gateway.listen.host,
+        port=gateway.listen.port,
+        max_body=gateway.max_body,
+        tls=ServerTls(tls.cert, tls.key, tls.client_ca) if tls else None,
+        cors=Cors(tuple(cors.origins), tuple(cors.headers), cors.max_age // 1000, cors.credentials) if cors else None,
+    )
+
+
+def _route(name: str, model: language.Model) -> Route:
+    groups = tuple(tuple(Target(t.provider, 0, t.model, t.weight) for t in group) for group in model.groups)
+    return Route(
+        name=name,
+        prefix=name[:-1] if name.endswith("*") else None,
+        groups=groups,
+        upstream_model=None,
+        base_path="/v1",
+        retry=_retry(model, groups),
+        first_byte_ms=model.timeouts.first_byte,
+        idle_ms=model.timeouts.idle,
+    )
+
+
+def _retry(model: language.Model, groups: tuple[tuple[Target, ...], ...]) -> Retry:
+    """One attempt per group; a model with a single group gets its `retries` on the same targets."""
+    alone = len(groups) == 1
+    attempts = 1 + (1 if model.retries is None else model.retries) if alone else len(groups)
+    words = [word for word in model.on if isinstance(word, str)]
+    statuses = sorted({word for word in model.on if isinstance(word, int)})
+    conditions = []
+    if {"5xx", "timeout", "connect", "reset"} <= set(words):
+        conditions.append("5xx")  # Envoy's word for all of these together
+    else:
+        conditions.extend(dict.fromkeys(_CONDITIONS[word] for word in words if word in _CONDITIONS))
+        if "5xx" in words:
+            statuses = sorted({*statuses, *range(500, 600)})
+    if statuses:
+        conditions.append(_STATUSES)
+    # With another provider to turn to there is no reason to wait for this one.
+    return Retry(attempts, tuple(conditions), tuple(statuses), honour_retry_after=alone and 429 in statuses)
+
+
+def _key(name: str, key: language.Key) -> Key:
+    models = None if key.models is None or "*" in key.models else tuple(key.models)
+    return Key(name, identity(name, key.limits), key.secret, models, tuple(key.limits))

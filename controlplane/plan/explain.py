@@ -1,0 +1,160 @@
+"""plan -> why: the tier of every rule, and what one request would get. What `ctl explain` prints."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from controlplane.plan.ir import Decision, Key, Plan, Route, Tier
+
+
+def decisions(plan: Plan) -> Iterator[Decision]:
+    """Where each line of the policy runs and why, in the order of the policy. Keys alike share one decision."""
+    yield from _gateway(plan)
+    for upstream in plan.upstreams.values():
+        path = ("providers", upstream.name)
+        yield _native(path, "reach it", "cluster with its own endpoints, circuit breakers and upstream filters", "")
+        if upstream.api_key:
+            yield _native((*path, "api_key"), "authenticate to it", "credential_injector, secret by SDS", "per attempt")
+        if upstream.health:
+            yield _native((*path, "health"), "check it actively", "HTTP health check", "no request waits for it")
+        if upstream.ejection:
+            why = "on by default" if upstream.ejection.max_percent == 50 else "as set"
+            yield _native((*path, "ejection"), "take failing endpoints out", "outlier detection", why)
+    for route in plan.routes:
+        yield _model(route)
+    yield from _keys(plan)
+    for limit in plan.limits:
+        yield _native(
+            ("limits", limit.name, "requests"),
+            f"{limit.amount} requests per {limit.per_s} s for each key",
+            "local_ratelimit, a bucket per key",
+            "counted per Envoy node; refilled when this limit changes, by nothing else",
+        )
+
+
+def _native(path: tuple[str | int, ...], rule: str, mechanism: str, why: str) -> Decision:
+    return Decision(path, rule, Tier.NATIVE, mechanism, why)
+
+
+def _gateway(plan: Plan) -> Iterator[Decision]:
+    yield _native(
+        ("gateway", "listen"), f"serve {plan.edge.host}:{plan.edge.port}", "listener", "fixed: edits do not drain it"
+    )
+    yield _native(("gateway", "max_body"), f"refuse bodies over {plan.edge.max_body} bytes", "buffer filter", "413")
+    if plan.edge.tls:
+        mutual = ", client certificates required" if plan.edge.tls.client_ca else ""
+        yield _native(("gateway", "tls"), f"TLS to clients{mutual}", "transport socket, secrets by SDS", "")
+    if plan.edge.cors:
+        yield _native(("gateway", "cors"), "answer browsers' preflights", "cors filter", "before authentication")
+
+
+def _model(route: Route) -> Decision:
+    path = ("models", route.name)
+    lookup = "prefix trie" if route.prefix is not None else "hash lookup"
+    mechanism = f"route found by {lookup} on the body's model"
+    if len(route.targets) > 1:
+        mechanism += f", {len(route.groups)} priority group{'s' if len(route.groups) > 1 else ''}"
+    if route.per_attempt:
+        return _native(
+            path,
+            "route it",
+            mechanism + ", adapted per attempt by a script",
+            "its targets differ in path, name or headers",
+        )
+    if route.upstream_model is not None:
+        return _native(
+            path,
+            "route it",
+            mechanism + ", renamed once by the script that reads the model",
+            "all its targets share the name",
+        )
+    return _native(path, "route it", mechanism, "the name passes through")
+
+
+def _keys(plan: Plan) -> Iterator[Decision]:
+    if plan.open:
+        yield _native(("keys",), "none: everyone may use every model", "no filter", "the gateway is open")
+        return
+    yield _native(
+        ("keys",),
+        f"authenticate {len(plan.keys)} keys",
+        "api_key_auth, a hash lookup",
+        "WIP in Envoy; behind one lowering",
+    )
+    restricted = [key for key in plan.keys if key.models is not None]
+    if restricted:
+        yield _native(
+            ("keys",),
+            f"{len(restricted)} keys may use some models only",
+            "rbac, a tree of hash lookups",
+            "403 where not allowed",
+        )
+    for name in plan.expired:
+        yield _native(("keys", name, "expires"), "has expired", "left out of the snapshot", "401")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request would get: `status` 200 means it goes to `groups` (cluster, upstream model, weight)."""
+
+    status: int
+    code: str | None
+    key: str | None
+    model: str | None
+    route: str | None
+    groups: tuple[tuple[tuple[str, str, int], ...], ...]
+    attempts: int
+    limits: tuple[str, ...]
+
+
+def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
+    """The way of a request for `model` with the key named `key_name` through the plan.
+
+    Raises KeyError for a key that the plan does not have.
+    """
+    key = next((key for key in plan.keys if key.name == key_name), None)
+    if key_name is not None and key is None:
+        raise KeyError(key_name)
+    found = None if model is None else match(plan, model)
+    limits = () if key is None else key.limits
+    known = None if key is None else key.name
+
+    def answer(status: int, code: str | None) -> Answer:
+        groups = _groups(found, model) if found and status == 200 and model else ()
+        return Answer(
+            status,
+            code,
+            known,
+            model,
+            found.name if found else None,
+            groups,
+            found.retry.attempts if groups and found else 0,
+            limits,
+        )
+
+    if key is None and not plan.open:
+        return answer(401, "invalid_api_key")
+    if model is None:
+        return answer(400, "model_required")
+    if key is not None and not allowed(key, model):
+        return answer(403, "model_not_allowed")
+    return answer(404, "model_not_found") if found is None else answer(200, None)
+
+
+def match(plan: Plan, model: str) -> Route | None:
+    """The route for a model: the exact name, else the longest prefix."""
+    exact = next((route for route in plan.routes if route.prefix is None and route.name == model), None)
+    wild = (route for route in plan.routes if route.prefix is not None and model.startswith(route.prefix))
+    return exact or max(wild, key=lambda route: len(route.prefix or ""), default=None)
+
+
+def allowed(key: Key, model: str) -> bool:
+    if key.models is None:
+        return True
+    return any(model.startswith(name[:-1]) if name.endswith("*") else name == model for name in key.models)
+
+
+def _groups(route: Route, model: str) -> tuple[tuple[tuple[str, str, int], ...], ...]:
+    def upstream_model(own: str | None) -> str:
+        return own or route.upstream_model or model
+
+    return tuple(tuple((t.provider, upstream_model(t.model), t.weight) for t in group) for group in route.groups)

@@ -1,0 +1,174 @@
+"""Policy text -> checked Policy, or everything that is wrong with it. Pure: the reader of secrets is passed in."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
+from controlplane.policy.document import Document, Path
+from controlplane.policy.language import Gateway, OpenAIProvider, Policy
+from controlplane.policy.load import LoadCache, load
+from controlplane.policy.place import Place
+from controlplane.policy.references import Models, check_keys
+from controlplane.policy.secrets import Secret, SecretRef, Secrets
+from controlplane.policy.structure import Structure
+
+Places = Callable[[Path], Place]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """`policy` is None exactly if there is an error among the diagnostics, which are in the order of the file."""
+
+    policy: Policy | None
+    diagnostics: tuple[Diagnostic, ...]
+    places: Places
+
+
+def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Checked:
+    """Checks everything that the text alone can tell. `cache` makes the next check of a similar text cheap."""
+    try:
+        document = load(text, file, cache)
+    except PolicyError as error:
+        return Checked(None, error.diagnostics, lambda path: Place(file, 1, 1, path))
+    structure = Structure(document, cache)
+    gateway, sections = structure.check()
+    found = structure.diagnostics
+    written = {name: document.data.get(name) for name in ("providers", "models", "limits")}
+    # Names are looked up among what is written, right or wrong: one error should not look like two.
+    names = {name: of if isinstance(of, dict) else {} for name, of in written.items()}
+    models = Models(document, names["providers"], sections.get("models", {}))
+    resolved = models.resolve()
+    keys = sections.get("keys", {})
+    found += models.diagnostics
+    found += check_keys(document, keys, names["models"], names["limits"])
+    found += _semantics(document, gateway, sections.get("providers", {}), open_to_all="keys" not in document.data)
+    ordered = tuple(sorted(dict.fromkeys(found), key=lambda d: (d.place is None, d.place)))
+    if any(d.severity is Severity.ERROR for d in ordered):
+        return Checked(None, ordered, document.place)
+    policy = Policy(gateway, sections["providers"], resolved, keys, sections.get("limits", {}), document.data)
+    return Checked(policy, ordered, document.place)
+
+
+def _semantics(
+    document: Document, gateway: Gateway, providers: Mapping[str, Any], *, open_to_all: bool
+) -> Iterable[Diagnostic]:
+    def error(code: str, message: str, path: Path, expected: str, hint: str | None = None) -> Diagnostic:
+        return Diagnostic(Severity.ERROR, code, message, document.place(path), expected, hint=hint)
+
+    if open_to_all:
+        message = "the policy has no keys: whoever reaches the gateway may use every model"
+        yield Diagnostic(Severity.WARNING, "open-gateway", message, document.place(()), hint="add `keys`")
+    if not gateway.admin.listen.loopback and gateway.admin.token is None:
+        yield error(
+            "admin-without-token", "the admin API would be open to the network", ("gateway", "admin"),
+            "a loopback address, or a token", "write admin: {listen: ADDRESS, token: {env: NAME}}",
+        )  # fmt: skip
+    if gateway.listen == gateway.admin.listen:
+        yield error(
+            "same-address", "clients and the admin API share one address", ("gateway", "admin"), "two addresses"
+        )
+    if gateway.cors and gateway.cors.credentials and "*" in gateway.cors.origins:
+        yield error(
+            "cors-any-with-credentials", "credentials from any origin are refused by browsers",
+            ("gateway", "cors", "credentials"), "exact origins, or no credentials",
+        )  # fmt: skip
+    for name, provider in providers.items():
+        if isinstance(provider, OpenAIProvider):
+            yield from _provider(name, provider, error)
+
+
+def _provider(name: str, provider: OpenAIProvider, error: Callable[..., Diagnostic]) -> Iterable[Diagnostic]:
+    path = ("providers", name)
+    if provider.tls is not None:
+        if provider.base_url.scheme != "https":
+            yield error("tls-without-https", "TLS settings for a plain http URL", (*path, "tls"), "an https base_url")
+        if (provider.tls.cert is None) != (provider.tls.key is None):
+            yield error("half-a-certificate", "a client certificate needs both", (*path, "tls"), "`cert` and `key`")
+    kinds = {_is_ip(address.host) for address in provider.endpoints or ()}
+    if len(kinds) > 1:
+        message = "IP addresses and host names are mixed"
+        yield error("mixed-endpoints", message, (*path, "endpoints"), "only IP addresses, or only host names")
+
+
+def _is_ip(host: str) -> bool:
+    return host.replace(".", "").isdigit() or ":" in host
+
+
+def secret_refs(policy: Policy) -> tuple[tuple[SecretRef, Path], ...]:
+    """Every reference to a secret, with the path where it stands."""
+    found = [*_refs(policy.gateway, ("gateway",))]
+    for name, provider in policy.providers.items():
+        found += _refs(provider, ("providers", name))
+    found += [(key.secret, ("keys", name, "secret")) for name, key in policy.keys.items()]
+    return tuple(found)
+
+
+def _refs(model: BaseModel, path: Path) -> Iterable[tuple[SecretRef, Path]]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, SecretRef):
+            yield value, (*path, name)
+        elif isinstance(value, BaseModel):
+            yield from _refs(value, (*path, name))
+
+
+def resolve(
+    refs: Iterable[tuple[SecretRef, Path]], read: Callable[[SecretRef], str], places: Places
+) -> tuple[Secrets, tuple[Diagnostic, ...]]:
+    """Reads every secret once. What cannot be read, is empty or shared by two keys is told at its reference."""
+    secrets: dict[SecretRef, Secret] = {}
+    failed: dict[SecretRef, str] = {}
+    problems: list[Diagnostic] = []
+    owners: dict[str, str] = {}
+    for ref, path in refs:
+        if ref not in secrets and ref not in failed:
+            try:
+                secrets[ref] = Secret(_value(ref, path, read))
+            except (LookupError, OSError, ValueError) as error:
+                failed[ref] = _reason(error)
+        if ref in failed:
+            hint = (
+                f"export {ref.name}=..." if ref.kind == "env" else "create the file; its path is relative to the policy"
+            )
+            problems.append(
+                Diagnostic(
+                    Severity.ERROR,
+                    "absent-secret",
+                    f"{ref}: {failed[ref]}",
+                    places(path),
+                    "a secret that can be read",
+                    hint=hint,
+                )
+            )
+        elif path[0] == "keys":
+            other = owners.setdefault(secrets[ref].reveal(), str(path[1]))
+            if other != path[1]:
+                message = f"the keys `{other}` and `{path[1]}` have the same secret"
+                problems.append(
+                    Diagnostic(Severity.ERROR, "shared-secret", message, places(path), "a secret of its own")
+                )
+    return secrets, tuple(problems)
+
+
+def _value(ref: SecretRef, path: Path, read: Callable[[SecretRef], str]) -> str:
+    """PEM files keep their lines; everything else is one line, with a file's last line end taken off."""
+    value = read(ref)
+    if "-----BEGIN" in value and "tls" in path:
+        return value
+    value = value.rstrip("\r\n")
+    if not value:
+        raise ValueError("it is empty")
+    if not value.isprintable() or not value.isascii() or value != value.strip():
+        raise ValueError("it has characters that no HTTP header can carry")
+    return value
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error.args[0]) if error.args else type(error).__name__

@@ -1,0 +1,151 @@
+"""The small languages inside a policy's strings: each one grammar, one parser, one error text. Pure.
+
+Every parser raises ValueError with what was expected; the caller knows where.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+_DURATION_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_SIZE_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_RATE_PREFIXES = {"": 1, "k": 1000, "M": 1_000_000}
+_RATE_PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+DURATION = r"^[0-9]+(ms|s|m|h|d)$"
+SIZE = r"^[0-9]+(B|KiB|MiB|GiB)?$"
+RATE = r"^[0-9]+[kM]?/[smhd]$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,254}$"
+PATTERN = r"^([A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,253})?\*$|" + MODEL
+HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`amount` per `per_seconds`."""
+
+    amount: int
+    per_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen or connect: a host name or IP address (no brackets), and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        return is_ip(self.host) and ipaddress.ip_address(self.host).is_loopback
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """An http(s) URL; `path` has no trailing slash, so that the root is empty."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return f"{self.scheme}://{host}{'' if self.port == default else f':{self.port}'}{self.path}"
+
+
+def duration(text: str) -> int:
+    """``250ms``, ``30s``, ``5m``, ``1h``, ``7d`` -> milliseconds."""
+    found = re.fullmatch(r"([0-9]{1,12})(ms|s|m|h|d)", text)
+    if not found:
+        raise ValueError("a duration such as 250ms, 30s, 5m, 1h or 7d")
+    return int(found[1]) * _DURATION_UNITS[found[2]]
+
+
+def size(text: str | int) -> int:
+    """``512KiB``, ``32MiB``, ``1GiB``, or a plain number of bytes -> bytes."""
+    found = re.fullmatch(r"([0-9]{1,15})(B|KiB|MiB|GiB)?", str(text))
+    if not found or isinstance(text, bool):
+        raise ValueError("a size such as 512KiB, 32MiB or 1GiB")
+    return int(found[1]) * _SIZE_UNITS[found[2] or ""]
+
+
+def rate(text: str) -> Rate:
+    """``600/m``, ``200k/m``, ``10/s``, ``1M/d``."""
+    found = re.fullmatch(r"([0-9]{1,12})([kM]?)/([smhd])", text)
+    if not found:
+        raise ValueError("a rate such as 10/s, 600/m, 20k/h or 1M/d")
+    amount = int(found[1]) * _RATE_PREFIXES[found[2]]
+    if not 1 <= amount < 1 << 32:
+        raise ValueError("a rate of 1 to 4294967295 requests")
+    return Rate(amount, _RATE_PERIODS[found[3]])
+
+
+def address(text: str) -> Address:
+    """``127.0.0.1:8080``, ``[::1]:8080``, ``localhost:8080``."""
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", text)
+    if not found or not 1 <= int(found[2]) <= 65535:
+        raise ValueError("HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    host = found[1].strip("[]")
+    if (found[1].startswith("[") or re.fullmatch(r"[0-9.]+", host)) and not is_ip(host):
+        raise ValueError("HOST:PORT with a valid IP address, such as 127.0.0.1:8080 or [::1]:8080")
+    return Address(host, int(found[2]))
+
+
+def url(text: str) -> Url:
+    """``https://api.openai.com/v1``: a scheme, a host, perhaps a port and a path, nothing else."""
+    expected = "a URL such as https://api.example.com/v1, without user, query or fragment"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError(expected) from None
+    bad = not re.fullmatch(r"[!-~]+", text) or "@" in parts.netloc or parts.query or parts.fragment
+    if bad or parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError(expected)
+    return Url(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
+
+
+def name(text: str) -> str:
+    """The name of a provider, key or limit."""
+    if not re.match(NAME.replace("$", r"\Z"), text):
+        raise ValueError(
+            "a name of at most 63 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
+        )
+    return text
+
+
+def model(text: str) -> str:
+    """The name of a model."""
+    if not re.match(MODEL.replace("$", r"\Z"), text):
+        raise ValueError(
+            "a model name of at most 255 letters, digits and . _ : / @ + = -, beginning with a letter or digit"
+        )
+    return text
+
+
+def pattern(text: str) -> str:
+    """A model name, or the beginning of one followed by a single ``*``."""
+    if text == "*":
+        return text
+    try:
+        model(text.removesuffix("*"))
+    except ValueError:
+        raise ValueError("a model name, or the beginning of one followed by a single *, such as llama-*") from None
+    return text
+
+
+def is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,298 @@
+"""The policy language, version 1: what can be written (pydantic models, from which the JSON Schema is made), and the
+resolved Policy that the rest of the compiler works on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
+
+from controlplane.policy.grammar import Address, Url
+from controlplane.policy.types import (
+    RETRY,
+    AddressType,
+    Duration,
+    HeaderName,
+    HeaderValue,
+    KeyName,
+    LimitName,
+    Moment,
+    Pattern,
+    ProviderName,
+    RateType,
+    SecretType,
+    Size,
+    Strict,
+    UpstreamModel,
+    UrlPath,
+    UrlType,
+)
+
+LISTEN, ADMIN = Address("127.0.0.1", 8080), Address("127.0.0.1", 9800)
+OPENAI = Url("https", "api.openai.com", 443, "/v1")
+
+On: TypeAlias = Literal["5xx", "timeout", "connect", "reset"] | int
+DEFAULT_ON: tuple[On, ...] = (429, "5xx", "timeout", "connect", "reset")
+
+
+class Admin(Strict):
+    """The admin API. A plain address is short for `{listen: ADDRESS}`."""
+
+    listen: AddressType = Field(ADMIN, description="Where it listens. Anywhere but on loopback it needs a token.")
+    token: SecretType | None = Field(None, description="The bearer token that callers must send.")
+
+
+class GatewayTls(Strict):
+    """TLS towards clients."""
+
+    cert: SecretType = Field(description="The certificate chain, PEM.")
+    key: SecretType = Field(description="Its private key, PEM.")
+    client_ca: SecretType | None = Field(
+        None, description="With it, clients must present a certificate it signed (mTLS)."
+    )
+
+
+class Cors(Strict):
+    """Which web pages may call the gateway from a browser."""
+
+    origins: list[str] = Field(min_length=1, description="Exact origins, such as https://app.example.com, or `*`.")
+    headers: list[str] = Field(
+        ["authorization", "content-type", "x-request-id", "x-api-key"],
+        description="Request headers that pages may send.",
+    )
+    max_age: Duration = Field(600_000, description="How long browsers may remember the answer.")
+    credentials: bool = Field(False, description="Whether pages may send cookies; not with the origin `*`.")
+
+
+class Gateway(Strict):
+    """Where the gateway listens and what it accepts."""
+
+    listen: AddressType = Field(LISTEN, description="Where clients connect.")
+    admin: Annotated[Admin, BeforeValidator(lambda v: {"listen": v} if isinstance(v, str) else v)] = Field(
+        Admin(), description="The admin API."
+    )
+    max_body: Size = Field(32 << 20, description="The largest request body; beyond it, 413.")
+    tls: GatewayTls | None = Field(None, description="Serve HTTPS. Without it: HTTP.")
+    cors: Cors | None = Field(None, description="Let browsers call the gateway from other origins.")
+    drain: Duration = Field(30_000, description="How long requests in flight may take to finish at shutdown.")
+    state: str = Field(".headgate", min_length=1, description="Folder of the history, relative to the policy.")
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="Envoy's worker threads; one per core by default."
+    )
+
+
+class HealthCheck(Strict):
+    """Ask every endpoint regularly, and leave out those that do not answer 200."""
+
+    path: UrlPath = Field(description="What to GET.")
+    interval: Duration = Field(10_000, description="How often.")
+    timeout: Duration = Field(2_000, description="How long to wait for the answer.")
+    unhealthy_after: int = Field(2, ge=1, description="Failures in a row that take an endpoint out.")
+    healthy_after: int = Field(2, ge=1, description="Successes in a row that take it in again.")
+
+
+class Ejection(Strict):
+    """Leave out endpoints whose answers to real requests fail."""
+
+    after: int = Field(5, ge=1, description="Failures (5xx, resets, timeouts) in a row.")
+    duration: Duration = Field(30_000, description="For how long; longer each time.")
+    max_percent: int = Field(50, ge=1, le=100, description="At most this share of the endpoints.")
+
+
+EjectionSpec: TypeAlias = Annotated[
+    Annotated[Literal["off"], Tag("<off>")] | Annotated[Ejection, Tag("<ejection>")],
+    Discriminator(lambda value: "<ejection>" if isinstance(value, dict | Ejection) else "<off>"),
+]
+
+
+class ProviderTls(Strict):
+    """TLS towards the provider, where the defaults do not fit."""
+
+    ca: SecretType | None = Field(
+        None, description="Trust these certificate authorities (PEM) instead of the system's."
+    )
+    server_name: str | None = Field(None, description="Expect this name in the certificate instead of base_url's host.")
+    cert: SecretType | None = Field(None, description="Client certificate chain, PEM.")
+    key: SecretType | None = Field(None, description="Its private key, PEM.")
+
+
+class OpenAIProvider(Strict):
+    """An OpenAI-compatible API: OpenAI itself, another vendor, or servers of your own."""
+
+    kind: Literal["openai"] = Field(description="The API it speaks.")
+    base_url: UrlType = Field(OPENAI, description="Its URL, path included: requests to /v1/... go to BASE_URL/...")
+    api_key: SecretType | None = Field(None, description="Sent as `Authorization: Bearer`.")
+    headers: dict[HeaderName, HeaderValue] = Field({}, description="More request headers to send.")
+    endpoints: Annotated[list[AddressType], Field(min_length=1)] | None = Field(
+        None, description="Connect to these addresses instead of base_url's host."
+    )
+    health: HealthCheck | None = Field(None, description="Active health checks; none by default.")
+    balance: Literal["round_robin", "least_request", "random", "ring_hash"] = Field(
+        "least_request", description="How endpoints are chosen. ring_hash sends a key's requests to the same one."
+    )
+    ejection: EjectionSpec | None = Field(
+        None, description="Leaving out failing endpoints; on by default where there are several."
+    )
+    connect_timeout: Duration = Field(5_000, description="How long a connection may take.")
+    tls: ProviderTls | None = Field(None, description="TLS settings; only with an https base_url.")
+    max_connections: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Connections at most; beyond it requests wait."
+    )
+    max_requests: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Requests in flight at most; beyond it, 503."
+    )
+
+
+class MockProvider(Strict):
+    """A stand-in that answers everything, without account or network. See docs/mock.md."""
+
+    kind: Literal["mock"] = Field(description="The API it speaks.")
+
+
+Provider: TypeAlias = OpenAIProvider | MockProvider
+
+
+class Timeouts(Strict):
+    """Clocks of one attempt. There is no total timeout: it would cut long streams."""
+
+    first_byte: Duration = Field(300_000, description="Until the answer begins.")
+    idle: Duration = Field(300_000, description="Without any byte; it runs from the start, so not below first_byte.")
+
+
+class TargetSpec(Strict):
+    """One choice: a provider, and the model to ask it for."""
+
+    provider: ProviderName = Field(description="A provider of this policy.")
+    model: UpstreamModel | None = Field(
+        None, description="Its name upstream; the name the client asked for by default."
+    )
+    weight: int = Field(1, ge=1, le=1_000_000, description="Share of the requests, relative to its group.")
+
+
+def _choice(value: Any) -> str:
+    return "<list>" if isinstance(value, list) else "<name>" if isinstance(value, str) else "<target>"
+
+
+Reference: TypeAlias = Annotated[
+    str, Field(min_length=1, description="A provider (same model name upstream), or another model of this policy.")
+]
+Choice: TypeAlias = Annotated[
+    Annotated[Reference, Tag("<name>")] | Annotated[TargetSpec, Tag("<target>")], Discriminator(_choice)
+]
+Group: TypeAlias = Annotated[
+    Annotated[Reference, Tag("<name>")]
+    | Annotated[TargetSpec, Tag("<target>")]
+    | Annotated[Annotated[list[Choice], Field(min_length=1, description="A weighted group.")], Tag("<list>")],
+    Discriminator(_choice),
+]
+
+
+class SimpleSpec(Strict):
+    """A model served by one provider."""
+
+    provider: ProviderName = Field(description="A provider of this policy.")
+    model: UpstreamModel | None = Field(None, description="Its name upstream; the same by default.")
+    retries: Annotated[int, Field(ge=0, le=10)] | None = Field(
+        None, description="Further attempts after a failure; 1 by default."
+    )
+    on: list[RETRY] = Field(list(DEFAULT_ON), description="Failures that lead to another attempt.")
+    timeouts: Timeouts = Field(Timeouts(), description="Clocks of one attempt.")
+
+
+class TrySpec(Strict):
+    """A model with several targets: groups are tried in order; inside a group, weights decide."""
+
+    try_: list[Group] = Field(alias="try", min_length=1, description="The groups.")
+    on: list[RETRY] = Field(list(DEFAULT_ON), description="Failures that lead to the next group.")
+    timeouts: Timeouts = Field(Timeouts(), description="Clocks of one attempt.")
+
+
+def _model_form(value: Any) -> str:
+    return "<name>" if isinstance(value, str) else "<try>" if isinstance(value, dict) and "try" in value else "<simple>"
+
+
+ModelSpec: TypeAlias = Annotated[
+    Annotated[Reference, Tag("<name>")] | Annotated[SimpleSpec, Tag("<simple>")] | Annotated[TrySpec, Tag("<try>")],
+    Discriminator(_model_form),
+]
+
+
+class Key(Strict):
+    """A client's credential."""
+
+    secret: SecretType = Field(description="What the client sends as its API key.")
+    models: list[Pattern] | None = Field(None, description="Models it may use, exact or ending in *; all by default.")
+    limits: list[LimitName] = Field([], description="Limits of this policy that apply to it.")
+    expires: Moment | None = Field(None, description="From when on it is refused; a date means its first moment, UTC.")
+
+
+class Limit(Strict):
+    """A bound on what one key may do."""
+
+    requests: RateType = Field(description="Requests, per key that names the limit.")
+
+
+def _kind(value: Any) -> str:
+    return "<mock>" if isinstance(value, dict) and value.get("kind") == "mock" else "<openai>"
+
+
+ProviderSpec: TypeAlias = Annotated[
+    Annotated[OpenAIProvider, Tag("<openai>")] | Annotated[MockProvider, Tag("<mock>")], Discriminator(_kind)
+]
+KINDS = ("openai", "mock")
+
+
+class PolicySpec(Strict):
+    """A Headgate policy."""
+
+    version: Literal[1] = Field(description="The version of the policy language.")
+    gateway: Gateway = Field(Gateway(), description="Where the gateway listens and what it accepts.")
+    providers: dict[ProviderName, ProviderSpec] = Field(min_length=1, description="Upstream APIs, by name.")
+    models: dict[Pattern, ModelSpec] = Field(
+        min_length=1,
+        description="What clients may ask for, by name; a name ending in * takes all that begin so.",
+    )
+    keys: dict[KeyName, Key] = Field({}, description="Client credentials, by name. Without any, the gateway is open.")
+    limits: dict[LimitName, Limit] = Field({}, description="Limits that keys can name.")
+
+
+# The models to check entries of a section with, one by one, so that unchanged entries need not be checked again.
+SECTIONS: Mapping[str, Any] = {"providers": ProviderSpec, "models": ModelSpec, "keys": Key, "limits": Limit}
+
+# Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
+TAGS: Mapping[str, type[BaseModel]] = {
+    "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<openai>": OpenAIProvider, "<mock>": MockProvider,
+    "<ejection>": Ejection,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A provider of the policy and the model to ask it for; None: as the client wrote it."""
+
+    provider: str
+    model: str | None
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model with every reference followed: groups to try in order."""
+
+    groups: tuple[tuple[Target, ...], ...]
+    on: tuple[On, ...]
+    timeouts: Timeouts
+    retries: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A checked policy. `written` is the document as its author wrote it, for differences."""
+
+    gateway: Gateway
+    providers: Mapping[str, Provider]
+    models: Mapping[str, Model]
+    keys: Mapping[str, Key]
+    limits: Mapping[str, Limit]
+    written: Mapping[str, Any]

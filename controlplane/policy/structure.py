@@ -1,0 +1,224 @@
+"""document -> typed entries: what pydantic finds wrong, said in the words of the policy, with places."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from controlplane.policy import language
+from controlplane.policy.diagnostics import Diagnostic, Severity
+from controlplane.policy.document import Document, Path
+from controlplane.policy.load import LoadCache
+from controlplane.policy.types import shown
+
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(of) for name, of in language.SECTIONS.items()}
+_GATEWAY: TypeAdapter[Any] = TypeAdapter(language.Gateway)
+_NAMES: dict[str, TypeAdapter[Any]] = {
+    "providers": TypeAdapter(language.ProviderName),
+    "models": TypeAdapter(language.Pattern),
+    "keys": TypeAdapter(language.KeyName),
+    "limits": TypeAdapter(language.LimitName),
+}
+_FIELDS = tuple(language.PolicySpec.model_fields)
+_REQUIRED = ("version", "providers", "models")
+
+
+class Structure:
+    """Checks every part of a document by itself, so that one error hides no other and unchanged parts are skipped."""
+
+    def __init__(self, document: Document, cache: LoadCache | None) -> None:
+        self._document, self._cache = document, cache
+        self._derived: dict[int, tuple[Any, Any]] = {}
+        self.diagnostics: list[Diagnostic] = []
+
+    def check(self) -> tuple[language.Gateway, dict[str, dict[str, Any]]]:
+        """The gateway and the entries of each section, as far as they are right."""
+        data = self._document.data
+        for name in data:
+            if name not in _FIELDS:
+                self._unknown((name,), name, _FIELDS)
+        for name in _REQUIRED:
+            if name not in data:
+                self._add("missing-field", f"`{name}` is missing", (), f"`{name}` at the top of the policy")
+        if "version" in data and (data["version"] != 1 or isinstance(data["version"], bool)):
+            self._add("unknown-value", f"version {shown(data['version'])} is not known", ("version",), "1")
+        gateway = self._gateway(data)
+        sections = {name: self._section(name, data[name]) for name in _ADAPTERS if name in data}
+        if self._cache is not None:
+            self._cache.derived = self._derived
+        return gateway, sections
+
+    def _gateway(self, data: dict[str, Any]) -> language.Gateway:
+        if "gateway" not in data:
+            return language.Gateway()
+        return self._validated(_GATEWAY, data["gateway"], ("gateway",), language.Gateway) or language.Gateway()
+
+    def _section(self, name: str, entries: Any) -> dict[str, Any]:
+        if not isinstance(entries, dict):
+            self._add("wrong-type", f"`{name}` is {_kind(entries)}", (name,), "a mapping of names")
+            return {}
+        if not entries and name in _REQUIRED:
+            self._add("missing-field", f"`{name}` is empty", (name,), "at least one entry")
+        found = {}
+        for entry, value in entries.items():
+            known = self._cache.derived.get(id(value)) if self._cache and isinstance(value, dict) else None
+            if known is not None and known[0] is value:
+                result: Any = known[1]
+                right = True
+            else:
+                before = len(self.diagnostics)
+                self._entry_name(name, entry)
+                result = self._entry(name, entry, value)
+                right = result is not None and len(self.diagnostics) == before
+            if result is not None:
+                found[entry] = result
+            if right and isinstance(value, dict):
+                self._derived[id(value)] = (value, result)
+        return found
+
+    def _entry_name(self, section: str, entry: str) -> None:
+        try:
+            _NAMES[section].validate_python(entry)
+        except ValidationError as error:
+            expected = error.errors()[0].get("ctx", {}).get("expected")
+            self._add("invalid-name", f"`{shown(entry)}` is no valid name", (section, entry), expected, key=True)
+
+    def _entry(self, section: str, entry: str, value: Any) -> Any:
+        path = (section, entry)
+        if section == "providers" and not self._provider_kind(path, value):
+            return None
+        form = {"keys": language.Key, "limits": language.Limit}.get(section)
+        return self._validated(_ADAPTERS[section], value, path, form)
+
+    def _provider_kind(self, path: Path, value: Any) -> bool:
+        if not isinstance(value, dict):
+            self._add("wrong-type", f"a provider must be a mapping, not {_kind(value)}", path, "such as {kind: openai}")
+        elif "kind" not in value:
+            self._add("missing-field", "`kind` is missing", path, " or ".join(language.KINDS))
+        elif value["kind"] not in language.KINDS:
+            found = shown(value["kind"])
+            self._add(
+                "unknown-value", f"`{found}` is no kind of provider", (*path, "kind"), " or ".join(language.KINDS),
+                suggestion=nearest(found, language.KINDS),
+            )  # fmt: skip
+        else:
+            return True
+        return False
+
+    def _validated(self, adapter: TypeAdapter[Any], value: Any, path: Path, form: type[BaseModel] | None) -> Any:
+        empty = list(_empty(value, path))
+        for where in empty:
+            self._add("empty-value", "this field has no value", where, "a value, or no such field", key=True)
+        try:
+            return adapter.validate_python(value) if not empty else None
+        except ValidationError as error:
+            for found in error.errors(include_url=False, include_input=True):
+                self._tell(found, path, form)
+        return None
+
+    def _tell(self, error: ErrorDetails, path: Path, form: type[BaseModel] | None) -> None:
+        steps = tuple(step for step in error["loc"] if not _is_tag(step))
+        where, kind, context = (*path, *steps), error["type"], error.get("ctx", {})
+        fields = _fields(error["loc"][:-1], form)
+        if kind == "extra_forbidden":
+            self._unknown(where, str(steps[-1]), fields)
+        elif kind == "missing":
+            self._add("missing-field", f"`{steps[-1]}` is missing", where[:-1], f"the field `{steps[-1]}`", key=True)
+        elif kind == "literal_error":
+            expected, found = context["expected"].replace("'", ""), shown(error["input"])
+            choices = expected.replace(" or ", ", ").split(", ")
+            self._add(
+                "unknown-value", f"`{found}` is not known here", where, expected, suggestion=nearest(found, choices)
+            )
+        elif "expected" in context and ("-" in kind):
+            message = error["msg"].replace("nothing", "an empty text") if kind == "invalid-value" else error["msg"]
+            self._add(kind, message, where, context["expected"], hint=context.get("hint"))
+        elif kind in (
+            "greater_than_equal",
+            "less_than_equal",
+            "too_short",
+            "string_pattern_mismatch",
+            "string_too_short",
+        ):
+            self._add(
+                "out-of-range",
+                f"{shown(error['input'])} is not accepted",
+                where,
+                error["msg"].removeprefix("Input should "),
+            )
+        else:
+            self._add("wrong-type", f"this is {_kind(error['input'])}", where, _wanted(kind, error["msg"]))
+
+    def _unknown(self, where: Path, name: str, fields: Sequence[str]) -> None:
+        expected = f"one of {', '.join(fields)}" if fields else None
+        self._add(
+            "unknown-field",
+            f"`{shown(name)}` is no field here",
+            where,
+            expected,
+            suggestion=nearest(name, fields),
+            key=True,
+        )
+
+    def _add(
+        self, code: str, message: str, path: Path, expected: str | None = None, *,
+        suggestion: str | None = None, hint: str | None = None, key: bool = False,
+    ) -> None:  # fmt: skip
+        place = self._document.place(path, key=key)
+        self.diagnostics.append(Diagnostic(Severity.ERROR, code, message, place, expected, suggestion, hint))
+
+
+def nearest(name: str, names: Sequence[str]) -> str | None:
+    """The valid name that was probably meant."""
+    lowered = {valid.lower(): valid for valid in names}
+    found = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
+    return lowered[found[0]] if found else None
+
+
+def _is_tag(step: str | int) -> bool:
+    return isinstance(step, str) and step.startswith("<") and step.endswith(">")
+
+
+def _fields(loc: tuple[str | int, ...], form: type[BaseModel] | None) -> tuple[str, ...]:
+    """The fields of the mapping at a pydantic error location."""
+    for step in loc:
+        if isinstance(step, str) and step in language.TAGS:
+            form = language.TAGS[step]
+        elif isinstance(step, str) and not _is_tag(step) and form is not None:
+            named = {field.alias or name: field for name, field in form.model_fields.items()}
+            form = _nested(named[step].annotation) or form if step in named else form
+    return tuple(field.alias or name for name, field in form.model_fields.items()) if form else ()
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _nested(arg))), None)
+
+
+def _empty(value: Any, path: Path) -> Iterator[Path]:
+    """The paths of fields without a value: `api_key:` followed by nothing is a slip, not a wish."""
+    if value is None:
+        yield path
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _empty(each, (*path, name))
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _empty(each, (*path, number))
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), "nothing")
+
+
+def _wanted(kind: str, message: str) -> str:
+    names = {
+        "string_type": "text", "int_type": "a whole number", "bool_type": "true or false", "list_type": "a list",
+        "dict_type": "a mapping", "model_type": "a mapping", "model_attributes_type": "a mapping",
+        "int_from_float": "a whole number",
+    }  # fmt: skip
+    return names.get(kind, message.removeprefix("Input should be "))

@@ -1,0 +1,43 @@
+"""How Envoy is started."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from controlplane.runtime.child import Child
+from controlplane.runtime.envoy_admin import EnvoyAdmin
+from controlplane.runtime.folder import RunFolder
+
+NAME = "envoy"
+# Part of the time to drain in which new connections are still taken, so that load balancers learn of the drain.
+_ACCEPTING = 0.25
+
+
+def envoy_child(
+    folder: RunFolder, envoy: Path, bootstrap: bytes, *, admin: EnvoyAdmin, workers: int | None, drain_s: int
+) -> Child:
+    """Puts the bootstrap into the run folder and says how to run Envoy on it.
+
+    `workers` is the number of worker threads (None: one per core). `drain_s` is how long requests in flight
+    may take to finish when Envoy stops or its listener changes.
+
+    Raises:
+        RunFolderError: the bootstrap cannot be written.
+    """
+    file = folder.write("bootstrap.pb", bootstrap)
+    argv = [str(envoy), "-c", str(file), "--disable-hot-restart", "--drain-time-s", str(drain_s)]
+    argv += ["--drain-strategy", "immediate", "--log-level", "warning"]
+    # Rejected configuration comes back over xDS; in the log it would be a dump of secrets, and one line for
+    # every attempt to reach a control plane that is away.
+    argv += ["--component-log-level", "config:error,upstream:error"]
+    if workers is not None:
+        argv += ["--concurrency", str(workers)]
+    return Child(
+        name=NAME, argv=tuple(argv), inputs=(bootstrap,), drain=_drain(admin, drain_s * _ACCEPTING), drain_s=drain_s
+    )
+
+
+def _drain(admin: EnvoyAdmin, accept_s: float) -> Callable[[], Awaitable[None]]:
+    async def drain() -> None:
+        await admin.drain(accept_s)
+
+    return drain

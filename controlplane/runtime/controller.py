@@ -1,0 +1,302 @@
+"""The life of a policy: compiled, judged, recorded, pushed, acknowledged by every node, or taken back."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from controlplane.compiling import Compiled, Compiler
+from controlplane.plan import diff as policy_diff
+from controlplane.plan.build import next_expiry
+from controlplane.policy.diagnostics import PolicyError
+from controlplane.policy.secrets import Secret, Secrets
+from controlplane.revisions.store import Revision, Source, Store
+from controlplane.runtime import failures
+from controlplane.runtime.judge import Verdict as Word
+from controlplane.runtime.judge import judge
+from controlplane.xds import diff as xds_diff
+from controlplane.xds.link import static_bootstrap
+from controlplane.xds.lower import lower
+from controlplane.xds.resource import EMPTY, LISTENER, ROUTES, Snapshot
+from controlplane.xds.server import AdsServer, NodeView, Verdict
+
+ACKNOWLEDGE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What is being served: the policy's text, what was made of it, and the revision that records it."""
+
+    text: str
+    compiled: Compiled
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What an apply would do: in the words of the policy, and for Envoy."""
+
+    policy: tuple[policy_diff.PolicyChange, ...]
+    xds: tuple[xds_diff.Change, ...]
+
+    @property
+    def effect(self) -> xds_diff.Effect:
+        return xds_diff.worst(self.xds)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An apply that went live. `changed` is False when the same policy was live already: nothing was pushed."""
+
+    revision: Revision
+    changed: bool
+    difference: Difference
+    nodes: tuple[str, ...]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Controller:
+    """Holds the live policy and changes it, one change at a time."""
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        store: Store,
+        ads: AdsServer,
+        *,
+        prepare: Callable[[Compiled], Awaitable[None]],
+        listening: bool = False,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """`prepare` starts what a policy needs before it is pushed. `listening`: our own Envoy has its port already."""
+        self._compiler, self._store, self._ads, self._now = compiler, store, ads, now
+        self._prepare, self._listening = prepare, listening
+        self._changing = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._pushed: Secrets = {}
+        self._live: Live | None = None
+        self._failure: failures.Failure | None = None
+        self._draining = False
+
+    @property
+    def live(self) -> Live | None:
+        return self._live
+
+    @property
+    def failure(self) -> failures.Failure | None:
+        """The last edit that did not go live, until one does."""
+        return self._failure
+
+    def nodes(self) -> tuple[NodeView, ...]:
+        return tuple(self._ads.nodes())
+
+    async def compile(self, text: str) -> Compiled:
+        """Raises PolicyError. Runs aside, so that a large policy does not hold up the xDS streams."""
+        return await asyncio.to_thread(self._compiler.compile, text, self._now())
+
+    async def validate(self, text: str) -> tuple[Compiled, Word]:
+        """The compiled policy and Envoy's own verdict on all of it. Raises PolicyError."""
+        compiled = await self.compile(text)
+        return compiled, await verdict(compiled)
+
+    async def diff(self, text: str) -> Difference:
+        """What applying `text` would change. Raises PolicyError."""
+        return difference(self._live.compiled if self._live else None, await self.compile(text))
+
+    async def start(self, text: str, who: str) -> Live:
+        """Makes the policy live before the first node connects. Raises PolicyError, ApplyError."""
+        async with self._changing:
+            compiled = await self._checked(text)
+            if not self._listening:
+                _expect_free(compiled)
+            await self._prepare(compiled)
+            revision = await asyncio.to_thread(
+                self._store.begin, text, compiled.snapshot.version, who, "", "start", self._now()
+            )
+            self._ads.publish(compiled.snapshot)
+            return self._go_live(text, compiled, await asyncio.to_thread(self._store.finish, revision.number, "live"))
+
+    async def settled(self, timeout_s: float) -> tuple[str, ...]:
+        """Waits until a node runs the first policy; the ids of those that do. Raises RejectedError."""
+        snapshot = self._expected_live().compiled.snapshot
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            seen, left = self._ads.generation, deadline - asyncio.get_running_loop().time()
+            outcome = await self._ads.wait_acknowledged(snapshot, max(0.0, left), (LISTENER, ROUTES))
+            if outcome.verdict is not Verdict.NO_NODES:
+                break
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._ads.wait_changed(seen)
+            except TimeoutError:
+                break
+        if outcome.verdict is Verdict.REJECTED:
+            raise failures.RejectedError(str(outcome))
+        return outcome.nodes
+
+    def secrets(self) -> tuple[Secret, ...]:
+        """The values that must not appear in what nodes say: those that are live, and those on their way."""
+        live = self._live.compiled.secrets if self._live else {}
+        return (*live.values(), *self._pushed.values())
+
+    async def changed(self) -> None:
+        """Returns once another policy is live."""
+        await self._changed.wait()
+        self._changed.clear()
+
+    async def apply(
+        self,
+        text: str,
+        who: str,
+        why: str,
+        source: str,
+        *,
+        expected: int | None = None,
+        timeout_s: float = ACKNOWLEDGE_S,
+    ) -> Applied:
+        """Makes a policy live on every node, or changes nothing.
+
+        `expected` is the revision that the caller compared with: another one live is a ChangedError.
+        Raises PolicyError, ApplyError.
+        """
+        async with self._changing:
+            try:
+                applied = await self._apply(text, who, why, source, expected, timeout_s)
+            except (PolicyError, failures.ApplyError) as error:
+                self._failure = failures.failure(error, self._now(), source)
+                raise
+            self._failure = None
+            return applied
+
+    async def rollback(self, number: int, who: str, why: str) -> Applied:
+        """Applies the policy of an earlier revision. Raises KeyError, PolicyError, ApplyError."""
+        earlier = await asyncio.to_thread(self._store.get, number)
+        if earlier is None:
+            raise KeyError(number)
+        return await self.apply(earlier.policy_text, who, why or f"back to revision {number}", "rollback")
+
+    async def refresh(self) -> None:
+        """Compiles the live policy again: a secret file changed, or a key expired."""
+        async with self._changing:
+            if self._live is None:
+                return
+            compiled = await self._checked(self._live.text)
+            if compiled.snapshot.version != self._live.compiled.snapshot.version:
+                await self._push(compiled, self._live, ACKNOWLEDGE_S)
+                self._go_live(self._live.text, compiled, self._live.revision)
+
+    async def drain(self) -> None:
+        """Makes /health say so, for load balancers to turn away."""
+        self._draining = True
+        if self._live is not None:
+            self._ads.publish(self._served(self._live.compiled))
+
+    def next_expiry(self) -> datetime | None:
+        """When the live policy's plan changes by itself."""
+        return next_expiry(self._live.compiled.policy, now=self._now()) if self._live else None
+
+    async def _apply(
+        self, text: str, who: str, why: str, source: Source, expected: int | None, timeout_s: float
+    ) -> Applied:
+        live = self._live
+        if expected is not None and (live is None or live.revision.number != expected):
+            now = live.revision.number if live else "none"
+            raise failures.ChangedError(f"revision {now} is live, not {expected}: look at the difference again")
+        compiled = await self.compile(text)
+        change = difference(live.compiled if live else None, compiled)
+        if live and text == live.text and not change.xds:
+            return Applied(live.revision, False, change, ())
+        if change.xds:
+            await _approve(compiled)
+            _expect_free(compiled, live.compiled if live else None)
+        await self._prepare(compiled)
+        revision = await asyncio.to_thread(
+            self._store.begin, text, compiled.snapshot.version, who, why, source, self._now()
+        )
+        try:
+            nodes = await self._push(compiled, live, timeout_s)
+        except failures.ApplyError as error:
+            error.revision = revision.number
+            await asyncio.to_thread(self._store.finish, revision.number, "rolled-back", str(error))
+            raise
+        done = await asyncio.to_thread(self._store.finish, revision.number, "live")
+        self._go_live(text, compiled, done)
+        return Applied(done, True, change, nodes)
+
+    def _go_live(self, text: str, compiled: Compiled, revision: Revision) -> Live:
+        self._live = Live(text, compiled, revision)
+        self._changed.set()
+        return self._live
+
+    async def _checked(self, text: str) -> Compiled:
+        compiled = await self.compile(text)
+        await _approve(compiled)
+        return compiled
+
+    async def _push(self, compiled: Compiled, before: Live | None, timeout_s: float) -> tuple[str, ...]:
+        """Publishes and waits; on a rejection or a timeout publishes what was before."""
+        snapshot = self._served(compiled)
+        self._pushed = compiled.secrets
+        self._ads.publish(snapshot)
+        outcome = await self._ads.wait_acknowledged(snapshot, timeout_s)
+        if outcome.ok or outcome.verdict is Verdict.NO_NODES:
+            return outcome.nodes
+        if before is not None:
+            self._ads.publish(self._served(before.compiled))
+        if outcome.verdict is Verdict.REJECTED:
+            raise failures.RejectedError(str(outcome))
+        raise failures.TimedOutError(str(outcome))
+
+    def _expected_live(self) -> Live:
+        if self._live is None:
+            raise RuntimeError("start first")
+        return self._live
+
+    def _served(self, compiled: Compiled) -> Snapshot:
+        if not self._draining:
+            return compiled.snapshot
+        return lower(compiled.plan, compiled.secrets, self._compiler.around, draining=True)
+
+
+def difference(before: Compiled | None, after: Compiled) -> Difference:
+    """What changes from one compiled policy (or none) to another."""
+    old = before.policy.written if before else {}
+    return Difference(
+        policy_diff.diff(old, after.policy.written),
+        xds_diff.diff(before.snapshot if before else EMPTY, after.snapshot),
+    )
+
+
+async def verdict(compiled: Compiled) -> Word:
+    """Envoy's own word on a compiled policy."""
+    bootstrap = await asyncio.to_thread(
+        lambda: static_bootstrap(compiled.snapshot).SerializeToString(deterministic=True)
+    )
+    return await judge(bootstrap, secrets=compiled.secrets.values())
+
+
+async def _approve(compiled: Compiled) -> None:
+    word = await verdict(compiled)
+    if not word.ok:
+        raise failures.EnvoyRefusedError(f"Envoy refuses the compiled policy: {word.message}")
+
+
+def _expect_free(compiled: Compiled, before: Compiled | None = None) -> None:
+    """Envoy would find out too, but only after the push."""
+    edge = compiled.plan.edge
+    if before is not None and (before.plan.edge.host, before.plan.edge.port) == (edge.host, edge.port):
+        return
+    family = socket.AF_INET6 if ":" in edge.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((edge.host, edge.port))
+        except OSError as error:
+            raise failures.PortInUseError(
+                f"cannot listen on {edge.host}:{edge.port} (gateway.listen): {error.strerror}. "
+                f"Stop what listens there, or choose another address."
+            ) from error

@@ -1,0 +1,69 @@
+"""Why an edit did not go live: one exception per reason, each able to say so to people and to programs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from controlplane.policy.diagnostics import Diagnostic, PolicyError
+
+
+class ApplyError(Exception):
+    """An apply that changed nothing, or was taken back. `code` is stable; `revision` was rolled back, if any."""
+
+    code = "apply-failed"
+
+    def __init__(self, message: str, revision: int | None = None) -> None:
+        super().__init__(message)
+        self.revision = revision
+
+
+class EnvoyRefusedError(ApplyError):
+    """Envoy's own validation refused the compiled policy: nothing was pushed."""
+
+    code = "refused-by-envoy"
+
+
+class RejectedError(ApplyError):
+    """A node rejected the push: every node was set back to the revision before."""
+
+    code = "rejected-by-node"
+
+
+class TimedOutError(ApplyError):
+    """Not every node acknowledged in time: every node was set back to the revision before."""
+
+    code = "not-acknowledged"
+
+
+class ChangedError(ApplyError):
+    """Somebody else applied a policy since the one that this one was compared with."""
+
+    code = "changed-meanwhile"
+
+
+class PortInUseError(ApplyError):
+    """The address to listen on is taken by another process."""
+
+    code = "address-in-use"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last edit that did not go live, as `ctl status` shows it."""
+
+    at: datetime
+    source: str
+    code: str
+    message: str
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+
+def failure(error: PolicyError | ApplyError, at: datetime, source: str) -> Failure:
+    if isinstance(error, PolicyError):
+        return Failure(at, source, "invalid-policy", _count(error.diagnostics), error.diagnostics)
+    return Failure(at, source, error.code, str(error))
+
+
+def _count(diagnostics: Iterable[Diagnostic]) -> str:
+    number = sum(1 for d in diagnostics if d.severity == "error")
+    return f"the policy has {number} error{'s' if number != 1 else ''}"

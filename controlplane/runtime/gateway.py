@@ -1,0 +1,231 @@
+"""`ctl up`: the whole gateway in the foreground. Startup, main loop and shutdown, readable from top to bottom."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import uvicorn
+
+from controlplane.admin.app import create_app
+from controlplane.compiling import Compiled, Compiler
+from controlplane.policy.check import secret_refs
+from controlplane.policy.diagnostics import PolicyError
+from controlplane.policy.load import LoadCache
+from controlplane.revisions.store import Store
+from controlplane.runtime import settings
+from controlplane.runtime.bootstrap import Node, build_bootstrap
+from controlplane.runtime.child import Child
+from controlplane.runtime.command import envoy_child
+from controlplane.runtime.controller import Applied, Controller, Live, utc_now
+from controlplane.runtime.envoy import find_envoy
+from controlplane.runtime.envoy_admin import EnvoyAdmin
+from controlplane.runtime.failures import ApplyError
+from controlplane.runtime.folder import RunFolder, lock, run_folder
+from controlplane.runtime.judge import in_envoys_words
+from controlplane.runtime.supervise import Supervisor
+from controlplane.runtime.surroundings import secret_files, secret_reader, surroundings
+from controlplane.runtime.watch import changes
+from controlplane.xds.server import AdsServer
+
+_READY_S = 30.0
+
+
+class Console(Protocol):
+    """What `ctl up` tells the person in front of it."""
+
+    def started(self, live: Live, nodes: tuple[str, ...]) -> None: ...
+    def applied(self, applied: Applied) -> None: ...
+    def failed(self, error: PolicyError | ApplyError | OSError, text: str) -> None: ...
+    def pending(self, names: tuple[str, ...]) -> None: ...
+    def draining(self, seconds: float) -> None: ...
+
+
+class NotReadyError(Exception):
+    """Envoy did not take the first policy. Its text says where its log is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The running parts, for the tasks that work on them."""
+
+    policy: Path
+    text: str
+    controller: Controller
+    supervisor: Supervisor
+    folder: RunFolder
+    console: Console
+    started: Compiled
+
+
+async def serve(policy: Path, who: str, console: Console) -> None:
+    """Runs until SIGINT or SIGTERM, then drains; a second signal ends it at once.
+
+    Raises PolicyError, ApplyError, StartError, RunFolderError, RevisionsError, NotReadyError, OSError.
+    """
+    text = policy.read_text(encoding="utf-8")
+    # Before anything is started or locked: a wrong policy is the likeliest reason to end here.
+    first = Compiler(str(policy), secret_reader(policy.parent), surroundings(None), LoadCache()).compile(
+        text, utc_now()
+    )
+    async with _running(policy, text, who, console, first) as gateway:
+        await _until_signalled(gateway)
+
+
+@asynccontextmanager
+async def _running(policy: Path, text: str, who: str, console: Console, first: Compiled) -> AsyncIterator[Gateway]:
+    state = policy.parent / first.policy.gateway.state
+    async with AsyncExitStack() as stack:
+        stack.enter_context(lock(state))
+        folder = run_folder(state)
+        store = stack.enter_context(Store.open(state / "revisions.db"))
+        ads = AdsServer(f"unix:{folder.xds_socket}", redact=lambda words: in_envoys_words(words, controller.secrets()))
+        await ads.start()
+        stack.push_async_callback(ads.stop, 1.0)
+        supervisor = await stack.enter_async_context(Supervisor(folder))
+        compiler = Compiler(str(policy), secret_reader(policy.parent), surroundings(folder), LoadCache())
+        sidecars = _sidecars(supervisor, folder)
+        controller = Controller(compiler, store, ads, prepare=sidecars, listening=await _listening(folder))
+        live = await controller.start(text, who)
+        stack.push_async_callback(controller.drain)
+        admin = await stack.enter_async_context(EnvoyAdmin(folder.admin_socket))
+        await _start_envoy(supervisor, folder, first, admin)
+        nodes = await controller.settled(_READY_S)
+        if not await admin.wait_ready(_READY_S):
+            raise NotReadyError(f"Envoy did not become ready within {_READY_S:g} s; its log is {folder.log('envoy')}")
+        await stack.enter_async_context(_admin_api(controller, store, supervisor, first))
+        console.started(live, nodes)
+        yield Gateway(policy, text, controller, supervisor, folder, console, first)
+        console.draining(first.policy.gateway.drain / 1000)
+
+
+async def _listening(folder: RunFolder) -> bool:
+    """Whether an Envoy of an earlier control plane still serves, so that its port is taken by ourselves."""
+    async with EnvoyAdmin(folder.admin_socket) as admin:
+        return await admin.ready()
+
+
+async def _start_envoy(supervisor: Supervisor, folder: RunFolder, first: Compiled, admin: EnvoyAdmin) -> None:
+    gateway = first.policy.gateway
+    node = Node(id="local", xds_socket=folder.xds_socket, admin_socket=folder.admin_socket)
+    bootstrap = build_bootstrap(node).SerializeToString(deterministic=True)
+    drain_s = max(1, gateway.drain // 1000)
+    child = envoy_child(folder, find_envoy(), bootstrap, admin=admin, workers=gateway.workers, drain_s=drain_s)
+    await supervisor.start(child)
+
+
+def _sidecars(supervisor: Supervisor, folder: RunFolder) -> Callable[[Compiled], Awaitable[None]]:
+    """Starts what a policy needs to run beside Envoy, before the policy is pushed."""
+
+    async def prepare(compiled: Compiled) -> None:
+        if any(upstream.kind == "mock" for upstream in compiled.plan.upstreams.values()):
+            argv = (sys.executable, "-m", "sidecars.mock", "--listen", f"unix:{folder.mock_socket}")
+            await supervisor.start(Child(name="mock", argv=argv))
+
+    return prepare
+
+
+@asynccontextmanager
+async def _admin_api(
+    controller: Controller, store: Store, supervisor: Supervisor, first: Compiled
+) -> AsyncIterator[None]:
+    """The admin API in this process. Its signals are the gateway's, so uvicorn must not take them."""
+    settings = first.policy.gateway.admin
+    token = first.secrets[settings.token] if settings.token else None
+    app = create_app(controller, store, supervisor.states, token)
+    config = uvicorn.Config(
+        app, host=settings.listen.host, port=settings.listen.port, log_config=None, lifespan="off", access_log=False
+    )
+    server = uvicorn.Server(config)
+    sock = config.bind_socket()
+    task = asyncio.create_task(server._serve([sock]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def _until_signalled(gateway: Gateway) -> None:
+    signalled = asyncio.Event()
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if signalled.is_set() and task is not None:
+            task.cancel()
+        signalled.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_follow(gateway)), group.create_task(_expire(gateway))]
+        await signalled.wait()
+        for each in tasks:
+            each.cancel()
+
+
+async def _follow(gateway: Gateway) -> None:
+    """Applies edits of the policy file, and of the secret files that the live policy names."""
+
+    def files() -> frozenset[Path]:
+        live = gateway.controller.live
+        refs = tuple(ref for ref, _ in secret_refs(live.compiled.policy)) if live else ()
+        return secret_files(gateway.policy.parent, refs) | {gateway.policy}
+
+    seen = gateway.text
+    async with aclosing(changes(files)) as edits:
+        async for changed in edits:
+            if gateway.policy in changed:
+                seen = await _apply_file(gateway, seen)
+            if changed - {gateway.policy}:
+                await _refresh(gateway)
+
+
+async def _apply_file(gateway: Gateway, seen: str) -> str:
+    """Applies the file unless it reads as it did before; the text that was read."""
+    text = seen
+    try:
+        text = gateway.policy.read_text(encoding="utf-8")
+        if text == seen:
+            return seen
+        applied = await gateway.controller.apply(text, "file", "", "file")
+    except (PolicyError, ApplyError, OSError, UnicodeDecodeError) as error:
+        gateway.console.failed(error, text)
+        return text
+    gateway.console.applied(applied)
+    _tell_pending(gateway)
+    return text
+
+
+def _tell_pending(gateway: Gateway) -> None:
+    live = gateway.controller.live
+    names = settings.at_next_start(gateway.started.policy, live.compiled.policy) if live else ()
+    if names:
+        gateway.console.pending(names)
+
+
+async def _refresh(gateway: Gateway) -> None:
+    live = gateway.controller.live
+    try:
+        await gateway.controller.refresh()
+    except (PolicyError, ApplyError) as error:
+        gateway.console.failed(error, live.text if live else "")
+
+
+async def _expire(gateway: Gateway) -> None:
+    """Compiles the live policy again whenever a key expires."""
+    while True:
+        until = gateway.controller.next_expiry()
+        wait = 3600.0 if until is None else min(3600.0, max(0.0, (until - utc_now()).total_seconds()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait + 0.01):
+                await gateway.controller.changed()
+                continue
+        if until is not None and until <= utc_now():
+            await _refresh(gateway)

@@ -1,0 +1,40 @@
+"""The log of a child process: bounded, and read from its end."""
+
+import os
+import shutil
+from pathlib import Path
+
+LIMIT = 8 * 1024 * 1024  # bytes; with the one before it, twice that
+_TAIL = 8 * 1024
+_LINE = 500  # characters
+
+
+def bound(log: Path, limit: int = LIMIT) -> bool:
+    """Moves the content of a log that outgrew `limit` bytes to ``<log>.1``; says whether it did.
+
+    The process keeps its handle and goes on writing: its handle appends, so after the cut it starts at the top.
+    """
+    if size(log) <= limit:
+        return False
+    shutil.copyfile(log, log.with_name(log.name + ".1"), follow_symlinks=False)
+    os.truncate(log, 0)
+    return True
+
+
+def size(log: Path) -> int:
+    try:
+        return log.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def last_lines(log: Path, since: int = 0, count: int = 5) -> tuple[str, ...]:
+    """The last `count` lines written after byte `since`, long ones cut."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(since, size(log) - _TAIL))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ()
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return tuple(line if len(line) <= _LINE else line[:_LINE] + "…" for line in lines[-count:])

@@ -1,0 +1,10 @@
+"""What of the gateway's own settings a running process cannot take over."""
+
+from controlplane.policy.language import Policy
+
+_FIXED = ("admin", "state", "workers", "drain")
+
+
+def at_next_start(started: Policy, live: Policy) -> tuple[str, ...]:
+    """Document paths of settings that were edited since the start and take effect at the next one."""
+    return tuple(f"gateway.{name}" for name in _FIXED if getattr(started.gateway, name) != getattr(live.gateway, name))

@@ -1,0 +1,46 @@
+"""What the rim reads from this machine: secrets, certificate authorities, sockets."""
+
+import os
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType
+
+import certifi
+
+from controlplane.policy.secrets import SecretRef
+from controlplane.runtime.folder import RunFolder
+from controlplane.xds.surroundings import Surroundings
+
+
+def secret_reader(base: Path) -> Callable[[SecretRef], str]:
+    """Reads environment variables, and files relative to `base`. Raises LookupError or OSError."""
+
+    def read(ref: SecretRef) -> str:
+        if ref.kind == "env":
+            value = os.environ.get(ref.name)
+            if value is None:
+                raise LookupError(f"the environment variable {ref.name} is not set")
+            return value
+        return (base / ref.name).read_text(encoding="utf-8")
+
+    return read
+
+
+def secret_files(base: Path, refs: tuple[SecretRef, ...]) -> frozenset[Path]:
+    return frozenset(base / ref.name for ref in refs if ref.kind == "file")
+
+
+def surroundings(folder: RunFolder | None) -> Surroundings:
+    """Without a run folder (to validate, say) the sockets are names that nothing listens at."""
+    mock = folder.mock_socket if folder else "/run/headgate/mock.sock"
+    return Surroundings(_ca_bundle(), MappingProxyType({"mock": mock}))
+
+
+def _ca_bundle() -> str:
+    """The system's certificate authorities; those of certifi where the system has none."""
+    system = ssl.get_default_verify_paths()
+    for candidate in (system.cafile, "/etc/ssl/certs/ca-certificates.crt"):
+        if candidate and Path(candidate).is_file():
+            return candidate
+    return certifi.where()

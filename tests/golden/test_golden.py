@@ -1,0 +1,77 @@
+"""One file per case: a policy, a line, and what the compiler makes of it: xDS resources, or diagnostics.
+
+The first line of a case may name what it shows: `# shows: routes, cluster` (all kinds otherwise). To accept what the
+compiler now says, run `HEADGATE_GOLDEN=write pytest tests/golden` and read the difference.
+"""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import yaml
+
+from controlplane.compiling import Compiler
+from controlplane.policy.diagnostics import PolicyError
+from controlplane.policy.load import LoadCache
+from controlplane.policy.render import render
+from controlplane.policy.secrets import SecretRef
+from controlplane.xds.redact import dump
+from controlplane.xds.scripts import script
+from controlplane.xds.surroundings import Surroundings
+
+CASES = sorted(Path(__file__).with_name("cases").glob("*.txt"))
+LINE = "=" * 40 + "\n"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+AROUND = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"mock": "/run/mock.sock"}))
+
+
+def read(ref: SecretRef) -> str:
+    if ref.name.startswith("ABSENT"):
+        raise LookupError(f"the environment variable {ref.name} is not set")
+    return f"value-of-{ref.name}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+def test_compiles_to(case: Path) -> None:
+    policy, _, expected = case.read_text().partition(LINE)
+    found = compiled(policy)
+    assert "value-of-" not in found, "a secret is shown"
+    if os.environ.get("HEADGATE_GOLDEN") == "write":
+        case.write_text(policy + LINE + found)
+        return
+    assert found == expected
+
+
+def test_is_deterministic_byte_for_byte() -> None:
+    policy = CASES[0].read_text().partition(LINE)[0]
+    first, second = (Compiler("policy.yaml", read, AROUND, LoadCache()).compile(policy, NOW) for _ in range(2))
+    bodies = [{n: r.body for of in c.snapshot.resources.values() for n, r in of.items()} for c in (first, second)]
+    assert bodies[0] == bodies[1]
+
+
+def compiled(policy: str) -> str:
+    try:
+        result = Compiler("policy.yaml", read, AROUND, LoadCache()).compile(policy, NOW)
+    except PolicyError as error:
+        return "".join(render(d, policy) + "\n" for d in error.diagnostics)
+    shown = dump(result.snapshot)
+    first = policy.partition("\n")[0]
+    if first.startswith("# shows: "):
+        shown = {kind: shown[kind] for kind in first.removeprefix("# shows: ").split(", ")}
+    configs = {kind: {name: entry["config"] for name, entry in of.items()} for kind, of in shown.items() if of}
+    return yaml.safe_dump(_without_scripts(configs), width=110, sort_keys=False)
+
+
+def _without_scripts(value: Any) -> Any:
+    """A script's text would change every case with it."""
+    if isinstance(value, dict):
+        return {key: _without_scripts(of) for key, of in value.items()}
+    if isinstance(value, list):
+        return [_without_scripts(of) for of in value]
+    for name in ("model", "models", "attempt"):
+        if isinstance(value, str) and value.endswith(script(name)):
+            return value.removesuffix(script(name)) + f"<{name}.lua>"
+    return value
