@@ -1,13 +1,18 @@
-"""`ctl`: the user's whole world. Exit codes: 0 done, 1 refused or failed, 2 wrong use (or, with --exit-code, a difference)."""
+"""`ctl` checks, explains, applies and runs policies.
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong use (or, with --exit-code, a difference).
+"""
 
 import asyncio
 import getpass
 import json
+import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import structlog
 import typer
 
 from controlplane.cli import console, local
@@ -213,6 +218,11 @@ def _remote_refusal(error: RemoteError) -> None:
 
 def run() -> None:
     """The entry point: turns what can go wrong into a message and exit code 1."""
+    # Standard output belongs to what was asked for.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     try:
         app()
     except RemoteError as error:

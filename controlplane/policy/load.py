@@ -38,7 +38,7 @@ class LoadCache:
     derived: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
 
-class _Unusual(Exception):
+class _UnusualError(Exception):
     """A piece that only a parse of the whole text can judge."""
 
 
@@ -48,7 +48,7 @@ def load(text: str | bytes, file: str, cache: LoadCache | None = None) -> Docume
     if cache is not None:
         try:
             return _by_pieces(decoded, file, cache)
-        except _Unusual:
+        except _UnusualError:
             pass
     return _whole(decoded, file)
 
@@ -76,25 +76,25 @@ def _by_pieces(text: str, file: str, cache: LoadCache) -> Document:
             used[piece] = entry
             if body is not None and line == start:
                 if entry[1] is not None or entry[0] in data:
-                    raise _Unusual
+                    raise _UnusualError
                 mapping: dict[Any, Any] = {}
                 header = Node(line, entry[2].column, {})
                 data[entry[0]] = mapping
                 _place(root, entry, line, header)
             elif body is None:
                 if entry[0] in data:
-                    raise _Unusual
+                    raise _UnusualError
                 data[entry[0]] = entry[1]
                 _place(root, entry, line, None)
             else:
                 if entry[0] in mapping:
-                    raise _Unusual
+                    raise _UnusualError
                 mapping[entry[0]] = entry[1]
                 _place(header, entry, line, None)
                 if len(mapping) == 1:
                     header.line, header.column = line + entry[3][0], entry[3][1]
     if not data:
-        raise _Unusual
+        raise _UnusualError
     cache.entries = used
     return Document(file, data, root)
 
@@ -102,8 +102,8 @@ def _by_pieces(text: str, file: str, cache: LoadCache) -> Document:
 def _place(parent: Node, entry: Entry, line: int, node: Node | None) -> None:
     key, _, found, (key_line, key_column) = entry
     shifted = node or Node(found.line + line, found.column, found.children, found.keys, line)
-    assert isinstance(parent.children, dict)
-    parent.children[key] = shifted
+    if isinstance(parent.children, dict):
+        parent.children[key] = shifted
     parent.keys[key] = (key_line + line, key_column)
 
 
@@ -116,7 +116,7 @@ def _sections(text: str) -> list[tuple[int, str, list[tuple[int, str]] | None]]:
         elif sections:
             sections[-1][1].append(line)
         elif line.strip() and not line.startswith("#"):
-            raise _Unusual
+            raise _UnusualError
     return [_cut(start, lines) for start, lines in sections]
 
 
@@ -135,19 +135,19 @@ def _cut(start: int, lines: list[str]) -> tuple[int, str, list[tuple[int, str]] 
         elif pieces:
             pieces[-1][1].append(line)
         elif line.strip() and not line.lstrip().startswith("#"):
-            raise _Unusual
+            raise _UnusualError
     return start, lines[0], [(number, "\n".join(piece)) for number, piece in pieces]
 
 
 def _parse_piece(piece: str) -> Entry:
     if _UNUSUAL.search(piece.replace('*"', '"').replace("*'", "'")):
-        raise _Unusual
+        raise _UnusualError
     try:
         data, node = _Builder(piece, "").document()
     except (yaml.YAMLError, PolicyError):
-        raise _Unusual from None
+        raise _UnusualError from None
     if not isinstance(data, dict) or len(data) != 1 or not isinstance(node.children, dict):
-        raise _Unusual
+        raise _UnusualError
     ((key, value),) = data.items()
     return key, value, node.children[key], node.keys[key]
 

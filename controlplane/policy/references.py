@@ -49,7 +49,8 @@ class Models:
             self._clocks(spec.timeouts, path)
             groups: Groups = ((Target(spec.provider, spec.model),),)
             return Model(groups, tuple(spec.on), spec.timeouts, spec.retries)
-        assert isinstance(spec, TrySpec)
+        if not isinstance(spec, TrySpec):
+            raise TypeError(f"a model of form {type(spec).__name__}")
         self._clocks(spec.timeouts, path)
         parts = [self._groups(group, (*path, "try", n), trail) for n, group in enumerate(spec.try_)]
         if any(part is None for part in parts):

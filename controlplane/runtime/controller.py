@@ -211,7 +211,7 @@ class Controller:
         if live and text == live.text and not change.xds:
             return Applied(live.revision, False, change, ())
         if change.xds:
-            await _approve(compiled)
+            await _approve(compiled, live.compiled.snapshot if live else EMPTY)
             _expect_free(compiled, live.compiled if live else None)
         await self._prepare(compiled)
         revision = await asyncio.to_thread(
@@ -271,16 +271,16 @@ def difference(before: Compiled | None, after: Compiled) -> Difference:
     )
 
 
-async def verdict(compiled: Compiled) -> Word:
-    """Envoy's own word on a compiled policy."""
+async def verdict(compiled: Compiled, known: Snapshot = EMPTY) -> Word:
+    """Envoy's own word on a compiled policy, but for the extensions of a snapshot that it accepted before."""
     bootstrap = await asyncio.to_thread(
-        lambda: static_bootstrap(compiled.snapshot).SerializeToString(deterministic=True)
+        lambda: static_bootstrap(compiled.snapshot, known).SerializeToString(deterministic=True)
     )
     return await judge(bootstrap, secrets=compiled.secrets.values())
 
 
-async def _approve(compiled: Compiled) -> None:
-    word = await verdict(compiled)
+async def _approve(compiled: Compiled, known: Snapshot = EMPTY) -> None:
+    word = await verdict(compiled, known)
     if not word.ok:
         raise failures.EnvoyRefusedError(f"Envoy refuses the compiled policy: {word.message}")
 

@@ -28,6 +28,7 @@ from controlplane.runtime.envoy_admin import EnvoyAdmin
 from controlplane.runtime.failures import ApplyError
 from controlplane.runtime.folder import RunFolder, lock, run_folder
 from controlplane.runtime.judge import in_envoys_words
+from controlplane.runtime.process import connection_limit
 from controlplane.runtime.supervise import Supervisor
 from controlplane.runtime.surroundings import secret_files, secret_reader, surroundings
 from controlplane.runtime.watch import changes
@@ -90,15 +91,26 @@ async def _running(policy: Path, text: str, who: str, console: Console, first: C
         supervisor = await stack.enter_async_context(Supervisor(folder))
         compiler = Compiler(str(policy), secret_reader(policy.parent), surroundings(folder), LoadCache())
         sidecars = _sidecars(supervisor, folder)
-        controller = Controller(compiler, store, ads, prepare=sidecars, listening=await _listening(folder))
-        live = await controller.start(text, who)
+        listening = await _listening(folder)
+        controller = Controller(compiler, store, ads, prepare=sidecars, listening=listening)
+        try:
+            live = await controller.start(text, who)
+        except Exception:
+            if listening:
+                await supervisor.leave()
+            raise
         stack.push_async_callback(controller.drain)
         admin = await stack.enter_async_context(EnvoyAdmin(folder.admin_socket))
-        await _start_envoy(supervisor, folder, first, admin)
-        nodes = await controller.settled(_READY_S)
-        if not await admin.wait_ready(_READY_S):
-            raise NotReadyError(f"Envoy did not become ready within {_READY_S:g} s; its log is {folder.log('envoy')}")
-        await stack.enter_async_context(_admin_api(controller, store, supervisor, first))
+        try:
+            await _start_envoy(supervisor, folder, first, admin)
+            nodes = await controller.settled(_READY_S)
+            if not await admin.wait_ready(_READY_S):
+                raise NotReadyError(f"Envoy is not ready after {_READY_S:g} s; its log is {folder.log('envoy')}")
+            await stack.enter_async_context(_admin_api(controller, store, supervisor, first))
+        except Exception:
+            if listening:  # the traffic of an earlier control plane goes on, whatever keeps this one from starting
+                await supervisor.leave()
+            raise
         console.started(live, nodes)
         yield Gateway(policy, text, controller, supervisor, folder, console, first)
         console.draining(first.policy.gateway.drain / 1000)
@@ -112,7 +124,12 @@ async def _listening(folder: RunFolder) -> bool:
 
 async def _start_envoy(supervisor: Supervisor, folder: RunFolder, first: Compiled, admin: EnvoyAdmin) -> None:
     gateway = first.policy.gateway
-    node = Node(id="local", xds_socket=folder.xds_socket, admin_socket=folder.admin_socket)
+    node = Node(
+        id="local",
+        xds_socket=folder.xds_socket,
+        admin_socket=folder.admin_socket,
+        max_connections=connection_limit(),
+    )
     bootstrap = build_bootstrap(node).SerializeToString(deterministic=True)
     drain_s = max(1, gateway.drain // 1000)
     child = envoy_child(folder, find_envoy(), bootstrap, admin=admin, workers=gateway.workers, drain_s=drain_s)
@@ -126,8 +143,21 @@ def _sidecars(supervisor: Supervisor, folder: RunFolder) -> Callable[[Compiled],
         if any(upstream.kind == "mock" for upstream in compiled.plan.upstreams.values()):
             argv = (sys.executable, "-m", "sidecars.mock", "--listen", f"unix:{folder.mock_socket}")
             await supervisor.start(Child(name="mock", argv=argv))
+            await _listens(folder.mock_socket, folder.log("mock"))
 
     return prepare
+
+
+async def _listens(socket: str, log: Path) -> None:
+    """Waits until a sidecar takes connections. Raises NotReadyError."""
+    deadline = asyncio.get_running_loop().time() + _READY_S
+    while asyncio.get_running_loop().time() < deadline:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_unix_connection(socket)
+            writer.close()
+            return
+        await asyncio.sleep(0.02)
+    raise NotReadyError(f"a sidecar does not listen at {socket}; its log is {log}")
 
 
 @asynccontextmanager
@@ -178,8 +208,9 @@ async def _follow(gateway: Gateway) -> None:
         refs = tuple(ref for ref, _ in secret_refs(live.compiled.policy)) if live else ()
         return secret_files(gateway.policy.parent, refs) | {gateway.policy}
 
-    seen = gateway.text
-    async with aclosing(changes(files)) as edits:
+    edits = changes(files)
+    seen = await _apply_file(gateway, gateway.text)  # an edit since the start
+    async with aclosing(edits):
         async for changed in edits:
             if gateway.policy in changed:
                 seen = await _apply_file(gateway, seen)

@@ -3,7 +3,8 @@
 A policy without keys gets filters that do nothing in their place, so that the listener stays the same.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import lru_cache
 
 from envoy.config.rbac.v3 import rbac_pb2 as rules
 from envoy.extensions.filters.http.api_key_auth.v3 import api_key_auth_pb2 as auth
@@ -39,15 +40,8 @@ def authentication(plan: Plan, secrets: Secrets) -> auth.ApiKeyAuth:
 
 def permissions(plan: Plan) -> rbac.RBAC:
     """Identity -> models, as a tree of hash lookups. Requests that name no model pass: the routes answer them."""
-    allow, deny = matchers.action("allow", _ALLOW), matchers.action("deny", _DENY)
-    shared: dict[tuple[str, ...], matchers.OnMatch] = {}
-    clients = {}
-    for key in restricted(plan.keys):
-        models = key.models or ()
-        if models not in shared:  # thousands of keys share a few lists
-            shared[models] = _permission(models, allow, deny)
-        clients[key.identity] = shared[models]
-    return rbac.RBAC(matcher=matchers.lookup(names.CLIENT, clients, {}, allow))
+    clients = {key.identity: _permission(key.models or ()) for key in restricted(plan.keys)}
+    return rbac.RBAC(matcher=matchers.lookup(names.CLIENT, clients, {}, matchers.action("allow", _ALLOW)))
 
 
 def restricted(keys: Iterable[Key]) -> list[Key]:
@@ -55,8 +49,11 @@ def restricted(keys: Iterable[Key]) -> list[Key]:
     return [key for key in keys if key.models is not None and "*" not in key.models]
 
 
-def _permission(models: tuple[str, ...], allow: matchers.OnMatch, deny: matchers.OnMatch) -> matchers.OnMatch:
-    exact: Mapping[str, matchers.OnMatch] = {name: allow for name in models if not name.endswith("*")}
+@lru_cache(maxsize=10_000)
+def _permission(models: tuple[str, ...]) -> matchers.OnMatch:
+    """What one list of models allows. Thousands of keys share a few lists, and an edit leaves most as they are."""
+    allow, deny = matchers.action("allow", _ALLOW), matchers.action("deny", _DENY)
+    exact = {name: allow for name in models if not name.endswith("*")}
     prefixes = {name[:-1]: allow for name in models if name.endswith("*")}
     others = matchers.then(matchers.first_of([(matchers.present(names.MODEL), deny)], allow))
     return matchers.then(matchers.lookup(names.MODEL, exact, prefixes, others))

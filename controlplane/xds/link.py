@@ -11,12 +11,16 @@ from envoy.config.core.v3 import extension_pb2 as extension
 from envoy.config.endpoint.v3 import endpoint_pb2 as endpoint
 from envoy.config.listener.v3 import listener_pb2 as listener
 from envoy.config.route.v3 import route_pb2 as route
+from envoy.extensions.filters.http.credential_injector.v3 import credential_injector_pb2 as injector
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
+from envoy.extensions.http.injected_credentials.generic.v3 import generic_pb2 as generic
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2 as sds
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http
 from google.protobuf.any_pb2 import Any as AnyProto
 
 from controlplane.xds import resource as xds
+from controlplane.xds.keys import nothing
 from controlplane.xds.protos import pack
 
 _TLS = {
@@ -25,8 +29,11 @@ _TLS = {
 }
 
 
-def static_bootstrap(snapshot: xds.Snapshot) -> bootstrap.Bootstrap:
-    """The snapshot without discovery. Holds every secret of the snapshot: treat the result as one."""
+def static_bootstrap(snapshot: xds.Snapshot, known: xds.Snapshot = xds.EMPTY) -> bootstrap.Bootstrap:
+    """The snapshot without discovery. Holds every secret of the snapshot: treat the result as one.
+
+    Extensions that `known` has too were judged before and are left out: ten thousand keys take their time.
+    """
     made = bootstrap.Bootstrap()
     made.node.id = made.node.cluster = "validate"
     for resource in snapshot.of_type(xds.SECRET).values():
@@ -35,7 +42,7 @@ def static_bootstrap(snapshot: xds.Snapshot) -> bootstrap.Bootstrap:
     for resource in snapshot.of_type(xds.CLUSTER).values():
         made.static_resources.clusters.append(_cluster(resource, assignments))
     for resource in snapshot.of_type(xds.LISTENER).values():
-        made.static_resources.listeners.append(_listener(resource, snapshot))
+        made.static_resources.listeners.append(_listener(resource, snapshot, known.of_type(xds.EXTENSION)))
     return made
 
 
@@ -52,7 +59,7 @@ def _cluster(resource: xds.Resource, assignments: Mapping[str, xds.Resource]) ->
     return made
 
 
-def _listener(resource: xds.Resource, snapshot: xds.Snapshot) -> listener.Listener:
+def _listener(resource: xds.Resource, snapshot: xds.Snapshot, known: Mapping[str, xds.Resource]) -> listener.Listener:
     made = listener.Listener.FromString(resource.body)
     for chain in made.filter_chains:
         if chain.HasField("transport_socket"):
@@ -65,14 +72,17 @@ def _listener(resource: xds.Resource, snapshot: xds.Snapshot) -> listener.Listen
             manager.route_config.CopyFrom(route.RouteConfiguration.FromString(routes.body))
             for http_filter in manager.http_filters:
                 if http_filter.HasField("config_discovery"):
-                    http_filter.typed_config.CopyFrom(_extension(snapshot, http_filter.name))
+                    http_filter.typed_config.CopyFrom(
+                        _extension(snapshot.of_type(xds.EXTENSION)[http_filter.name], known)
+                    )
             network_filter.typed_config.CopyFrom(pack(manager))
     return made
 
 
-def _extension(snapshot: xds.Snapshot, name: str) -> AnyProto:
-    body = snapshot.of_type(xds.EXTENSION)[name].body
-    return extension.TypedExtensionConfig.FromString(body).typed_config
+def _extension(resource: xds.Resource, known: Mapping[str, xds.Resource]) -> AnyProto:
+    if resource.name in known and known[resource.name].version == resource.version:
+        return pack(nothing())
+    return extension.TypedExtensionConfig.FromString(resource.body).typed_config
 
 
 def _static_tls(config: AnyProto) -> None:
@@ -90,10 +100,6 @@ def _static_tls(config: AnyProto) -> None:
 
 
 def _static_credentials(options: AnyProto) -> None:
-    from envoy.extensions.filters.http.credential_injector.v3 import credential_injector_pb2 as injector
-    from envoy.extensions.http.injected_credentials.generic.v3 import generic_pb2 as generic
-    from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http
-
     protocol, config, secret = http.HttpProtocolOptions(), injector.CredentialInjector(), generic.Generic()
     options.Unpack(protocol)
     for http_filter in protocol.http_filters:

@@ -11,7 +11,7 @@ ENDPOINTS = _CONFIG + "endpoint.v3.ClusterLoadAssignment"
 LISTENER = _CONFIG + "listener.v3.Listener"
 ROUTES = _CONFIG + "route.v3.RouteConfiguration"
 EXTENSION = _CONFIG + "core.v3.TypedExtensionConfig"
-SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - the name of a type
 
 # The order in which Envoy must learn of additions so that nothing refers to what is not there yet:
 # https://www.envoyproxy.io/docs/envoy/v1.40.0/api-docs/xds_protocol#eventual-consistency-considerations

@@ -3,6 +3,8 @@
 The model tree is a hash lookup (then a prefix trie for wildcards), so 10 models cost what 10,000 cost.
 """
 
+from functools import lru_cache
+
 from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.route.v3 import route_components_pb2 as route
 from envoy.config.route.v3 import route_pb2
@@ -63,10 +65,10 @@ def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
 
 def _models(plan: Plan, draining: bool) -> matchers.Matcher:
     """Model -> route. Only requests to an endpoint get a model header, so a model also vouches for the path."""
-    exact = {r.name: matchers.action("route", _route(r, plan)) for r in plan.routes if r.prefix is None}
-    prefixes = {r.prefix: matchers.action("route", _route(r, plan)) for r in plan.routes if r.prefix}
+    exact = {r.name: _on_match(r, plan) for r in plan.routes if r.prefix is None}
+    prefixes = {r.prefix: _on_match(r, plan) for r in plan.routes if r.prefix}
     unknown = _error(404, f"The model '%REQ({names.MODEL})%' does not exist.", "model_not_found", "model")
-    everything = [matchers.action("route", _route(r, plan)) for r in plan.routes if r.prefix == ""]
+    everything = [_on_match(r, plan) for r in plan.routes if r.prefix == ""]
     named = matchers.present(names.MODEL)
     others = matchers.first_of(
         [(named, everything[0] if everything else unknown)], matchers.then(_surface(plan, draining))
@@ -119,13 +121,20 @@ def _error(status: int, message: str, code: str, param: str | None = None) -> ma
     return matchers.action("answer", route.Route(match={"prefix": "/"}, direct_response=answer))
 
 
-def _route(model: Route, plan: Plan) -> route.Route:
+def _on_match(model: Route, plan: Plan) -> matchers.OnMatch:
     upstreams = [plan.upstreams[target.provider] for target in model.targets]
+    elsewhere = any(len(upstream.endpoints) > 1 or upstream.resolve for upstream in upstreams)
+    return _route(model, elsewhere, any(upstream.balance == "ring_hash" for upstream in upstreams))
+
+
+@lru_cache(maxsize=20_000)  # an edit leaves most models as they are
+def _route(model: Route, elsewhere: bool, sticky: bool) -> matchers.OnMatch:
+    """`elsewhere`: a retry should go to another endpoint, since there are some. `sticky`: a client's requests too."""
     action = route.RouteAction(
         timeout={},  # no total timeout: it would cut long streams
         # The attempt's own clocks below bound the wait; a clock over all attempts would bound failover.
         idle_timeout={},
-        retry_policy=_retries(model, elsewhere=any(len(u.endpoints) > 1 or u.resolve for u in upstreams)),
+        retry_policy=_retries(model, elsewhere=elsewhere),
         auto_host_rewrite=boolean(True),
     )
     if len(model.targets) == 1:
@@ -133,13 +142,14 @@ def _route(model: Route, plan: Plan) -> route.Route:
     else:
         action.inline_cluster_specifier_plugin.extension.name = "groups"
         action.inline_cluster_specifier_plugin.extension.typed_config.CopyFrom(typed_struct(_GROUPS, _groups(model)))
-    if any(upstream.balance == "ring_hash" for upstream in upstreams):
+    if sticky:
         by_client = route.RouteAction.HashPolicy(header={"header_name": names.CLIENT}, terminal=True)
         by_address = route.RouteAction.HashPolicy(connection_properties={"source_ip": True})
         action.hash_policy.extend([by_client, by_address])
     if not model.per_attempt and model.base_path != "/v1":
         action.prefix_rewrite = f"{model.base_path}/"
-    return route.Route(match={"prefix": "/v1/"}, route=action, metadata=_upstream_models(model))
+    made = route.Route(match={"prefix": "/v1/"}, route=action, metadata=_upstream_models(model))
+    return matchers.action("route", made)
 
 
 def _upstream_models(model: Route) -> base.Metadata | None:

@@ -1,8 +1,11 @@
 """The Lua scripts that Envoy runs. They are constants, read once; see envoy/lua/."""
 
+import re
 from functools import cache
 from pathlib import Path
 
+_COMMON = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"})
+_UNSAFE = re.compile(r"[^ -~]")
 _FOLDER = Path(__file__).parents[2] / "envoy" / "lua"
 
 
@@ -14,9 +17,8 @@ def script(name: str) -> str:
 
 def quoted(text: str) -> str:
     """A Lua string literal of any text."""
-    escaped = "".join(c if c.isprintable() and c not in '"\\' and c.isascii() else _escape(c) for c in text)
-    return f'"{escaped}"'
+    return f'"{_UNSAFE.sub(_escape, text.translate(_COMMON))}"'
 
 
-def _escape(char: str) -> str:
-    return "".join(f"\\{byte:03d}" for byte in char.encode())
+def _escape(found: re.Match[str]) -> str:
+    return "".join(f"\\{byte:03d}" for byte in found[0].encode())

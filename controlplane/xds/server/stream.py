@@ -101,8 +101,8 @@ class Stream(ABC):
         return tuple(self._views[type_url] for type_url in self._requested())
 
     def doubts(self) -> Mapping[str, frozenset[str]]:
-        """What the client refused and was not replaced since, for the `doubts` of its next stream."""
-        return {t: frozenset(s.doubted) for t, s in self._subscriptions.items() if s.doubted}
+        """What the client refused and was not replaced since, or has yet to answer: for its next stream."""
+        return {type_url: subscription.uncertain() for type_url, subscription in self._subscriptions.items()}
 
     def _subscription(self, type_url: str) -> Subscription:
         return Subscription(type_url)
@@ -156,14 +156,17 @@ class Stream(ABC):
         return responses
 
     def _turn(self, type_url: str, changes: Changes, update: bool) -> Changes:
-        """What of the changes may be said now. Nothing refers to a listener, so its removal is like an update."""
+        """What of the changes may be said now."""
         if type_url in _ABOVE_GROUND and any(self._busy(self._subscriptions[t]) for t in self._asked(_GROUND)):
             return NO_CHANGES
-        return replace(
-            changes,
-            updates=changes.updates if update else (),
-            removals=changes.removals if update and type_url == LISTENER else (),
-        )
+        removals: tuple[str, ...] = ()
+        if type_url == LISTENER and update:
+            # Nothing refers to a listener.
+            removals = changes.removals
+        if type_url == CLUSTER:
+            # Nothing refers to what was never acknowledged, and nothing else ends its warming.
+            removals = tuple(n for n in changes.removals if n not in self._subscriptions[CLUSTER].good)
+        return replace(changes, updates=changes.updates if update else (), removals=removals)
 
     def _busy(self, subscription: Subscription) -> bool:
         """Whether the types that come after this one must wait for an acknowledgement."""

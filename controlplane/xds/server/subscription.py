@@ -30,8 +30,7 @@ class Said:
 class Changes:
     """What the client is still to be told, by name, and how urgently.
 
-    `answers` were asked for; `updates` and `removals` wait for their turn in the order of types. What the client
-    never accepted goes with the updates when it is to be removed: nothing can refer to it.
+    `answers` were asked for; `updates` and `removals` wait for their turn in the order of types.
     `due` means that even an empty response is owed: Envoy does not start without a first one.
     """
 
@@ -79,11 +78,10 @@ class Subscription:
                 answers.append(name)
             elif said is None:
                 updates.append(name)
-            elif said.version == version_of(resource):
-                continue
-            elif resource is None and name in self.good:
-                removals.append(name)
-            else:
+            elif resource is None:
+                if said.version is not None:
+                    removals.append(name)
+            elif said.version != resource.version:
                 updates.append(name)
         if updates or self.doubted.intersection(removals):
             # Something new: those rejected along with others may not have been applied either.
@@ -119,6 +117,7 @@ class Subscription:
                 changed.add(name)
             self.said[name] = Said(version, resource if self.repeats else None, nonce)
             self.owed.discard(name)
+            self._trust(name)
         self.fresh = False
         self.in_flight[nonce] = frozenset(changed or said)
         return self.in_flight[nonce]
@@ -159,6 +158,10 @@ class Subscription:
     def awaits(self, target: Mapping[str, Resource]) -> bool:
         """Whether something of the target is in flight."""
         return any(name in target for told in self.in_flight.values() for name in told)
+
+    def uncertain(self) -> frozenset[str]:
+        """The names of which nobody knows what the client runs."""
+        return frozenset(self.doubted).union(*self.in_flight.values())
 
     def count(self) -> int:
         """How many resources the client has, as far as anyone knows."""

@@ -140,9 +140,11 @@ class Link(asyncio.Transport):
 
 async def test_an_answer_whose_last_write_is_resumed_by_a_failure_is_not_completed() -> None:
     sent = []
+    started = asyncio.Event()
 
     async def send(message: Any) -> None:
         sent.append(message["type"])
+        started.set()
 
     transport = Link()
     flow = FlowControl(transport)
@@ -152,8 +154,8 @@ async def test_an_answer_whose_last_write_is_resumed_by_a_failure_is_not_complet
     delivery = Delivery(Controls(), b"mock", b"req", Wire(transport, flow, set()), send, meter)
     flow.pause_writing()
     task = asyncio.create_task(delivery.plain(Plain(b"x")))
-    while not sent:
-        await asyncio.sleep(0)
+    await started.wait()
+    await asyncio.sleep(0)
     transport.closing = True
     flow.resume_writing()
     for _ in range(10):

@@ -33,6 +33,7 @@ class Client:
         self.lingering = lingering
         self.held: dict[str, dict[str, Any]] = {t: {} for t in TYPES}
         self.warming: dict[str, Any] = {}
+        self.refused: set[str] = set()
         self.versions: dict[str, dict[str, str]] = {t: {} for t in TYPES}
         self.strict = True  # whether references must hold
         self.connect()
@@ -102,6 +103,8 @@ class Client:
             self.versions[type_url].pop(name, None)
             if type_url == CLUSTER:
                 self.warming.pop(name, None)
+        if type_url == CLUSTER:
+            self.refused = (self.refused - said.keys()) | set(bad)
         for name, (body, version) in said.items():
             if not bad:
                 self.versions[type_url][name] = version
@@ -175,8 +178,9 @@ class Client:
             self.requests.extend(self.withheld if self.delta else self.withheld[-1:])
             self.withheld.clear()
         if self.strict:
+            # A client with nothing yet gets what there is, although routes refer to a cluster that it refused.
             used = {c for n in self.wanted()[ROUTES] for c in self.held[ROUTES].get(n, {}).get("clusters", ())}
-            assert used <= self.held[CLUSTER].keys(), f"after {type_url}: routes refer to what is not there"
+            assert used <= self.held[CLUSTER].keys() | self.refused, f"after {type_url}: routes refer to what is not there"
 
 
 class Wire:
@@ -188,6 +192,7 @@ class Wire:
         self._encoder = Encoder("delta" if client.delta else "sotw")
         self.responses: deque[bytes] = deque()
         self.stream = self._open({})
+        self._log: deque[str] = deque(maxlen=40)
 
     def _open(self, doubts: Mapping[str, frozenset[str]]) -> DeltaStream | SotwStream:
         self._burst = len(self.client.requests)
@@ -209,7 +214,9 @@ class Wire:
         """Brings one request to the server."""
         if not self.client.requests:
             return False
-        self._sent(self.stream.receive(self.client.requests.popleft()))
+        request = self.client.requests.popleft()
+        self._log.append(f"up: {request}")
+        self._sent(self.stream.receive(request))
         self._burst -= 1
         if self._burst <= 0 and self.stream.resuming:
             self._sent(self.stream.resumed())
@@ -227,7 +234,15 @@ class Wire:
         for _ in range(1000):
             if not (self.up() or self.down()):
                 return
-        raise AssertionError("the conversation does not end")
+        raise AssertionError("the conversation does not end: " + "\n".join(self._log))
+
+    def lagging(self) -> list[Any]:
+        """The types that the client does not run as published, and what was said last."""
+        assert self.snapshot is not None
+        versions = self.snapshot.versions
+        views = [view for view in self.stream.views() if not view.runs(versions[view.type_url])]
+        return [*views, *self._log] if views else []
 
     def _sent(self, responses: list[Response]) -> None:
+        self._log.extend(f"down: {response}" for response in responses)
         self.responses.extend(self._encoder.encode(response) for response in responses)
