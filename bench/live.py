@@ -10,7 +10,7 @@ import httpx
 
 from bench.edges import compiler
 from bench.procs import free_port, rss_mib, running, wait_port
-from controlplane.runtime.controller import difference, utc_now
+from controlplane.runtime.changes import difference, utc_now
 
 MODELS, KEYS = 1000, 10_000
 
@@ -38,7 +38,8 @@ def policy(port: int, admin: int, extra: str = "") -> str:
         for i in range(KEYS)
     )
     return (
-        f"version: 1\ngateway: {{listen: 127.0.0.1:{port}, admin: 127.0.0.1:{admin}}}\nproviders: {{up: {{kind: mock}}}}\n"
+        f"version: 1\ngateway: {{listen: 127.0.0.1:{port}, admin: 127.0.0.1:{admin}}}\n"
+        "providers: {up: {kind: mock}}\n"
         f"models:\n{extra}{models}limits: {{standard: {{requests: 600/m}}}}\n"
         f"keys:\n  watcher: {{secret: {{env: KEY_watcher}}}}\n{keys}"
     )

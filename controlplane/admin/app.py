@@ -14,9 +14,9 @@ from controlplane.admin import views
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.secrets import Secret
 from controlplane.revisions.store import RevisionsError, Store
+from controlplane.runtime.child import ProcessState
 from controlplane.runtime.controller import ACKNOWLEDGE_S, Controller
 from controlplane.runtime.failures import ApplyError, ChangedError
-from controlplane.runtime.supervise import ProcessState
 from controlplane.xds.redact import dump
 
 LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"]

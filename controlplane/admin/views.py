@@ -1,18 +1,20 @@
 """What the admin API and `ctl --format json` say: plain data, made from the control plane's own values."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from controlplane.plan.diff import PolicyChange
 from controlplane.plan.ir import Plan
 from controlplane.policy.diagnostics import Diagnostic
 from controlplane.policy.place import path_text
-from controlplane.revisions.store import Revision
-from controlplane.runtime.controller import Applied, Difference, Live
+from controlplane.runtime.changes import Applied, Difference, Live
 from controlplane.runtime.failures import Failure
-from controlplane.runtime.supervise import ProcessState
 from controlplane.xds.diff import KINDS, Change
-from controlplane.xds.server import Nack, NodeView, TypeView
+
+if TYPE_CHECKING:
+    from controlplane.revisions.revision import Revision
+    from controlplane.runtime.child import ProcessState
+    from controlplane.xds.server.nodes import Nack, NodeView, TypeView
 
 View = dict[str, Any]
 
@@ -33,7 +35,7 @@ def diagnostic(found: Diagnostic) -> View:
     }
 
 
-def revision(found: Revision) -> View:
+def revision(found: "Revision") -> View:
     return {
         "revision": found.number,
         "state": found.state,
@@ -57,7 +59,7 @@ def failure(found: Failure) -> View:
     }
 
 
-def process(found: ProcessState) -> View:
+def process(found: "ProcessState") -> View:
     return {
         "name": found.name,
         "status": str(found.status),
@@ -109,7 +111,7 @@ def live(found: Live | None) -> View | None:
     return {**revision(found.revision), "open": found.compiled.plan.open, "warnings": warnings}
 
 
-def node(found: NodeView) -> View:
+def node(found: "NodeView") -> View:
     return {
         "id": found.id,
         "connected": found.connected,
@@ -120,7 +122,7 @@ def node(found: NodeView) -> View:
     }
 
 
-def _type(found: TypeView) -> View:
+def _type(found: "TypeView") -> View:
     return {
         "kind": KINDS[found.type_url],
         "sent": found.sent,
@@ -131,7 +133,7 @@ def _type(found: TypeView) -> View:
     }
 
 
-def _nack(nack: Nack) -> View:
+def _nack(nack: "Nack") -> View:
     return {"at": _iso(nack.time), "message": nack.message, "names": list(nack.names), "version": nack.version}
 
 

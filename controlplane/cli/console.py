@@ -1,7 +1,7 @@
 """How `ctl` shows things to people. Data comes from elsewhere; nothing is decided here."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -9,8 +9,10 @@ from rich.table import Table
 
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.render import render
-from controlplane.runtime.controller import Applied, Live
 from controlplane.runtime.failures import ApplyError
+
+if TYPE_CHECKING:
+    from controlplane.runtime.changes import Applied, Live
 
 View = dict[str, Any]
 
@@ -150,7 +152,7 @@ def answer(view: View) -> None:
 class Foreground:
     """What `ctl up` says while it runs."""
 
-    def started(self, live: Live, nodes: tuple[str, ...]) -> None:
+    def started(self, live: "Live", nodes: tuple[str, ...]) -> None:
         edge, gateway = live.compiled.plan.edge, live.compiled.policy.gateway
         scheme = "https" if edge.tls else "http"
         err.print(f"[green]serving[/] {scheme}://{_host(edge.host)}:{edge.port}/v1  (revision {live.revision.number})")
@@ -159,7 +161,7 @@ class Foreground:
             err.print(f"[yellow]warning[/] {escape(warning.message)}")
         err.print("edit the policy to change it, Ctrl-C to stop")
 
-    def applied(self, applied: Applied) -> None:
+    def applied(self, applied: "Applied") -> None:
         if not applied.changed:
             err.print("saved: nothing changes")
             return

@@ -14,8 +14,7 @@ from controlplane.policy.check import check
 from controlplane.policy.diagnostics import Diagnostic, PolicyError
 from controlplane.policy.load import LoadCache
 from controlplane.policy.place import path_text
-from controlplane.revisions.store import Store
-from controlplane.runtime.controller import difference, utc_now, verdict
+from controlplane.runtime.changes import difference, utc_now, verdict
 from controlplane.runtime.surroundings import secret_reader, surroundings
 
 
@@ -59,6 +58,8 @@ def validate(policy: Path) -> Validated:
 
 def diff(policy: Path) -> dict[str, Any]:
     """The difference to the policy that was live last, as the state folder records it; to nothing if there is none."""
+    from controlplane.revisions.store import Store  # noqa: PLC0415 - takes half a second, which other commands save
+
     after = compiled(policy)
     history = policy.parent / after.policy.gateway.state / "revisions.db"
     last = None

@@ -6,25 +6,23 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong use (or, with --exit-code, a di
 import asyncio
 import getpass
 import json
-import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import structlog
 import typer
+from rich.markup import escape
 
 from controlplane.cli import console, local
 from controlplane.cli.remote import DEFAULT, Remote, RemoteError
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.schema import json_schema
-from controlplane.revisions.store import RevisionsError
+from controlplane.revisions.revision import RevisionsError
+from controlplane.runtime.child import StartError
 from controlplane.runtime.envoy import EnvoyNotFoundError
-from controlplane.runtime.failures import ApplyError
+from controlplane.runtime.failures import ApplyError, NotReadyError
 from controlplane.runtime.folder import RunFolderError
-from controlplane.runtime.gateway import NotReadyError, serve
-from controlplane.runtime.supervise import StartError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -52,6 +50,8 @@ Why = Annotated[str, typer.Option("--why", "-m", help="Why, for the history.")]
 @app.command()
 def up(policy: Policy) -> None:
     """Runs the whole gateway in the foreground and watches the policy file. Ctrl-C drains and stops it."""
+    from controlplane.runtime.gateway import serve  # noqa: PLC0415 - servers that no other command needs
+
     try:
         asyncio.run(serve(policy, _who(), console.Foreground()))
     except PolicyError as error:
@@ -69,7 +69,7 @@ def validate(policy: Policy, output: FormatOption = Format.TEXT) -> None:
     else:
         console.diagnostics(found.diagnostics, found.text)
         if found.view["envoy"] not in (None, "accepted"):
-            console.err.print(f"[red]Envoy refuses the compiled policy[/]: {console.escape(found.view['envoy'])}")
+            console.err.print(f"[red]Envoy refuses the compiled policy[/]: {escape(found.view['envoy'])}")
         elif found.view["valid"]:
             console.out.print(f"{policy} is valid; Envoy accepts it")
     raise typer.Exit(0 if found.view["valid"] else 1)
@@ -179,7 +179,7 @@ def _applied(view: dict[str, Any]) -> None:
         return
     console.difference(view["difference"])
     nodes = ", ".join(view["nodes"]) or "no node is connected"
-    console.out.print(f"[green]revision {view['revision']} is live[/]; acknowledged by: {console.escape(nodes)}")
+    console.out.print(f"[green]revision {view['revision']} is live[/]; acknowledged by: {escape(nodes)}")
 
 
 def _show(output: Format, view: Any, human: Any) -> None:
@@ -208,21 +208,16 @@ def _refuse(error: PolicyError, policy: Path) -> NoReturn:
 def _remote_refusal(error: RemoteError) -> None:
     """A control plane's no, in the words that `ctl` would have used itself."""
     answer = error.answer if isinstance(error.answer, dict) else {}
-    console.err.print(f"[red]error[/]: {console.escape(str(error))}")
+    console.err.print(f"[red]error[/]: {escape(str(error))}")
     for each in answer.get("diagnostics", []):
         where = f"{each['file']}:{each['line']}:{each['column']}" if each["file"] else "policy"
-        console.err.print(console.escape(f"  {each['severity']} {where} at {each['path']}: {each['message']}"))
+        console.err.print(escape(f"  {each['severity']} {where} at {each['path']}: {each['message']}"))
     if answer.get("revision") is not None:
         console.err.print(f"revision {answer['revision']} was taken back: the nodes run what they ran before")
 
 
 def run() -> None:
     """The entry point: turns what can go wrong into a message and exit code 1."""
-    # Standard output belongs to what was asked for.
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
     try:
         app()
     except RemoteError as error:
@@ -231,11 +226,11 @@ def run() -> None:
         console.diagnostics(error.diagnostics, "")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        console.err.print(f"[red]error[/]: {console.escape(where + (error.strerror or str(error)))}")
+        console.err.print(f"[red]error[/]: {escape(where + (error.strerror or str(error)))}")
     except (
         ApplyError, EnvoyNotFoundError, NotReadyError, RevisionsError, RunFolderError, StartError, local.UseError
     ) as error:  # fmt: skip
-        console.err.print(f"[red]error[/]: {console.escape(str(error))}")
+        console.err.print(f"[red]error[/]: {escape(str(error))}")
     else:
         return
     raise SystemExit(1)

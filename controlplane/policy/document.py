@@ -1,6 +1,6 @@
 """A YAML document as plain data beside the positions of its parts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from controlplane.policy.place import Place
@@ -8,22 +8,27 @@ from controlplane.policy.place import Place
 Path = tuple[str | int, ...]
 
 
+Spot = tuple[int, int]  # line and column, 0-based, relative to the chunk
+
+
 @dataclass(slots=True)
 class Node:
-    """Where a value stands (0-based, relative to its chunk), and its children; `keys` are the places of mapping keys."""
+    """Where a mapping or a list stands, and its parts; `keys` are the spots of a mapping's keys."""
 
     line: int
     column: int
-    children: dict[Any, "Node"] | list["Node"] | None = None
-    keys: dict[Any, tuple[int, int]] = field(default_factory=dict)
+    children: "dict[Any, Node | Spot] | list[Node | Spot] | tuple[()]" = ()
+    keys: dict[Any, Spot] | None = None
     base: int = 0  # lines before the chunk that the children's lines count from
 
-    def child(self, step: str | int) -> "Node | None":
+    def child(self, step: str | int) -> "Node | Spot | None":
         if isinstance(self.children, dict):
             return self.children.get(step)
-        if isinstance(self.children, list) and isinstance(step, int) and step < len(self.children):
-            return self.children[step]
-        return None
+        return self.children[step] if isinstance(step, int) and step < len(self.children) else None
+
+
+def spot(part: Node | Spot) -> Spot:
+    return (part.line, part.column) if isinstance(part, Node) else part
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +41,16 @@ class Document:
 
     def place(self, path: Path, *, key: bool = False) -> Place:
         """The place of the value at a path (of its key with `key`), or of the nearest part that exists."""
-        node, line, column, base = self.root, self.root.line, self.root.column, 0
+        part: Node | Spot = self.root
+        (line, column), base = spot(part), 0
         for number, step in enumerate(path):
-            base += node.base
-            found = node.child(step)
-            if found is None:
-                if step in node.keys:
-                    line, column = node.keys[step]
-                    line += base
+            if not isinstance(part, Node):
                 break
-            if key and number == len(path) - 1 and step in node.keys:
-                line, column = node.keys[step]
-            else:
-                line, column = found.line, found.column
+            base += part.base
+            found, keys = part.child(step), part.keys or {}
+            if found is None:
+                break
+            line, column = keys[step] if key and number == len(path) - 1 and step in keys else spot(found)
             line += base
-            node = found
+            part = found
         return Place(self.file, line + 1, column + 1, path)

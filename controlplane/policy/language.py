@@ -262,8 +262,8 @@ SECTIONS: Mapping[str, Any] = {"providers": ProviderSpec, "models": ModelSpec, "
 
 # Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
 TAGS: Mapping[str, type[BaseModel]] = {
-    "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<openai>": OpenAIProvider, "<mock>": MockProvider,
-    "<ejection>": Ejection,
+    "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<openai>": OpenAIProvider,
+    "<mock>": MockProvider, "<ejection>": Ejection,
 }  # fmt: skip
 
 

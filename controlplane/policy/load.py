@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
-from controlplane.policy.document import Document, Node
+from controlplane.policy.document import Document, Node, Spot, spot
 from controlplane.policy.place import Place
 
 try:
@@ -27,7 +27,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _CONSTANTS = {"true": True, "false": False, "True": True, "False": False, "TRUE": True, "FALSE": False}
 _NULLS = {"", "~", "null", "Null", "NULL"}
 
-Entry = tuple[Any, Any, Node, tuple[int, int]]  # key, data, node, place of the key
+Entry = tuple[Any, Any, Node | Spot, Spot]  # key, data, node, place of the key
 
 
 @dataclass(slots=True)
@@ -55,18 +55,19 @@ def load(text: str | bytes, file: str, cache: LoadCache | None = None) -> Docume
 
 def _decoded(text: str | bytes, file: str) -> str:
     if isinstance(text, bytes):
+        raw = text
         try:
-            text = text.decode("utf-8")
+            text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            line = text.count(b"\n", 0, error.start) + 1
-            column = error.start - (text.rfind(b"\n", 0, error.start) + 1) + 1
+            line = raw.count(b"\n", 0, error.start) + 1
+            column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
             raise _error("not-utf8", "the file is not UTF-8 text", file, line, column, "UTF-8") from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
 def _by_pieces(text: str, file: str, cache: LoadCache) -> Document:
     data: dict[str, Any] = {}
-    root = Node(0, 0, {})
+    root = Node(0, 0, {}, {})
     used: dict[str, Entry] = {}
     for start, section, body in _sections(text):
         for line, piece in [(start, section)] if body is None else [(start, section), *body]:
@@ -78,7 +79,7 @@ def _by_pieces(text: str, file: str, cache: LoadCache) -> Document:
                 if entry[1] is not None or entry[0] in data:
                     raise _UnusualError
                 mapping: dict[Any, Any] = {}
-                header = Node(line, entry[2].column, {})
+                header = Node(line, spot(entry[2])[1], {}, {})
                 data[entry[0]] = mapping
                 _place(root, entry, line, header)
             elif body is None:
@@ -101,10 +102,12 @@ def _by_pieces(text: str, file: str, cache: LoadCache) -> Document:
 
 def _place(parent: Node, entry: Entry, line: int, node: Node | None) -> None:
     key, _, found, (key_line, key_column) = entry
-    shifted = node or Node(found.line + line, found.column, found.children, found.keys, line)
-    if isinstance(parent.children, dict):
+    if node is None and isinstance(found, Node):
+        node = Node(found.line + line, found.column, found.children, found.keys, line)
+    shifted = node or (spot(found)[0] + line, spot(found)[1])
+    if isinstance(parent.children, dict) and parent.keys is not None:
         parent.children[key] = shifted
-    parent.keys[key] = (key_line + line, key_column)
+        parent.keys[key] = (key_line + line, key_column)
 
 
 def _sections(text: str) -> list[tuple[int, str, list[tuple[int, str]] | None]]:
@@ -146,7 +149,13 @@ def _parse_piece(piece: str) -> Entry:
         data, node = _Builder(piece, "").document()
     except (yaml.YAMLError, PolicyError):
         raise _UnusualError from None
-    if not isinstance(data, dict) or len(data) != 1 or not isinstance(node.children, dict):
+    if (
+        not isinstance(data, dict)
+        or len(data) != 1
+        or not isinstance(node, Node)
+        or not isinstance(node.children, dict)
+        or node.keys is None
+    ):
         raise _UnusualError
     ((key, value),) = data.items()
     return key, value, node.children[key], node.keys[key]
@@ -166,11 +175,10 @@ def _whole(text: str, file: str) -> Document:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise _error("invalid-yaml", f"not valid YAML: {error.reason}", file, line, 1) from None
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or not isinstance(node, Node):
         found = "a list" if isinstance(data, list) else "a single value"
-        raise _error(
-            "not-a-mapping", f"the policy is {found}", file, node.line + 1, node.column + 1, "a mapping of fields"
-        )
+        line, column = spot(node)
+        raise _error("not-a-mapping", f"the policy is {found}", file, line + 1, column + 1, "a mapping of fields")
     return Document(file, data, node)
 
 
@@ -182,11 +190,11 @@ class _Builder:
         self._file = file
         self._problems: list[Diagnostic] = []
 
-    def document(self) -> tuple[Any, Node]:
+    def document(self) -> tuple[Any, Node | Spot]:
         next(self._events)  # stream start
         event = next(self._events)
         if isinstance(event, yaml.StreamEndEvent):
-            return {}, Node(0, 0, {})
+            return {}, Node(0, 0, {}, {})
         data, node = self._value(next(self._events))
         next(self._events)  # document end
         event = next(self._events)
@@ -196,20 +204,20 @@ class _Builder:
             raise PolicyError(self._problems)
         return data, node
 
-    def _value(self, event: Any) -> tuple[Any, Node]:
+    def _value(self, event: Any) -> tuple[Any, Node | Spot]:
         mark = event.start_mark
-        node = Node(mark.line, mark.column)
         if isinstance(event, yaml.AliasEvent):
             self._problem(
                 "anchor", "anchors and aliases are not part of the policy language", event, "the value itself"
             )
-            return None, node
+            return None, (mark.line, mark.column)
         if event.anchor is not None:
             self._problem(
                 "anchor", "anchors and aliases are not part of the policy language", event, "the value itself"
             )
         if isinstance(event, yaml.ScalarEvent):
-            return self._scalar(event), node
+            return self._scalar(event), (mark.line, mark.column)
+        node = Node(mark.line, mark.column)
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(node)
         return self._mapping(node)
@@ -221,7 +229,8 @@ class _Builder:
         return _resolve(value) if event.implicit[0] else value
 
     def _sequence(self, node: Node) -> tuple[list[Any], Node]:
-        items, children = [], []
+        items: list[Any] = []
+        children: list[Node | Spot] = []
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
             item, child = self._value(event)
             items.append(item)
@@ -231,23 +240,25 @@ class _Builder:
 
     def _mapping(self, node: Node) -> tuple[dict[Any, Any], Node]:
         data: dict[Any, Any] = {}
-        children: dict[Any, Node] = {}
+        children: dict[Any, Node | Spot] = {}
+        keys: dict[Any, Spot] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 self._problem("complex-key", "a key must be a name", event, "a name")
                 self._value(event)
                 self._value(next(self._events))
                 continue
-            key, mark = event.value, event.start_mark
+            key: str = event.value
+            mark: Any = event.start_mark
             value, child = self._value(next(self._events))
             if key in data:
-                first = node.keys[key][0] + 1
+                first = keys[key][0] + 1
                 self._problem(
                     "duplicate-key", f"`{key}` stands here twice; the first is in line {first}", event, "each name once"
                 )
                 continue
-            data[key], children[key], node.keys[key] = value, child, (mark.line, mark.column)
-        node.children = children
+            data[key], children[key], keys[key] = value, child, (mark.line, mark.column)
+        node.children, node.keys = children, keys
         return data, node
 
     def _problem(self, code: str, message: str, event: Any, expected: str) -> None:

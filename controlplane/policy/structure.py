@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from controlplane.policy import language
+from controlplane.policy import language, types
 from controlplane.policy.diagnostics import Diagnostic, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.load import LoadCache
@@ -16,11 +16,12 @@ from controlplane.policy.types import shown
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(of) for name, of in language.SECTIONS.items()}
 _GATEWAY: TypeAdapter[Any] = TypeAdapter(language.Gateway)
 _NAMES: dict[str, TypeAdapter[Any]] = {
-    "providers": TypeAdapter(language.ProviderName),
-    "models": TypeAdapter(language.Pattern),
-    "keys": TypeAdapter(language.KeyName),
-    "limits": TypeAdapter(language.LimitName),
+    "providers": TypeAdapter(types.ProviderName),
+    "models": TypeAdapter(types.Pattern),
+    "keys": TypeAdapter(types.KeyName),
+    "limits": TypeAdapter(types.LimitName),
 }
+_FORMS: dict[str, type[BaseModel]] = {"keys": language.Key, "limits": language.Limit}
 _FIELDS = tuple(language.PolicySpec.model_fields)
 _REQUIRED = ("version", "providers", "models")
 
@@ -89,7 +90,7 @@ class Structure:
         path = (section, entry)
         if section == "providers" and not self._provider_kind(path, value):
             return None
-        form = {"keys": language.Key, "limits": language.Limit}.get(section)
+        form = _FORMS.get(section)
         return self._validated(_ADAPTERS[section], value, path, form)
 
     def _provider_kind(self, path: Path, value: Any) -> bool:

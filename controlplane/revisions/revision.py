@@ -35,3 +35,7 @@ class Revision:
 def policy_hash(text: str) -> str:
     """The SHA-256 of a policy's text, in hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+class RevisionsError(Exception):
+    """The history cannot be read or written. Its text says where, why, and what to do."""

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from controlplane.revisions.migrate import NewerSchemaError, migrate
-from controlplane.revisions.revision import Revision, Source, State, policy_hash
+from controlplane.revisions.revision import Revision, RevisionsError, Source, State, policy_hash
 from controlplane.revisions.schema import revisions
 
 __all__ = ["Revision", "RevisionsError", "Source", "State", "Store"]
@@ -26,10 +26,6 @@ _INTERRUPTED = "interrupted: the control plane ended before the nodes had answer
 _WAS_LIVE = or_(
     revisions.c.state == "superseded", and_(revisions.c.state == "rolled-back", revisions.c.error.is_(None))
 )
-
-
-class RevisionsError(Exception):
-    """The history cannot be read or written. Its text says where, why, and what to do."""
 
 
 class Store:
@@ -79,7 +75,7 @@ class Store:
     ) -> None:
         self.close()
 
-    def begin(  # noqa: PLR0917 - the fields of a revision, in their order
+    def begin(
         self, policy_text: str, snapshot_version: str, who: str, why: str, source: Source, at: datetime
     ) -> Revision:
         """Records a policy that is about to be pushed, as pending. `at` needs a time zone."""

@@ -76,3 +76,7 @@ class ProcessState:
     restarts: int
     last_exit: str | None
     last_log: tuple[str, ...]
+
+
+class StartError(Exception):
+    """A process cannot be started. Its text says which and why."""

@@ -3,60 +3,22 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from controlplane.compiling import Compiled, Compiler
-from controlplane.plan import diff as policy_diff
 from controlplane.plan.build import next_expiry
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.secrets import Secret, Secrets
 from controlplane.revisions.store import Revision, Source, Store
 from controlplane.runtime import failures
+from controlplane.runtime.changes import Applied, Difference, Live, difference, utc_now, verdict
 from controlplane.runtime.judge import Verdict as Word
-from controlplane.runtime.judge import judge
-from controlplane.xds import diff as xds_diff
-from controlplane.xds.link import static_bootstrap
+from controlplane.runtime.memory import compact
 from controlplane.xds.lower import lower
 from controlplane.xds.resource import EMPTY, LISTENER, ROUTES, Snapshot
 from controlplane.xds.server import AdsServer, NodeView, Verdict
 
 ACKNOWLEDGE_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """What is being served: the policy's text, what was made of it, and the revision that records it."""
-
-    text: str
-    compiled: Compiled
-    revision: Revision
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """What an apply would do: in the words of the policy, and for Envoy."""
-
-    policy: tuple[policy_diff.PolicyChange, ...]
-    xds: tuple[xds_diff.Change, ...]
-
-    @property
-    def effect(self) -> xds_diff.Effect:
-        return xds_diff.worst(self.xds)
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """An apply that went live. `changed` is False when the same policy was live already: nothing was pushed."""
-
-    revision: Revision
-    changed: bool
-    difference: Difference
-    nodes: tuple[str, ...]
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Controller:
@@ -96,7 +58,7 @@ class Controller:
 
     async def compile(self, text: str) -> Compiled:
         """Raises PolicyError. Runs aside, so that a large policy does not hold up the xDS streams."""
-        return await asyncio.to_thread(self._compiler.compile, text, self._now())
+        return await asyncio.to_thread(compact, self._compiler.compile, text, self._now())
 
     async def validate(self, text: str) -> tuple[Compiled, Word]:
         """The compiled policy and Envoy's own verdict on all of it. Raises PolicyError."""
@@ -153,7 +115,7 @@ class Controller:
         text: str,
         who: str,
         why: str,
-        source: str,
+        source: Source,
         *,
         expected: int | None = None,
         timeout_s: float = ACKNOWLEDGE_S,
@@ -260,23 +222,6 @@ class Controller:
         if not self._draining:
             return compiled.snapshot
         return lower(compiled.plan, compiled.secrets, self._compiler.around, draining=True)
-
-
-def difference(before: Compiled | None, after: Compiled) -> Difference:
-    """What changes from one compiled policy (or none) to another."""
-    old = before.policy.written if before else {}
-    return Difference(
-        policy_diff.diff(old, after.policy.written),
-        xds_diff.diff(before.snapshot if before else EMPTY, after.snapshot),
-    )
-
-
-async def verdict(compiled: Compiled, known: Snapshot = EMPTY) -> Word:
-    """Envoy's own word on a compiled policy, but for the extensions of a snapshot that it accepted before."""
-    bootstrap = await asyncio.to_thread(
-        lambda: static_bootstrap(compiled.snapshot, known).SerializeToString(deterministic=True)
-    )
-    return await judge(bootstrap, secrets=compiled.secrets.values())
 
 
 async def _approve(compiled: Compiled, known: Snapshot = EMPTY) -> None:

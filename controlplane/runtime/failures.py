@@ -47,6 +47,10 @@ class PortInUseError(ApplyError):
     code = "address-in-use"
 
 
+class NotReadyError(Exception):
+    """Envoy did not take the first policy. Its text says where its log is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """The last edit that did not go live, as `ctl status` shows it."""

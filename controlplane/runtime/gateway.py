@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import structlog
 import uvicorn
 
 from controlplane.admin.app import create_app
@@ -20,12 +22,13 @@ from controlplane.policy.load import LoadCache
 from controlplane.revisions.store import Store
 from controlplane.runtime import settings
 from controlplane.runtime.bootstrap import Node, build_bootstrap
+from controlplane.runtime.changes import Applied, Live, utc_now
 from controlplane.runtime.child import Child
 from controlplane.runtime.command import envoy_child
-from controlplane.runtime.controller import Applied, Controller, Live, utc_now
+from controlplane.runtime.controller import Controller
 from controlplane.runtime.envoy import find_envoy
 from controlplane.runtime.envoy_admin import EnvoyAdmin
-from controlplane.runtime.failures import ApplyError
+from controlplane.runtime.failures import ApplyError, NotReadyError
 from controlplane.runtime.folder import RunFolder, lock, run_folder
 from controlplane.runtime.judge import in_envoys_words
 from controlplane.runtime.process import connection_limit
@@ -42,13 +45,9 @@ class Console(Protocol):
 
     def started(self, live: Live, nodes: tuple[str, ...]) -> None: ...
     def applied(self, applied: Applied) -> None: ...
-    def failed(self, error: PolicyError | ApplyError | OSError, text: str) -> None: ...
+    def failed(self, error: PolicyError | ApplyError | OSError | UnicodeDecodeError, text: str) -> None: ...
     def pending(self, names: tuple[str, ...]) -> None: ...
     def draining(self, seconds: float) -> None: ...
-
-
-class NotReadyError(Exception):
-    """Envoy did not take the first policy. Its text says where its log is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,12 @@ async def serve(policy: Path, who: str, console: Console) -> None:
 
     Raises PolicyError, ApplyError, StartError, RunFolderError, RevisionsError, NotReadyError, OSError.
     """
-    text = policy.read_text(encoding="utf-8")
+    text = await asyncio.to_thread(policy.read_text, encoding="utf-8")
+    # Standard output is not ours, and what people should know the console tells them.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     # Before anything is started or locked: a wrong policy is the likeliest reason to end here.
     first = Compiler(str(policy), secret_reader(policy.parent), surroundings(None), LoadCache()).compile(
         text, utc_now()

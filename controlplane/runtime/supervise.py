@@ -16,17 +16,13 @@ import orjson
 import structlog
 
 from controlplane.runtime import logfile
-from controlplane.runtime.child import Backoff, Child, ProcessState, Status
+from controlplane.runtime.child import Backoff, Child, ProcessState, StartError, Status
 from controlplane.runtime.folder import RunFolder, RunFolderError
 from controlplane.runtime.process import Running, raise_file_limit
 
 _log = structlog.get_logger(__name__)
 _LOG_CHECK_S = 5.0
 _AFTER_KILL_S = 5.0
-
-
-class StartError(Exception):
-    """A process cannot be started. Its text says which and why."""
 
 
 @dataclass(frozen=True, slots=True)

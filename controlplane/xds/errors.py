@@ -16,6 +16,30 @@ from controlplane.xds.protos import uint
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 
+_NO_KEY = "Incorrect API key provided, or none: send `Authorization: Bearer <key>`."
+_TOO_MANY = "Rate limit reached. Wait for `retry-after` seconds and try again."
+_BY_STATUS: tuple[tuple[int, str, str, str, str | None], ...] = (
+    (401, _NO_KEY, INVALID, "invalid_api_key", None),
+    (403, f"This API key may not use the model '%REQ({MODEL})%'.", INVALID, "model_not_allowed", "model"),
+    (408, "The request took too long to arrive.", INVALID, "request_timeout", None),
+    (413, "The request body is larger than this gateway accepts.", INVALID, "request_too_large", None),
+    (429, _TOO_MANY, "rate_limit_error", "rate_limit_exceeded", None),
+    (431, "The request headers are larger than this gateway accepts.", INVALID, "request_too_large", None),
+)
+
+# Envoy's response flags: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/observability/access_log/usage
+_BY_FLAGS = (
+    # Somebody is there, but what comes is no answer.
+    (("UC", "UR", "UPE", "LR"), 502, "The model's provider broke off without a proper answer.", "upstream_error"),
+    (("UT", "SI", "UMSDR", "DT"), 504, "The model's provider took too long to answer.", "upstream_timeout"),
+    (
+        ("UF", "UH", "NC", "NR", "UO", "URX"),
+        503,
+        "No provider of this model can be reached at the moment.",
+        "upstream_unavailable",
+    ),
+)
+
 
 def body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
     """The JSON of an error; `message` may hold Envoy format commands, whose values Envoy escapes."""
@@ -32,18 +56,12 @@ def direct(status: int, message: str, code: str, param: str | None = None) -> ro
 def local_replies() -> hcm.LocalReplyConfig:
     """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins."""
     mappers = [
-        _mapper(_status(401), body("Incorrect API key provided, or none: send `Authorization: Bearer <key>`.", INVALID, "invalid_api_key")),
-        _mapper(_status(403), body(f"This API key may not use the model '%REQ({MODEL})%'.", INVALID, "model_not_allowed", "model")),
-        _mapper(_status(408), body("The request took too long to arrive.", INVALID, "request_timeout")),
-        _mapper(_status(413), body("The request body is larger than this gateway accepts.", INVALID, "request_too_large")),
-        _mapper(_status(429), body("Rate limit reached. Wait for `retry-after` seconds and try again.", "rate_limit_error", "rate_limit_exceeded")),
-        _mapper(_status(431), body("The request headers are larger than this gateway accepts.", INVALID, "request_too_large")),
-        # A reset connection or an answer that is not HTTP: somebody is there, but what comes is no answer.
-        _mapper(_flags("UC", "UR", "UPE", "LR"), body("The model's provider broke off without a proper answer.", SERVER, "upstream_error"), status=502),
-        _mapper(_flags("UT", "SI", "UMSDR", "DT"), body("The model's provider took too long to answer.", SERVER, "upstream_timeout"), status=504),
-        _mapper(_flags("UF", "UH", "NC", "NR", "UO", "URX"), body("No provider of this model can be reached at the moment.", SERVER, "upstream_unavailable"), status=503),
-        _mapper(_flags("DPE"), body("The request is not valid HTTP.", INVALID, "invalid_request")),
-    ]  # fmt: skip
+        _mapper(_status(status), body(message, kind, code, param)) for status, message, kind, code, param in _BY_STATUS
+    ]
+    mappers += [
+        _mapper(_flags(*flags), body(message, SERVER, code), status) for flags, status, message, code in _BY_FLAGS
+    ]
+    mappers.append(_mapper(_flags("DPE"), body("The request is not valid HTTP.", INVALID, "invalid_request")))
     return hcm.LocalReplyConfig(mappers=mappers)
 
 

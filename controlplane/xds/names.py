@@ -17,7 +17,8 @@ SERVER_CERTIFICATE = "edge-certificate"
 CLIENT_CA = "edge-client-ca"
 XDS_CLUSTER = "headgate-xds"
 
-# Lua filters. The latter two read route metadata under their own name: the upstream model, for all attempts or per cluster.
+# Lua filters. The latter two read route metadata under their own name: the model to ask the provider for, one for all
+# attempts or one per cluster.
 LISTING_FILTER = "listing"
 MODEL_FILTER = "model"
 ATTEMPT_FILTER = "attempt"

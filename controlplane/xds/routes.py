@@ -33,8 +33,9 @@ _LISTING = r"/v1/models([/?](?s:.*))?"
 
 # What a client sends for the gateway, and what would tell a provider about the client.
 _NOT_FOR_PROVIDERS = (
-    names.CLIENT, names.MODEL, "authorization", "x-api-key", "api-key", "cookie", "openai-organization", "openai-project",
-    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded", "x-envoy-external-address",
+    names.CLIENT, names.MODEL, "authorization", "x-api-key", "api-key", "cookie",
+    "openai-organization", "openai-project", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host",
+    "x-forwarded-port", "x-real-ip", "forwarded", "x-envoy-external-address",
 )  # fmt: skip
 # What a provider says about the gateway's account with it, and about itself.
 _NOT_FOR_CLIENTS = (

@@ -10,7 +10,7 @@ from envoy.service.discovery.v3 import discovery_pb2 as discovery
 
 from controlplane.xds.resource import Resource
 from controlplane.xds.server.stream import Response, Stream
-from controlplane.xds.server.subscription import ROOTS, WILDCARD, Said, Subscription, version_of
+from controlplane.xds.server.subscription import ROOTS, WILDCARD, Said, Subscription
 
 Wording: TypeAlias = tuple[Response | None, Mapping[str, Resource | None]]
 
@@ -136,15 +136,21 @@ class SotwStream(Stream):
     def _say(self, subscription: Subscription, names: Iterable[str], removals: Iterable[str], nonce: str) -> Wording:
         target = self._target(subscription.type_url)
         said: dict[str, Resource | None] = {name: target.get(name) for name in (*names, *removals)}
-        resources = {name: resource for name, resource in said.items() if resource}
-        version = self._version(subscription.type_url)
+        kept: dict[str, Resource] = {}
         if subscription.repeats:
             # What must wait for its turn is repeated as it was: absence would delete it.
-            resources |= subscription.repeated(but=said)
-            if {n: r.version for n, r in resources.items()} != {n: r.version for n, r in target.items()}:
-                version += "~"  # on the way there
-        elif not resources:
+            said = subscription.standing() | said
+            kept = {name: resource for name, resource in subscription.fallback().items() if name not in said}
+        resources = kept | {name: resource for name, resource in said.items() if resource}
+        if not resources and not subscription.repeats:
             return None, said
+        version = self._version(subscription.type_url)
+        if subscription.repeats and _versions(resources) != _versions(target):
+            version += "~"  # on the way there
         self._last_nonce[subscription.type_url] = nonce
         ordered = tuple(resource for _, resource in sorted(resources.items()))
         return Response(subscription.type_url, nonce, version, ordered), said
+
+
+def _versions(resources: Mapping[str, Resource]) -> dict[str, str]:
+    return {name: resource.version for name, resource in resources.items()}

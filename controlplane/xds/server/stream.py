@@ -142,14 +142,15 @@ class Stream(ABC):
         if self._snapshot is None:
             return []
         responses = []
-        calm = not any(s.refused(self._target(t)) for t, s in self._subscriptions.items())
+        calm = True
         for type_url in list(self._requested()):
             subscription = self._subscriptions[type_url]
             changes = subscription.changes(self._target(type_url))
             update = type_url not in _REFERRERS or (calm and not subscription.in_flight)
             said = self._turn(type_url, changes, update)
             responses += self._tell(subscription, said)
-            calm = calm and not self._busy(subscription) and changes.updates == said.updates
+            calm = calm and changes.updates == said.updates
+            calm = calm and not self._busy(subscription) and not subscription.refused(self._target(type_url))
         if not self.resuming:
             responses += self._remove()
         self._update_views()

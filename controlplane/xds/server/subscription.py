@@ -83,10 +83,9 @@ class Subscription:
                     removals.append(name)
             elif said.version != resource.version:
                 updates.append(name)
-        if updates or self.doubted.intersection(removals):
-            # Something new: those rejected along with others may not have been applied either.
-            known = {*answers, *updates, *removals}
-            updates += (name for name in self.doubted - self.blamed - known if name in target)
+        if updates or not self.refused(target):
+            # What was rejected along with the culprit may not have been applied either.
+            updates += self.doubted - self.blamed - {*answers, *updates, *removals}
         due = self.fresh and self.wildcard
         return Changes(tuple(sorted(answers)), tuple(sorted(updates)), tuple(sorted(removals)), due)
 
@@ -122,12 +121,14 @@ class Subscription:
         self.in_flight[nonce] = frozenset(changed or said)
         return self.in_flight[nonce]
 
-    def repeated(self, but: Collection[str]) -> dict[str, Resource]:
-        """What the client is to keep: as it was said, or where that was refused, as it was accepted last."""
-        kept = {name: said.resource for name, said in self.said.items() if said.resource} | {
-            name: self.good.get(name) for name in self.doubted
-        }
-        return {name: resource for name, resource in kept.items() if resource and name not in but}
+    def standing(self) -> dict[str, Resource | None]:
+        """What was said and not refused; None for "no such"."""
+        return {n: s.resource for n, s in self.said.items() if n not in self.doubted or s.version is None}
+
+    def fallback(self) -> dict[str, Resource]:
+        """What the client accepted last of that which it refused since."""
+        kept = ((name, self.good.get(name)) for name in self.doubted)
+        return {name: resource for name, resource in kept if resource}
 
     def note_absent(self, names: Collection[str]) -> None:
         """Notes without a response that names do not exist: state-of-the-world has no words for it."""
@@ -153,7 +154,7 @@ class Subscription:
 
     def refused(self, target: Mapping[str, Resource]) -> bool:
         """Whether the client refused what is still wanted of it."""
-        return any(self.said[name].version == version_of(target.get(name)) for name in self.doubted)
+        return any(self.said[name].version == version_of(target.get(name)) for name in self.blamed)
 
     def awaits(self, target: Mapping[str, Resource]) -> bool:
         """Whether something of the target is in flight."""
