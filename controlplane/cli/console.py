@@ -176,7 +176,7 @@ class Foreground:
     def failed(self, error: PolicyError | ApplyError | OSError | UnicodeDecodeError, text: str) -> None:
         err.print("[red]not applied[/]; what was live before goes on")
         if isinstance(error, PolicyError):
-            diagnostics(error.diagnostics, text)
+            diagnostics(error.errors, text)
         else:
             err.print(escape(str(error)))
 

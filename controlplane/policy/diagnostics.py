@@ -34,4 +34,10 @@ class PolicyError(Exception):
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
         self.diagnostics = tuple(diagnostics)
-        super().__init__("; ".join(f"{d.place or 'policy'}: {d.message}" for d in self.diagnostics))
+        number = len(self.errors)
+        super().__init__(f"the policy has {number} error{'' if number == 1 else 's'}")
+
+    @property
+    def errors(self) -> tuple[Diagnostic, ...]:
+        """The diagnostics without the warnings."""
+        return tuple(each for each in self.diagnostics if each.severity is Severity.ERROR)

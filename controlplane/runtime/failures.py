@@ -1,6 +1,5 @@
 """Why an edit did not go live: one exception per reason, each able to say so to people and to programs."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -64,10 +63,5 @@ class Failure:
 
 def failure(error: PolicyError | ApplyError, at: datetime, source: str) -> Failure:
     if isinstance(error, PolicyError):
-        return Failure(at, source, "invalid-policy", _count(error.diagnostics), error.diagnostics)
+        return Failure(at, source, "invalid-policy", str(error), error.errors)
     return Failure(at, source, error.code, str(error))
-
-
-def _count(diagnostics: Iterable[Diagnostic]) -> str:
-    number = sum(1 for d in diagnostics if d.severity == "error")
-    return f"the policy has {number} error{'s' if number != 1 else ''}"

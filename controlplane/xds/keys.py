@@ -38,15 +38,18 @@ def authentication(plan: Plan, secrets: Secrets) -> auth.ApiKeyAuth:
     return config
 
 
-def permissions(plan: Plan) -> rbac.RBAC:
+Allowed = tuple[tuple[str, tuple[str, ...]], ...]  # identity and models of each restricted key
+
+
+def permissions(allowed: Allowed) -> rbac.RBAC:
     """Identity -> models, as a tree of hash lookups. Requests that name no model pass: the routes answer them."""
-    clients = {key.identity: _permission(key.models or ()) for key in restricted(plan.keys)}
+    clients = {identity: _permission(models) for identity, models in allowed}
     return rbac.RBAC(matcher=matchers.lookup(names.CLIENT, clients, {}, matchers.action("allow", _ALLOW)))
 
 
-def restricted(keys: Iterable[Key]) -> list[Key]:
+def restricted(keys: Iterable[Key]) -> Allowed:
     """The keys that may use some models only."""
-    return [key for key in keys if key.models is not None and "*" not in key.models]
+    return tuple((key.identity, key.models) for key in keys if key.models is not None)
 
 
 @lru_cache(maxsize=10_000)

@@ -1,11 +1,14 @@
 """GET /v1/models, answered by Envoy itself, so that it needs no process of ours and lists only what a key may use."""
 
+from functools import lru_cache
+
 from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.route.v3 import route_components_pb2 as route_pb
 from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 
 from controlplane.plan.ir import Plan
 from controlplane.xds import names
+from controlplane.xds.keys import Allowed, restricted
 from controlplane.xds.protos import pack
 from controlplane.xds.scripts import quoted, script
 
@@ -20,6 +23,10 @@ def route(plan: Plan) -> route_pb.Route:
 
 def _source(plan: Plan) -> str:
     rows = (f"{r.name}\t{r.groups[0][0].provider}\n" for r in plan.routes if r.prefix is None)
-    access = (f"{key.identity}\t" + "\t".join(key.models) + "\n" for key in plan.keys if key.models is not None)
-    data = f"local MODELS = {quoted(''.join(rows))}\nlocal ACCESS = {quoted(''.join(access))}\n"
+    data = f"local MODELS = {quoted(''.join(rows))}\nlocal ACCESS = {_access(restricted(plan.keys))}\n"
     return data + script("models")
+
+
+@lru_cache(maxsize=2)  # most edits leave the keys alone
+def _access(allowed: Allowed) -> str:
+    return quoted("".join(f"{identity}\t" + "\t".join(models) + "\n" for identity, models in allowed))

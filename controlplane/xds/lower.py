@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from envoy.config.core.v3 import extension_pb2 as extension
@@ -35,9 +36,8 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
         yield _resource(xds.SECRET, secret)
     yield _resource(xds.LISTENER, listener.lower(plan))
     authentication = keys.nothing() if plan.open else keys.authentication(plan, secrets)
-    permissions = keys.permissions(plan) if keys.restricted(plan.keys) else keys.nothing()
     yield _extension(names.KEYS, pack(authentication))
-    yield _extension(names.PERMISSIONS, pack(permissions))
+    yield _permissions(keys.restricted(plan.keys))
     for limit in plan.limits:
         yield _extension(names.limit(limit.name), pack(limits.lower(limit)))
     yield _resource(xds.ROUTES, routes.lower(plan, draining=draining))
@@ -48,6 +48,11 @@ def _placed(upstream: Upstream, around: Surroundings) -> Upstream:
     if upstream.endpoints:
         return upstream
     return replace(upstream, endpoints=(Endpoint(around.sidecars[upstream.kind], 0),))
+
+
+@lru_cache(maxsize=2)  # most edits leave the keys alone
+def _permissions(allowed: keys.Allowed) -> xds.Resource:
+    return _extension(names.PERMISSIONS, pack(keys.permissions(allowed) if allowed else keys.nothing()))
 
 
 def _extension(name: str, config: AnyProto) -> xds.Resource:

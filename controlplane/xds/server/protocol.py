@@ -10,12 +10,9 @@ from envoy.service.discovery.v3 import discovery_pb2 as discovery
 
 from controlplane.xds.resource import Resource
 from controlplane.xds.server.stream import Response, Stream
-from controlplane.xds.server.subscription import ROOTS, WILDCARD, Said, Subscription
+from controlplane.xds.server.subscription import ROOTS, UNKNOWN, WILDCARD, Said, Subscription
 
 Wording: TypeAlias = tuple[Response | None, Mapping[str, Resource | None]]
-
-# The version of what the client may run in any version: differs from every real one.
-_UNKNOWN = ""
 
 
 class DeltaStream(Stream):
@@ -42,9 +39,8 @@ class DeltaStream(Stream):
         subscription.names = names
         versions = dict(request.initial_resource_versions)
         subscription.fresh = not versions
+        versions |= dict.fromkeys(self._doubts.get(subscription.type_url, ()), UNKNOWN)
         if versions:
-            doubts = self._doubts.get(subscription.type_url, frozenset())
-            versions |= dict.fromkeys(doubts, _UNKNOWN)
             subscription.said = {name: Said(version, None, "") for name, version in versions.items()}
             subscription.good = dict.fromkeys(versions)
             subscription.forget_unwanted()

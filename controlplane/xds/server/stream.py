@@ -102,7 +102,7 @@ class Stream(ABC):
 
     def doubts(self) -> Mapping[str, frozenset[str]]:
         """What the client refused and was not replaced since, or has yet to answer: for its next stream."""
-        return {type_url: subscription.uncertain() for type_url, subscription in self._subscriptions.items()}
+        return dict(self._doubts) | {type_url: s.uncertain() for type_url, s in self._subscriptions.items()}
 
     def _subscription(self, type_url: str) -> Subscription:
         return Subscription(type_url)

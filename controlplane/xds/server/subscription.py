@@ -7,17 +7,20 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from controlplane.xds.resource import CLUSTER, LISTENER, Resource
+from controlplane.xds.resource import CLUSTER, ENDPOINTS, LISTENER, Resource
 
 # The types that know a wildcard, and whose state-of-the-world responses hold everything.
 ROOTS = frozenset({CLUSTER, LISTENER})
 WILDCARD = "*"
+# The version of what the client may run in any version: differs from every real one.
+UNKNOWN = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
     """The last word to the client about a name. `version` is None where it was "there is no such resource".
 
+    `nonce` is empty where it was said on an earlier stream, or without a response.
     `resource` is None as well where the words need not be repeated (see `Subscription.repeats`).
     """
 
@@ -74,13 +77,14 @@ class Subscription:
         answers, updates, removals = [], [], []
         for name in self._candidates(target):
             resource, said = target.get(name), self.said.get(name)
-            if name in self.owed or (said is None and (self.fresh or name in self.names)):
+            asked = said is None and name in self.names
+            if asked or name in self.owed or (self.fresh and resource is not None):
                 answers.append(name)
             elif said is None:
                 updates.append(name)
             elif resource is None:
                 if said.version is not None:
-                    removals.append(name)
+                    (answers if self._may_warm(said) else removals).append(name)
             elif said.version != resource.version:
                 updates.append(name)
         if updates or not self.refused(target):
@@ -93,6 +97,10 @@ class Subscription:
         if not self.wildcard:
             return self.names
         return target.keys() | self.names | self.said.keys() | self.owed
+
+    def _may_warm(self, said: Said) -> bool:
+        """Whether the client, come back, may have a cluster that does not get warm before it hears of endpoints."""
+        return self.type_url == ENDPOINTS and not said.nonce
 
     def forget_unwanted(self) -> None:
         """Drops what the client no longer asks for, so that asking again is answered."""
@@ -162,7 +170,8 @@ class Subscription:
 
     def uncertain(self) -> frozenset[str]:
         """The names of which nobody knows what the client runs."""
-        return frozenset(self.doubted).union(*self.in_flight.values())
+        unknown = (name for name, said in self.said.items() if said.version == UNKNOWN)
+        return frozenset(self.doubted).union(unknown, *self.in_flight.values())
 
     def count(self) -> int:
         """How many resources the client has, as far as anyone knows."""

@@ -97,8 +97,11 @@ class Client:
         if bad and type_url not in ROOTS:
             return
         for name in removed:
-            if self.strict and type_url not in ROOTS:
-                assert name not in self.wanted()[type_url] or name not in self.held[type_url], f"{name} removed in use"
+            in_use = type_url not in ROOTS and name in self.wanted()[type_url]
+            if type_url == ENDPOINTS and name in self.warming:
+                self.held[CLUSTER][name] = self.warming.pop(name)  # "there are none" makes it warm as well
+            elif in_use and name in self.held[type_url]:
+                assert type_url == ENDPOINTS or not self.strict, f"{name} removed in use"
             self.held[type_url].pop(name, None)
             self.versions[type_url].pop(name, None)
             if type_url == CLUSTER:
