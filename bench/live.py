@@ -68,6 +68,7 @@ def reload_times(folder: Path, edits: int = 10) -> Reload:
         wait_port(port, 60)
         times = []
         for edit in range(edits):
+            time.sleep(0.5)  # a person's edits come one at a time
             name = f"fresh-{edit}"
             text = policy(port, admin, f"  {name}: up\n")
             began = time.perf_counter()

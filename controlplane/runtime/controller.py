@@ -13,7 +13,7 @@ from controlplane.revisions.store import Revision, Source, Store
 from controlplane.runtime import failures
 from controlplane.runtime.changes import Applied, Difference, Live, difference, utc_now, verdict
 from controlplane.runtime.judge import Verdict as Word
-from controlplane.runtime.memory import compact
+from controlplane.runtime.memory import give_back
 from controlplane.xds.lower import lower
 from controlplane.xds.resource import EMPTY, LISTENER, ROUTES, Snapshot
 from controlplane.xds.server import AdsServer, NodeView, Verdict
@@ -58,7 +58,7 @@ class Controller:
 
     async def compile(self, text: str) -> Compiled:
         """Raises PolicyError. Runs aside, so that a large policy does not hold up the xDS streams."""
-        return await asyncio.to_thread(compact, self._compiler.compile, text, self._now())
+        return await asyncio.to_thread(self._compiler.compile, text, self._now())
 
     async def validate(self, text: str) -> tuple[Compiled, Word]:
         """The compiled policy and Envoy's own verdict on all of it. Raises PolicyError."""
@@ -73,6 +73,7 @@ class Controller:
         """Makes the policy live before the first node connects. Raises PolicyError, ApplyError."""
         async with self._changing:
             compiled = await self._checked(text)
+            give_back()
             if not self._listening:
                 _expect_free(compiled)
             await self._prepare(compiled)
@@ -96,6 +97,7 @@ class Controller:
                     await self._ads.wait_changed(seen)
             except TimeoutError:
                 break
+        give_back()
         if outcome.verdict is Verdict.REJECTED:
             raise failures.RejectedError(str(outcome))
         return outcome.nodes
@@ -131,6 +133,8 @@ class Controller:
             except (PolicyError, failures.ApplyError) as error:
                 self._failure = failures.failure(error, self._now(), source)
                 raise
+            finally:
+                give_back()
             self._failure = None
             return applied
 

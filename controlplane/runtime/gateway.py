@@ -16,8 +16,9 @@ import uvicorn
 
 from controlplane.admin.app import create_app
 from controlplane.compiling import Compiled, Compiler
-from controlplane.policy.check import secret_refs
+from controlplane.policy.check import check, secret_refs
 from controlplane.policy.diagnostics import PolicyError
+from controlplane.policy.language import Gateway as Settings
 from controlplane.policy.load import LoadCache
 from controlplane.revisions.store import Store
 from controlplane.runtime import settings
@@ -31,6 +32,7 @@ from controlplane.runtime.envoy_admin import EnvoyAdmin
 from controlplane.runtime.failures import ApplyError, NotReadyError
 from controlplane.runtime.folder import RunFolder, lock, run_folder
 from controlplane.runtime.judge import in_envoys_words
+from controlplane.runtime.memory import frugal
 from controlplane.runtime.process import connection_limit
 from controlplane.runtime.supervise import Supervisor
 from controlplane.runtime.surroundings import secret_files, secret_reader, surroundings
@@ -60,7 +62,7 @@ class Gateway:
     supervisor: Supervisor
     folder: RunFolder
     console: Console
-    started: Compiled
+    started: Settings
 
 
 async def serve(policy: Path, who: str, console: Console) -> None:
@@ -68,6 +70,7 @@ async def serve(policy: Path, who: str, console: Console) -> None:
 
     Raises PolicyError, ApplyError, StartError, RunFolderError, RevisionsError, NotReadyError, OSError.
     """
+    frugal()
     text = await asyncio.to_thread(policy.read_text, encoding="utf-8")
     # Standard output is not ours, and what people should know the console tells them.
     structlog.configure(
@@ -75,16 +78,19 @@ async def serve(policy: Path, who: str, console: Console) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     # Before anything is started or locked: a wrong policy is the likeliest reason to end here.
-    first = Compiler(str(policy), secret_reader(policy.parent), surroundings(None), LoadCache()).compile(
-        text, utc_now()
-    )
-    async with _running(policy, text, who, console, first) as gateway:
+    cache = LoadCache()
+    checked = check(text, str(policy), cache)
+    if checked.policy is None:
+        raise PolicyError(checked.diagnostics)
+    async with _running(policy, text, who, console, checked.policy.gateway, cache) as gateway:
         await _until_signalled(gateway)
 
 
 @asynccontextmanager
-async def _running(policy: Path, text: str, who: str, console: Console, first: Compiled) -> AsyncIterator[Gateway]:
-    state = policy.parent / first.policy.gateway.state
+async def _running(
+    policy: Path, text: str, who: str, console: Console, started: Settings, cache: LoadCache
+) -> AsyncIterator[Gateway]:
+    state = policy.parent / started.state
     async with AsyncExitStack() as stack:
         stack.enter_context(lock(state))
         folder = run_folder(state)
@@ -93,41 +99,34 @@ async def _running(policy: Path, text: str, who: str, console: Console, first: C
         await ads.start()
         stack.push_async_callback(ads.stop, 1.0)
         supervisor = await stack.enter_async_context(Supervisor(folder))
-        compiler = Compiler(str(policy), secret_reader(policy.parent), surroundings(folder), LoadCache())
-        sidecars = _sidecars(supervisor, folder)
-        listening = await _listening(folder)
-        controller = Controller(compiler, store, ads, prepare=sidecars, listening=listening)
-        try:
-            live = await controller.start(text, who)
-        except Exception:
-            if listening:
-                await supervisor.leave()
-            raise
-        stack.push_async_callback(controller.drain)
+        compiler = Compiler(str(policy), secret_reader(policy.parent), surroundings(folder), cache)
+        adopting = await _serving(folder)
+        controller = Controller(compiler, store, ads, prepare=_sidecars(supervisor, folder), listening=adopting)
         admin = await stack.enter_async_context(EnvoyAdmin(folder.admin_socket))
         try:
-            await _start_envoy(supervisor, folder, first, admin)
+            live = await controller.start(text, who)
+            stack.push_async_callback(controller.drain)
+            await _start_envoy(supervisor, folder, started, admin)
             nodes = await controller.settled(_READY_S)
             if not await admin.wait_ready(_READY_S):
                 raise NotReadyError(f"Envoy is not ready after {_READY_S:g} s; its log is {folder.log('envoy')}")
-            await stack.enter_async_context(_admin_api(controller, store, supervisor, first))
+            await stack.enter_async_context(_admin_api(controller, store, supervisor, live))
         except Exception:
-            if listening:  # the traffic of an earlier control plane goes on, whatever keeps this one from starting
+            if adopting:  # the traffic of an earlier control plane goes on, whatever keeps this one from starting
                 await supervisor.leave()
             raise
         console.started(live, nodes)
-        yield Gateway(policy, text, controller, supervisor, folder, console, first)
-        console.draining(first.policy.gateway.drain / 1000)
+        yield Gateway(policy, text, controller, supervisor, folder, console, started)
+        console.draining(started.drain / 1000)
 
 
-async def _listening(folder: RunFolder) -> bool:
+async def _serving(folder: RunFolder) -> bool:
     """Whether an Envoy of an earlier control plane still serves, so that its port is taken by ourselves."""
     async with EnvoyAdmin(folder.admin_socket) as admin:
         return await admin.ready()
 
 
-async def _start_envoy(supervisor: Supervisor, folder: RunFolder, first: Compiled, admin: EnvoyAdmin) -> None:
-    gateway = first.policy.gateway
+async def _start_envoy(supervisor: Supervisor, folder: RunFolder, gateway: Settings, admin: EnvoyAdmin) -> None:
     node = Node(
         id="local",
         xds_socket=folder.xds_socket,
@@ -165,15 +164,13 @@ async def _listens(socket: str, log: Path) -> None:
 
 
 @asynccontextmanager
-async def _admin_api(
-    controller: Controller, store: Store, supervisor: Supervisor, first: Compiled
-) -> AsyncIterator[None]:
+async def _admin_api(controller: Controller, store: Store, supervisor: Supervisor, live: Live) -> AsyncIterator[None]:
     """The admin API in this process. Its signals are the gateway's, so uvicorn must not take them."""
-    settings = first.policy.gateway.admin
-    token = first.secrets[settings.token] if settings.token else None
+    own = live.compiled.policy.gateway.admin
+    token = live.compiled.secrets[own.token] if own.token else None
     app = create_app(controller, store, supervisor.states, token)
     config = uvicorn.Config(
-        app, host=settings.listen.host, port=settings.listen.port, log_config=None, lifespan="off", access_log=False
+        app, host=own.listen.host, port=own.listen.port, log_config=None, lifespan="off", access_log=False
     )
     server = uvicorn.Server(config)
     sock = config.bind_socket()
@@ -240,7 +237,7 @@ async def _apply_file(gateway: Gateway, seen: str) -> str:
 
 def _tell_pending(gateway: Gateway) -> None:
     live = gateway.controller.live
-    names = settings.at_next_start(gateway.started.policy, live.compiled.policy) if live else ()
+    names = settings.at_next_start(gateway.started, live.compiled.policy.gateway) if live else ()
     if names:
         gateway.console.pending(names)
 

@@ -12,7 +12,7 @@ from watchfiles import Change, awatch
 _STEP_MS = 25
 _DEBOUNCE_MS = 50
 # Some file systems tell nothing, and a watched folder can be deleted: then a look this often has to do.
-_LOOK_MS = 250
+_LOOK_MS = 100
 _LINKS = 40  # as many as the kernel follows
 
 _Stamp = tuple[int, int, int, int]

@@ -44,7 +44,9 @@ Allowed = tuple[tuple[str, tuple[str, ...]], ...]  # identity and models of each
 def permissions(allowed: Allowed) -> rbac.RBAC:
     """Identity -> models, as a tree of hash lookups. Requests that name no model pass: the routes answer them."""
     clients = {identity: _permission(models) for identity, models in allowed}
-    return rbac.RBAC(matcher=matchers.lookup(names.CLIENT, clients, {}, matchers.action("allow", _ALLOW)))
+    allow = matchers.action("allow", _ALLOW)
+    by_client = matchers.then(matchers.lookup(names.CLIENT, clients, {}, allow))
+    return rbac.RBAC(matcher=matchers.first_of([(matchers.present(names.MODEL), by_client)], allow))
 
 
 def restricted(keys: Iterable[Key]) -> Allowed:
@@ -58,5 +60,4 @@ def _permission(models: tuple[str, ...]) -> matchers.OnMatch:
     allow, deny = matchers.action("allow", _ALLOW), matchers.action("deny", _DENY)
     exact = {name: allow for name in models if not name.endswith("*")}
     prefixes = {name[:-1]: allow for name in models if name.endswith("*")}
-    others = matchers.then(matchers.first_of([(matchers.present(names.MODEL), deny)], allow))
-    return matchers.then(matchers.lookup(names.MODEL, exact, prefixes, others))
+    return matchers.then(matchers.lookup(names.MODEL, exact, prefixes, deny)) if models else deny

@@ -74,19 +74,17 @@ class Subscription:
 
     def changes(self, target: Mapping[str, Resource]) -> Changes:
         """Compares what was said with what there is. After a rejection that is nothing until the target changes."""
-        answers, updates, removals = [], [], []
+        answers: list[str] = []
+        updates: list[str] = []
+        removals: list[str] = []
         for name in self._candidates(target):
             resource, said = target.get(name), self.said.get(name)
-            asked = said is None and name in self.names
-            if asked or name in self.owed or (self.fresh and resource is not None):
+            if self._asked(name, said, resource):
                 answers.append(name)
-            elif said is None:
+            elif said is None or (resource and said.version != resource.version):
                 updates.append(name)
-            elif resource is None:
-                if said.version is not None:
-                    (answers if self._may_warm(said) else removals).append(name)
-            elif said.version != resource.version:
-                updates.append(name)
+            elif resource is None and said.version is not None:
+                removals.append(name)
         if updates or not self.refused(target):
             # What was rejected along with the culprit may not have been applied either.
             updates += self.doubted - self.blamed - {*answers, *updates, *removals}
@@ -98,9 +96,14 @@ class Subscription:
             return self.names
         return target.keys() | self.names | self.said.keys() | self.owed
 
-    def _may_warm(self, said: Said) -> bool:
-        """Whether the client, come back, may have a cluster that does not get warm before it hears of endpoints."""
-        return self.type_url == ENDPOINTS and not said.nonce
+    def _asked(self, name: str, said: Said | None, resource: Resource | None) -> bool:
+        """Whether the client is waiting for a word about a name."""
+        if name in self.owed or (said is None and name in self.names):
+            return True
+        if resource:
+            return self.fresh
+        # A client that came back may have a cluster that gets warm only when it hears of its endpoints.
+        return self.type_url == ENDPOINTS and said is not None and said.version is not None and not said.nonce
 
     def forget_unwanted(self) -> None:
         """Drops what the client no longer asks for, so that asking again is answered."""
@@ -114,8 +117,8 @@ class Subscription:
         for names in (self.owed, self.doubted, self.blamed):
             names.discard(name)
 
-    def tell(self, nonce: str, said: Mapping[str, Resource | None]) -> frozenset[str]:
-        """Notes the content of a response about to be sent; returns the names whose content it changes."""
+    def tell(self, nonce: str, said: Mapping[str, Resource | None]) -> None:
+        """Notes the content of a response about to be sent."""
         changed = {name for told in self.in_flight.values() for name in told if name in said}
         for name, resource in said.items():
             version = version_of(resource)
@@ -127,7 +130,6 @@ class Subscription:
             self._trust(name)
         self.fresh = False
         self.in_flight[nonce] = frozenset(changed or said)
-        return self.in_flight[nonce]
 
     def standing(self) -> dict[str, Resource | None]:
         """What was said and not refused; None for "no such"."""

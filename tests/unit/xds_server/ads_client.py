@@ -244,7 +244,6 @@ class Wire:
         assert self.snapshot is not None
         versions = self.snapshot.versions
         views = [view for view in self.stream.views() if not view.runs(versions[view.type_url])]
-        if views: print(*views, *self._log, sep="\n")
         return [*views, *self._log] if views else []
 
     def _sent(self, responses: list[Response]) -> None:
