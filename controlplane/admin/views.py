@@ -127,6 +127,7 @@ def _type(found: "TypeView") -> View:
         "kind": KINDS[found.type_url],
         "sent": found.sent,
         "acknowledged": found.acknowledged,
+        "in_sync": found.settled and found.rejected is None,
         "resources": found.resources,
         "rejection": _nack(found.nack) if found.nack and found.rejected else None,
         "last_rejection": _nack(found.nack) if found.nack else None,

@@ -93,7 +93,7 @@ def status(view: View) -> None:
 
 def _node(node: View) -> tuple[str, str, str, str]:
     state = "[green]connected[/]" if node["connected"] else "[red]gone[/]"
-    behind = [t["kind"] for t in node["types"] if t["sent"] != t["acknowledged"]]
+    behind = [t["kind"] for t in node["types"] if not t["in_sync"]]
     refused = [f"{t['kind']}: {t['rejection']['message']}" for t in node["types"] if t["rejection"]]
     acknowledged = "everything" if not behind else f"all but {', '.join(behind)}"
     return node["id"], state, acknowledged, escape("\n".join(refused))
@@ -130,10 +130,10 @@ def _target(target: View, number: int) -> str:
 
 
 def decisions(rows: list[View]) -> None:
-    table = _table("policy", "rule", "tier", "how", "why")
     for row in rows:
-        table.add_row(*(escape(str(row[name])) for name in ("path", "rule", "tier", "mechanism", "why")))
-    out.print(table)
+        out.print(f"tier {row['tier']}  [bold]{escape(row['path'])}[/]  {escape(row['rule'])}")
+        why = f"; {row['why']}" if row["why"] else ""
+        out.print(f"        [dim]{escape(row['mechanism'] + why)}[/]")
 
 
 def answer(view: View) -> None:

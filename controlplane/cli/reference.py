@@ -3,17 +3,20 @@
 The pages are pure functions of the code, so that a test can tell when a file is behind it.
 """
 
+import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import click
-import typer
+from typer.models import ArgumentInfo, OptionInfo
 
 from controlplane.cli.main import app
+from controlplane.policy import grammar
 from controlplane.policy.codes import CODES
 from controlplane.policy.schema import json_schema
 
@@ -21,15 +24,18 @@ Schema = Mapping[str, Any]
 
 _WRITTEN_BY = "<!-- Written by `python -m controlplane.cli.reference`: edit the code instead. -->\n"
 _REF = "#/$defs/"
-# Chapters, in the order in which a policy is written; the rest follows in the order of the schema.
-_ORDER = (
-    "Gateway", "Admin", "GatewayTls", "Cors", "OpenAIProvider", "MockProvider", "HealthCheck", "Ejection",
-    "ProviderTls", "SimpleSpec", "TrySpec", "TargetSpec", "Timeouts", "Key", "Limit",
-)  # fmt: skip
-_FORMS = {
-    "^[0-9]+(ms|s|m|h|d)$": "duration", "^[0-9]+(B|KiB|MiB|GiB)?$": "size", "^[0-9]+[kM]?/[smhd]$": "rate",
-    "^.+:[0-9]+$": "address", "^https?://[^\\s@?#]+$": "URL",
+# Chapters, in the order in which a policy is written; a mapping without a name here comes last under its own.
+_TITLES = {
+    "Gateway": "Gateway", "Admin": "Admin API", "GatewayTls": "TLS to clients", "Cors": "CORS",
+    "OpenAIProvider": "Provider of kind openai", "MockProvider": "Provider of kind mock",
+    "HealthCheck": "Health check", "Ejection": "Ejection", "ProviderTls": "TLS to a provider",
+    "SimpleSpec": "Model at one provider", "TrySpec": "Model with several targets", "TargetSpec": "Target",
+    "Timeouts": "Timeouts", "Key": "Key", "Limit": "Limit",
 }  # fmt: skip
+_FORMS = {
+    grammar.DURATION: "duration", grammar.SIZE: "size", grammar.RATE: "rate", "^https?://[^\\s@?#]+$": "URL",
+}  # fmt: skip
+_ADDRESS = "127.0.0.1:8080"
 _GRAMMARS = """\
 | form | grammar |
 |---|---|
@@ -46,29 +52,30 @@ def policy_page() -> str:
     """Every mapping of the policy language with its fields, from the JSON Schema."""
     schema = json_schema()
     named: Mapping[str, Schema] = schema["$defs"]
-    order = [*(name for name in _ORDER if name in named), *(name for name in named if name not in _ORDER)]
+    order = [*(name for name in _TITLES if name in named), *(name for name in named if name not in _TITLES)]
     parts = [
         "# Policy reference\n",
         _WRITTEN_BY,
-        "Every field of the policy language, version 1. [The guide](../policy.md) explains them in use. A field that is\n"
-        "not listed is an error, and so is a field without a value. `ctl schema` prints the JSON Schema for editors.\n",
+        "Every field of the policy language, version 1. [The guide](../policy.md) shows them in use. A field that is\n"
+        "not listed is an error, as is a field without a value. `ctl schema` prints the JSON Schema for editors.\n",
         _GRAMMARS,
-        _chapter("The policy", schema),
-        *(_chapter(name, named[name]) for name in order),
+        _chapter("The policy", schema, named),
+        *(_chapter(_title(name), named[name], named) for name in order),
     ]
     return "\n".join(parts)
 
 
 def cli_page() -> str:
     """Every command with its arguments and options, from the command line itself."""
-    group = typer.main.get_command(app)
-    if not isinstance(group, click.Group):
-        raise TypeError("the command line has a single command")
-    parts = ["# Command line\n", _WRITTEN_BY, f"{_plain(group.help)}\n"]
-    for name, command in group.commands.items():
-        parts += [f"## ctl {name}\n", f"{_plain(command.help)}\n", f"    {_usage(name, command)}\n"]
-        rows = [row for param in command.params if (row := _parameter(param))]
-        if rows:
+    parts = ["# Command line\n", _WRITTEN_BY, f"{_plain(str(app.info.help))}\n"]
+    for command in app.registered_commands:
+        function = command.callback
+        if function is None:
+            raise TypeError(f"the command {command.name} has no function")
+        name, params = command.name or function.__name__, _parameters(function)
+        parts += [f"## ctl {name}\n", f"{_plain(function.__doc__)}\n", f"    {_usage(name, params)}\n"]
+        if params:
+            rows = [(param.name, param.default, param.help) for param in params]
             parts.append(_table(("argument or option", "default", "meaning"), rows))
     return "\n".join(parts)
 
@@ -80,8 +87,8 @@ def diagnostics_page() -> str:
         [
             "# Diagnostics\n",
             _WRITTEN_BY,
-            "What `ctl validate` and `ctl up` say about a policy: a code in brackets, the place as `file:line:column`, the\n"
-            "path in the document, what was expected, and the nearest valid name. All errors are reported at once.\n",
+            "What `ctl validate` and `ctl up` say about a policy: a code in brackets, the place (`file:line:column`\n"
+            "and path), what was expected, and the nearest valid name. All errors of a file are reported at once.\n",
             _table(("code", "meaning and next step"), rows),
         ]
     )
@@ -98,12 +105,17 @@ def documents() -> Mapping[str, str]:
     }
 
 
-def _chapter(name: str, mapping: Schema) -> str:
-    required = mapping.get("required", ())
+def _title(name: str) -> str:
+    return _TITLES.get(name, name)
+
+
+def _chapter(name: str, mapping: Schema, named: Mapping[str, Schema]) -> str:
     rows = []
     for field, of in mapping["properties"].items():
-        default = "required" if field in required else _code(of["default"]) if of.get("default") else ""
-        rows.append((f"`{field}`", _form(of), default, of.get("description", "")))
+        said = of.get("default") not in (None, [], {})
+        default = "required" if field in mapping.get("required", ()) else _code(of["default"]) if said else ""
+        meaning = of.get("description") or named[of["$ref"].removeprefix(_REF)]["description"]
+        rows.append((f"`{field}`", _form(of), default, meaning))
     table = _table(("field", "form", "default", "meaning"), rows)
     return f"## {name}\n\n{mapping['description']}\n\n{table}"
 
@@ -111,8 +123,8 @@ def _chapter(name: str, mapping: Schema) -> str:
 def _form(field: Schema) -> str:
     """What can be written there, in a few words; mappings are links to their chapters."""
     if "$ref" in field:
-        name = field["$ref"].removeprefix(_REF)
-        return f"[{name}](#{name.lower()})"
+        title = _title(field["$ref"].removeprefix(_REF))
+        return f"[{title}](#{title.lower().replace(' ', '-')})"
     if _is_secret(field):
         return "secret"
     for word in ("anyOf", "oneOf"):
@@ -127,7 +139,8 @@ def _form(field: Schema) -> str:
 
 def _plain_form(field: Schema) -> str:
     if field.get("type") == "array":
-        return f"list of {_form(field['items'])}"
+        items = _form(field["items"])
+        return f"list of ({items})" if " or " in items else f"list of {items}"
     if "patternProperties" in field:
         (of,) = field["patternProperties"].values()
         return f"name: {_form(of)}"
@@ -136,6 +149,8 @@ def _plain_form(field: Schema) -> str:
         return f"{bounds[0]} to {bounds[1]}" if None not in bounds else f"number from {bounds[0]}"
     if field.get("type") == "boolean":
         return "`true` or `false`"
+    if _ADDRESS in field.get("examples", ()):
+        return "address"
     examples = ", ".join(_code(example) for example in field.get("examples", ()))
     form = _FORMS.get(field.get("pattern", ""), "text")
     return form if form != "text" or not examples else f"text such as {examples}"
@@ -145,42 +160,58 @@ def _is_secret(field: Schema) -> bool:
     return any("env" in choice.get("properties", {}) for choice in field.get("oneOf", ()))
 
 
-def _usage(name: str, command: click.Command) -> str:
-    arguments = [param.make_metavar(click.Context(command)) for param in command.params if _is_argument(param)]
-    options = ["[OPTIONS]"] if len(arguments) < len(command.params) else []
-    return " ".join(("ctl", name, *options, *arguments))
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """An argument or option of a command, as the page shows it."""
+
+    name: str
+    default: str
+    help: str
+    argument: str | None  # its name in the command line
 
 
-def _is_argument(param: click.Parameter) -> bool:
-    return param.param_type_name == "argument"
+def _usage(command: str, params: Sequence[_Parameter]) -> str:
+    arguments = [param.argument for param in params if param.argument]
+    options = ["[OPTIONS]"] if len(arguments) < len(params) else []
+    return " ".join(("ctl", command, *options, *arguments))
 
 
-def _parameter(param: click.Parameter) -> tuple[str, str, str] | None:
-    help_text = _plain(getattr(param, "help", None))
-    if _is_argument(param):
-        return f"`{param.human_readable_name.strip('[]').upper()}`", _default_of(param), help_text
-    names = ", ".join(f"`{name}`" for name in param.opts)
-    if isinstance(param.type, click.Choice):
-        names += f" {' or '.join(_code(choice) for choice in _choices(param.type))}"
-    elif not getattr(param, "is_flag", False):
-        names += f" {param.type.name.split()[0].upper()}"
-    variable = getattr(param, "envvar", None)
-    return names, _default_of(param), help_text + (f" Also `${variable}`." if variable else "")
+def _parameters(function: Callable[..., Any]) -> list[_Parameter]:
+    """From the function's own signature: typer's classes of parsed parameters are not public."""
+    return [_parameter(param) for param in inspect.signature(function, eval_str=True).parameters.values()]
 
 
-def _choices(of: "click.Choice[Any]") -> Iterator[str]:
-    for choice in of.choices:
-        yield str(getattr(choice, "value", choice))
+def _parameter(param: inspect.Parameter) -> _Parameter:
+    of, info = get_args(param.annotation)
+    default = "required" if param.default is param.empty else _default(param.default)
+    help_text = _plain(info.help)
+    if isinstance(info, ArgumentInfo):
+        name = str(info.metavar or param.name).strip("[]").upper()
+        return _Parameter(f"`{name}`", default, help_text, name if default == "required" else f"[{name}]")
+    if not isinstance(info, OptionInfo):
+        raise TypeError(f"the parameter {param.name} says neither argument nor option")
+    # In an annotation the first name of an option stands where a default would.
+    given = [name for name in (info.default, *(info.param_decls or ())) if isinstance(name, str)]
+    names = ", ".join(_code(name) for name in given or [f"--{param.name.replace('_', '-')}"])
+    variable = f" Also `${info.envvar}`." if info.envvar else ""
+    return _Parameter(names + _value(of), default, help_text + variable, None)
 
 
-def _default_of(param: click.Parameter) -> str:
-    if param.required:
-        return "required"
-    value = getattr(param.default, "value", param.default)
-    return "" if value in (None, False, "") or callable(value) else _code(value)
+def _value(of: Any) -> str:
+    """What follows an option's name: nothing for a flag."""
+    if isinstance(of, type) and issubclass(of, Enum):
+        return " " + " or ".join(_code(str(choice.value)) for choice in of)
+    if of is bool:
+        return ""
+    kinds = {int: "NUMBER", float: "NUMBER", Path: "FILE"}
+    return " " + next((kinds[kind] for kind in (of, *get_args(of)) if kind in kinds), "TEXT")
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _default(value: Any) -> str:
+    return "" if value in (None, False, "") else _code(getattr(value, "value", value))
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 

@@ -1,0 +1,227 @@
+"""The scripts that Envoy runs, run by themselves in LuaJIT against a stand-in for Envoy's stream handle.
+
+Bytes are Latin-1 strings on both sides. What only a real Envoy can show is in tests/e2e.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lupa.luajit21 as lua
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+SCRIPTS = Path(__file__).parents[3] / "envoy" / "lua"
+HANDLE = """
+local function headers_of(store)
+  return {
+    get = function(_, name) return store[name] end,
+    replace = function(_, name, value) store[name] = value end,
+    add = function(_, name, value) store[name] = value end,
+  }
+end
+function run(body, headers, metadata)
+  local answer
+  local buffer = {
+    length = function() return #body end,
+    getBytes = function(_, from, count) return body:sub(from + 1, from + count) end,
+    setBytes = function(_, bytes) body = bytes return #bytes end,
+  }
+  envoy_on_request({
+    headers = function() return headers_of(headers) end,
+    body = function() return body ~= "" and buffer or nil end,
+    metadata = function() return {get = function(_, key) return metadata[key] end} end,
+    clearRouteCache = function() end,
+    respond = function(_, head, text) answer = {head[":status"], text} end,
+  })
+  return body, headers, answer
+end
+"""
+JSON = {"content-type": "application/json"}
+
+
+class Script:
+    """One script, loaded once; `run` gives the body and the headers afterwards."""
+
+    def __init__(self, name: str, before: str = "") -> None:
+        runtime = lua.LuaRuntime(encoding="latin-1")
+        runtime.execute(before + (SCRIPTS / f"{name}.lua").read_text() + HANDLE)
+        self._run, self._table = runtime.globals().run, runtime.table_from
+
+    def run(self, body: bytes, headers: dict[str, str], metadata: dict[str, str] | None = None) -> Any:
+        found, after, answer = self._run(
+            body.decode("latin-1"), self._table(dict(headers)), self._table(metadata or {})
+        )
+        return found.encode("latin-1"), dict(after), answer and list(answer.values())
+
+
+MODEL = Script("model")
+ATTEMPT = Script("attempt", 'local CLUSTER, BASE_PATH = "farm~2", "/openai/v1"\n')
+
+
+def asked(body: bytes, headers: dict[str, str] = JSON) -> str | None:
+    return MODEL.run(body, headers)[1].get("x-headgate-model")  # type: ignore[no-any-return]
+
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,40}", fullmatch=True)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8) | st.just("model"), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+others = st.dictionaries(st.text(max_size=8).filter(lambda k: k.lower() != "model"), values, max_size=6)
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> tuple[bytes, str]:
+    """A request whose `model` stands anywhere among other fields, in any of JSON's notations."""
+    fields = list(draw(others).items())
+    name = draw(names)
+    fields.insert(draw(st.integers(0, len(fields))), ("model", name))
+    space, ascii_only = draw(st.sampled_from([None, 1, "\t"])), draw(st.booleans())
+    return json.dumps(dict(fields), indent=space, ensure_ascii=ascii_only).encode(), name
+
+
+@given(bodies())
+def test_finds_the_model_that_a_json_parser_finds(case: tuple[bytes, str]) -> None:
+    body, name = case
+    assert asked(body) == name
+
+
+@given(bodies(), names)
+def test_renames_the_model_and_changes_no_other_byte(case: tuple[bytes, str], upstream: str) -> None:
+    body, name = case
+    renamed, headers, _ = MODEL.run(body, JSON, {"model": upstream})
+    assert json.loads(renamed) == {**json.loads(body), "model": upstream}
+    assert headers["content-length"] == str(len(renamed))
+    at = renamed.index(json.dumps(upstream)[1:-1].encode())
+    assert any(
+        renamed[:i] + name.encode() + renamed[i + len(upstream) :] == body
+        for i in range(at, len(renamed))
+        if renamed[i : i + len(upstream)] == upstream.encode()
+    )
+
+
+@given(bodies(), names)
+def test_an_attempt_renames_the_same_way(case: tuple[bytes, str], upstream: str) -> None:
+    body, _ = case
+    at_the_edge = MODEL.run(body, JSON, {"model": upstream})[0]
+    assert ATTEMPT.run(body, {**JSON, ":path": "/v1/x"}, {"farm~2": upstream})[0] == at_the_edge
+
+
+@given(st.binary(max_size=300) | st.text(alphabet='{}[]":,\\ model\n', max_size=80).map(str.encode))
+def test_survives_any_body(body: bytes) -> None:
+    found = asked(body)
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        return
+    if isinstance(parsed, dict) and isinstance(parsed.get("model"), str) and found is not None:
+        assert found == parsed["model"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"cheap","model":"dear"}',
+        b'{"model":"cheap","Model":"dear"}',
+        b'{"model":"cheap","mod\\u0065l":"dear"}',
+        b'{"\\u006dodel":"cheap","model":"dear"}',
+        b'{"model":"cheap","m\\u006Fdel":5}',
+    ],
+)
+def test_a_body_with_two_models_has_none(body: bytes) -> None:
+    assert asked(body) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"[]", b'"model"', b"{", b'{"model":5}', b'{"model":null}', b'{"model":""}', b'{"model":["x"]}',
+        b'{"a":{"model":"x"}}', b'{"a":"\\"model\\":\\"x\\""}', b'{"model":"x', b'{"model":"a\\nb"}',
+        b'{"model":"' + b"x" * 300 + b'"}',
+    ],
+)  # fmt: skip
+def test_a_body_without_a_usable_model_has_none(body: bytes) -> None:
+    assert asked(body) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [(b"gpt\\u002d4", "gpt-4"), (b"a\\/b", "a/b"), (b"caf\\u00e9", "caf?"), (b"a\\\\u0041", "a\\u0041")],
+)
+def test_escapes_in_a_name_are_decoded(written: bytes, meant: str) -> None:
+    assert asked(b'{"model":"' + written + b'"}') == meant
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_other_content_types_have_no_model(content_type: str) -> None:
+    assert asked(b'{"model":"x"}', {"content-type": content_type}) is None
+
+
+def form(*parts: tuple[str, bytes], boundary: str = "B") -> bytes:
+    return (
+        b"".join(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value + b"\r\n"
+            for name, value in parts
+        )
+        + f"--{boundary}--\r\n".encode()
+    )
+
+
+FORM = {"content-type": "multipart/form-data; boundary=B"}
+
+
+@given(st.binary(max_size=200).filter(lambda b: b"--B" not in b), names, names)
+def test_a_form_is_read_and_renamed_like_a_body(file: bytes, name: str, upstream: str) -> None:
+    body = form(("file", file), ("model", name.encode()), ("language", b"en"))
+    renamed, headers, _ = MODEL.run(body, FORM, {"model": upstream})
+    assert headers["x-headgate-model"] == name
+    assert renamed == form(("file", file), ("model", upstream.encode()), ("language", b"en"))
+    attempt = ATTEMPT.run(body, {**FORM, ":path": "/v1/x"}, {"farm~2": upstream})
+    assert attempt[0] == renamed
+
+
+def test_a_form_with_two_models_has_none() -> None:
+    assert asked(form(("model", b"cheap"), ("model", b"dear")), FORM) is None
+
+
+def test_json_before_a_form_is_not_read() -> None:
+    assert asked(b'{"model":"cheap"}\r\n' + form(("model", b"dear")), FORM) == "dear"
+
+
+def test_an_attempt_starts_from_the_clients_path() -> None:
+    _, first, _ = ATTEMPT.run(b"{}", {**JSON, ":path": "/v1/chat/completions?a=1"}, {})
+    assert first[":path"] == "/openai/v1/chat/completions?a=1"
+    _, second, _ = ATTEMPT.run(b"{}", first, {})
+    assert second[":path"] == first[":path"], "a path already rewritten is rewritten again"
+
+
+def test_an_attempt_without_a_name_of_its_own_restores_the_length() -> None:
+    headers = {**JSON, ":path": "/v1/x", "content-length": "999"}
+    body, after, _ = ATTEMPT.run(b'{"model":"a"}', headers, {"farm~2": ""})
+    assert body == b'{"model":"a"}'
+    assert after["content-length"] == "13"
+
+
+def listing(access: str, client: str, path: str) -> Any:
+    script = Script("models", f'local MODELS = "gpt-4o\\topenai\\nmeta/llama\\tfarm\\n"\nlocal ACCESS = "{access}"\n')
+    status, text = script.run(b"", {":path": path, "x-headgate-client": client})[2]
+    return status, json.loads(text)
+
+
+def test_lists_what_a_key_may_use() -> None:
+    access = "alice;std;\\tgpt-*\\nbob\\tmeta/llama\\n"
+    for client, ids in (("alice;std;", ["gpt-4o"]), ("bob", ["meta/llama"]), ("carol", ["gpt-4o", "meta/llama"])):
+        status, body = listing(access, client, "/v1/models?limit=5")
+        assert (status, [m["id"] for m in body["data"]]) == ("200", ids)
+
+
+def test_tells_one_model_or_that_there_is_none() -> None:
+    assert listing("", "", "/v1/models/meta%2Fllama")[1]["owned_by"] == "farm"
+    status, body = listing("alice\\tgpt-*\\n", "alice", "/v1/models/meta/llama")
+    assert (status, body["error"]["code"]) == ("404", "model_not_found")
+    assert "'a\"b\x01'" in listing("", "", "/v1/models/a%22b%01")[1]["error"]["message"]
