@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint bench lock schema clean
+.PHONY: run test lint bench lock docs clean
 
 run: $(STAMP)
 	$(BIN)/ctl up examples/quickstart.yaml
@@ -18,15 +18,16 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
+	@command -v wrk >/dev/null || { echo "make bench needs wrk: apt-get install wrk"; exit 1; }
 	$(BIN)/python -m bench
 
 # After a change of pyproject.toml: pin what it asks for.
 lock: $(STAMP)
 	$(BIN)/uv pip compile -q --universal --generate-hashes --extra dev -o requirements.lock pyproject.toml
 
-# After a change of the policy language.
-schema: $(STAMP)
-	$(BIN)/ctl schema > schemas/policy.schema.json
+# After a change of the policy language, the command line or the diagnostics.
+docs: $(STAMP)
+	$(BIN)/python -m controlplane.cli.reference
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("headgate needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'

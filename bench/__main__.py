@@ -106,7 +106,7 @@ def main() -> None:
         plain = answer_latencies(folder)
         compiling = live.compile_times()
         reloads = live.reload_times(folder)
-    report.write(costs, streams, plain, compiling, reloads)
+    report.write(costs, streams, plain, compiling, reloads, SECONDS)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def write(
     plain: tuple[list[float], list[float]],
     compiling: "Compile",
     reloads: "Reload",
+    turn_s: int,
 ) -> None:
     """Writes the page and prints it."""
     bare = costs[0]
@@ -60,7 +61,7 @@ def write(
 ## What a request costs
 
 CPU time (user and system) of the Envoy process for one chat request of about 250 bytes, 16 connections. Bare Envoy
-proxies to the same upstream in the same run; the processes take turns of {_turns()} seconds, and medians count. Wall
+proxies to the same upstream in the same run; the processes take turns of {turn_s} seconds, and medians count. Wall
 times of a shared machine are noise; ratios of CPU time in one run are not.
 
 | | CPU µs / request | × bare | requests / s |
@@ -100,12 +101,6 @@ A policy of 1,000 models and 10,000 keys, each key with permissions and a limit.
     (DOCS / "benchmarks.md").write_text(page)
     _plot(costs)
     print(page)
-
-
-def _turns() -> int:
-    from bench.__main__ import SECONDS  # noqa: PLC0415 - the page says what was done
-
-    return SECONDS
 
 
 def _latency(name: str, bare: list[float], edge: list[float]) -> str:

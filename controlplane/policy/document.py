@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from controlplane.policy.diagnostics import Diagnostic
 from controlplane.policy.place import Place
 
 Path = tuple[str | int, ...]
-
-
 Spot = tuple[int, int]  # line and column, 0-based, relative to the chunk
 
 
@@ -33,11 +32,15 @@ def spot(part: Node | Spot) -> Spot:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`data` is the policy as plain dicts, lists and scalars; places are looked up only when something is wrong."""
+    """`data` is the policy as plain dicts, lists and scalars; places are looked up only when something is wrong.
+
+    `problems` are errors that leave the rest of the document judgeable, such as a name that stands twice.
+    """
 
     file: str
     data: dict[str, Any]
     root: Node
+    problems: tuple[Diagnostic, ...] = ()
 
     def place(self, path: Path, *, key: bool = False) -> Place:
         """The place of the value at a path (of its key with `key`), or of the nearest part that exists."""

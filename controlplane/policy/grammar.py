@@ -6,6 +6,7 @@ Every parser raises ValueError with what was expected; the caller knows where.
 import ipaddress
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 _DURATION_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -20,6 +21,12 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,254}$"
 PATTERN = r"^([A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,253})?\*$|" + MODEL
 HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
+HOST = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?$"
+ORIGIN = r"^(\*|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?)$"
+ENV = r"^[A-Za-z_][A-Za-z0-9_]*$"
+MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2}))?$"
+
+_YEAR = 365 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +69,28 @@ class Url:
         return f"{self.scheme}://{host}{'' if self.port == default else f':{self.port}'}{self.path}"
 
 
+def matches(pattern: str, text: str) -> bool:
+    """Whether a pattern of this module fits all of a text: `$` alone would let a line end pass."""
+    return re.match(pattern, text) is not None and not text.endswith("\n")
+
+
 def duration(text: str) -> int:
     """``250ms``, ``30s``, ``5m``, ``1h``, ``7d`` -> milliseconds."""
     found = re.fullmatch(r"([0-9]{1,12})(ms|s|m|h|d)", text)
     if not found:
         raise ValueError("a duration such as 250ms, 30s, 5m, 1h or 7d")
-    return int(found[1]) * _DURATION_UNITS[found[2]]
+    milliseconds = int(found[1]) * _DURATION_UNITS[found[2]]
+    if milliseconds > _YEAR:
+        raise ValueError("a duration of at most 365d")
+    return milliseconds
+
+
+def clock(text: str) -> int:
+    """A duration that is not zero -> milliseconds."""
+    milliseconds = duration(text)
+    if not milliseconds:
+        raise ValueError("a duration of at least 1ms")
+    return milliseconds
 
 
 def size(text: str | int) -> int:
@@ -75,7 +98,10 @@ def size(text: str | int) -> int:
     found = re.fullmatch(r"([0-9]{1,15})(B|KiB|MiB|GiB)?", str(text))
     if not found or isinstance(text, bool):
         raise ValueError("a size such as 512KiB, 32MiB or 1GiB")
-    return int(found[1]) * _SIZE_UNITS[found[2] or ""]
+    count = int(found[1]) * _SIZE_UNITS[found[2] or ""]
+    if not 1 <= count < 1 << 32:
+        raise ValueError("a size of at least 1 byte and less than 4GiB")
+    return count
 
 
 def rate(text: str) -> Rate:
@@ -91,13 +117,15 @@ def rate(text: str) -> Rate:
 
 def address(text: str) -> Address:
     """``127.0.0.1:8080``, ``[::1]:8080``, ``localhost:8080``."""
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", text)
-    if not found or not 1 <= int(found[2]) <= 65535:
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", text)
+    if not found or not 1 <= int(found[3]) <= 65535:
         raise ValueError("HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
-    host = found[1].strip("[]")
-    if (found[1].startswith("[") or re.fullmatch(r"[0-9.]+", host)) and not is_ip(host):
+    six, host = found[1], found[1] or found[2]
+    if (six and (":" not in six or not is_ip(six))) or (re.fullmatch(r"[0-9.]+", host) and not is_ip(host)):
         raise ValueError("HOST:PORT with a valid IP address, such as 127.0.0.1:8080 or [::1]:8080")
-    return Address(host, int(found[2]))
+    if not six and not matches(HOST, host):
+        raise ValueError("HOST:PORT with a valid host name, such as localhost:8080")
+    return Address(host, int(found[3]))
 
 
 def url(text: str) -> Url:
@@ -108,15 +136,17 @@ def url(text: str) -> Url:
         port = parts.port
     except ValueError:
         raise ValueError(expected) from None
-    bad = not re.fullmatch(r"[!-~]+", text) or "@" in parts.netloc or parts.query or parts.fragment
-    if bad or parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    scheme, host = parts.scheme, parts.hostname or ""
+    named = is_ip(host) or (matches(HOST, host) and not re.fullmatch(r"[0-9.]+", host))
+    plain = re.fullmatch(r"[!-~]+", text) and not any(mark in text for mark in "@?#") and "%" not in host
+    if scheme not in ("http", "https") or not plain or not named or port == 0:
         raise ValueError(expected)
-    return Url(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
+    return Url(scheme, host, port or (443 if scheme == "https" else 80), parts.path.rstrip("/"))
 
 
 def name(text: str) -> str:
     """The name of a provider, key or limit."""
-    if not re.match(NAME.replace("$", r"\Z"), text):
+    if not matches(NAME, text):
         raise ValueError(
             "a name of at most 63 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
         )
@@ -125,7 +155,7 @@ def name(text: str) -> str:
 
 def model(text: str) -> str:
     """The name of a model."""
-    if not re.match(MODEL.replace("$", r"\Z"), text):
+    if not matches(MODEL, text):
         raise ValueError(
             "a model name of at most 255 letters, digits and . _ : / @ + = -, beginning with a letter or digit"
         )
@@ -141,6 +171,39 @@ def pattern(text: str) -> str:
     except ValueError:
         raise ValueError("a model name, or the beginning of one followed by a single *, such as llama-*") from None
     return text
+
+
+def host(text: str) -> str:
+    """A DNS name."""
+    if not matches(HOST, text):
+        raise ValueError("a host name such as api.example.com")
+    return text
+
+
+def origin(text: str) -> str:
+    """An origin as browsers send it, ``https://app.example.com``, or ``*``."""
+    if not matches(ORIGIN, text):
+        raise ValueError("an origin such as https://app.example.com (lower case, without a path), or *")
+    return text
+
+
+def header(text: str) -> str:
+    """The name of an HTTP header, in lower case (RFC 9110, section 5.1)."""
+    if not matches(HEADER, text):
+        raise ValueError("the name of an HTTP header")
+    return text.lower()
+
+
+def moment(text: str) -> datetime:
+    """``2027-01-01`` (its first moment, UTC) or ``2027-01-01T12:00:00Z`` (RFC 3339) -> aware, in UTC."""
+    expected = "a date such as 2027-01-01 (its first moment, UTC) or a time such as 2027-01-01T12:00:00Z"
+    if not matches(MOMENT, text):
+        raise ValueError(expected)
+    try:
+        found = datetime.fromisoformat(text)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(expected) from None
 
 
 def is_ip(host: str) -> bool:

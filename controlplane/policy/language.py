@@ -12,12 +12,18 @@ from controlplane.policy.grammar import Address, Url
 from controlplane.policy.types import (
     RETRY,
     AddressType,
+    Clock,
+    Count,
     Duration,
+    Folder,
     HeaderName,
     HeaderValue,
+    HostName,
     KeyName,
     LimitName,
     Moment,
+    Origin,
+    PageHeader,
     Pattern,
     ProviderName,
     RateType,
@@ -56,8 +62,8 @@ class GatewayTls(Strict):
 class Cors(Strict):
     """Which web pages may call the gateway from a browser."""
 
-    origins: list[str] = Field(min_length=1, description="Exact origins, such as https://app.example.com, or `*`.")
-    headers: list[str] = Field(
+    origins: list[Origin] = Field(min_length=1, description="Exact origins, such as https://app.example.com, or `*`.")
+    headers: list[PageHeader] = Field(
         ["authorization", "content-type", "x-request-id", "x-api-key"],
         description="Request headers that pages may send.",
     )
@@ -69,14 +75,17 @@ class Gateway(Strict):
     """Where the gateway listens and what it accepts."""
 
     listen: AddressType = Field(LISTEN, description="Where clients connect.")
-    admin: Annotated[Admin, BeforeValidator(lambda v: {"listen": v} if isinstance(v, str) else v)] = Field(
-        Admin(), description="The admin API."
-    )
+    admin: Annotated[
+        Admin,
+        BeforeValidator(
+            lambda v: {"listen": v} if isinstance(v, str) else v, json_schema_input_type=AddressType | Admin
+        ),
+    ] = Field(Admin(), description="The admin API.")
     max_body: Size = Field(32 << 20, description="The largest request body; beyond it, 413.")
     tls: GatewayTls | None = Field(None, description="Serve HTTPS. Without it: HTTP.")
     cors: Cors | None = Field(None, description="Let browsers call the gateway from other origins.")
     drain: Duration = Field(30_000, description="How long requests in flight may take to finish at shutdown.")
-    state: str = Field(".headgate", min_length=1, description="Folder of the history, relative to the policy.")
+    state: Folder = Field(".headgate", description="Folder of the history, relative to the policy.")
     workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="Envoy's worker threads; one per core by default."
     )
@@ -86,17 +95,17 @@ class HealthCheck(Strict):
     """Ask every endpoint regularly, and leave out those that do not answer 200."""
 
     path: UrlPath = Field(description="What to GET.")
-    interval: Duration = Field(10_000, description="How often.")
-    timeout: Duration = Field(2_000, description="How long to wait for the answer.")
-    unhealthy_after: int = Field(2, ge=1, description="Failures in a row that take an endpoint out.")
-    healthy_after: int = Field(2, ge=1, description="Successes in a row that take it in again.")
+    interval: Clock = Field(10_000, description="How often.")
+    timeout: Clock = Field(2_000, description="How long to wait for the answer.")
+    unhealthy_after: Count = Field(2, description="Failures in a row that take an endpoint out.")
+    healthy_after: Count = Field(2, description="Successes in a row that take it in again.")
 
 
 class Ejection(Strict):
     """Leave out endpoints whose answers to real requests fail."""
 
-    after: int = Field(5, ge=1, description="Failures (5xx, resets, timeouts) in a row.")
-    duration: Duration = Field(30_000, description="For how long; longer each time.")
+    after: Count = Field(5, description="Failures (5xx, resets, timeouts) in a row.")
+    duration: Clock = Field(30_000, description="For how long; longer each time.")
     max_percent: int = Field(50, ge=1, le=100, description="At most this share of the endpoints.")
 
 
@@ -112,7 +121,9 @@ class ProviderTls(Strict):
     ca: SecretType | None = Field(
         None, description="Trust these certificate authorities (PEM) instead of the system's."
     )
-    server_name: str | None = Field(None, description="Expect this name in the certificate instead of base_url's host.")
+    server_name: HostName | None = Field(
+        None, description="Expect this name in the certificate instead of base_url's host."
+    )
     cert: SecretType | None = Field(None, description="Client certificate chain, PEM.")
     key: SecretType | None = Field(None, description="Its private key, PEM.")
 
@@ -134,14 +145,10 @@ class OpenAIProvider(Strict):
     ejection: EjectionSpec | None = Field(
         None, description="Leaving out failing endpoints; on by default where there are several."
     )
-    connect_timeout: Duration = Field(5_000, description="How long a connection may take.")
+    connect_timeout: Clock = Field(5_000, description="How long a connection may take.")
     tls: ProviderTls | None = Field(None, description="TLS settings; only with an https base_url.")
-    max_connections: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Connections at most; beyond it requests wait."
-    )
-    max_requests: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Requests in flight at most; beyond it, 503."
-    )
+    max_connections: Count | None = Field(None, description="Connections at most; beyond it requests wait.")
+    max_requests: Count | None = Field(None, description="Requests in flight at most; beyond it, 503.")
 
 
 class MockProvider(Strict):
@@ -156,8 +163,8 @@ Provider: TypeAlias = OpenAIProvider | MockProvider
 class Timeouts(Strict):
     """Clocks of one attempt. There is no total timeout: it would cut long streams."""
 
-    first_byte: Duration = Field(300_000, description="Until the answer begins.")
-    idle: Duration = Field(300_000, description="Without any byte; it runs from the start, so not below first_byte.")
+    first_byte: Clock = Field(300_000, description="Until the answer begins.")
+    idle: Clock = Field(300_000, description="Without any byte; it runs from the start, so not below first_byte.")
 
 
 class TargetSpec(Strict):

@@ -1,7 +1,7 @@
 """document -> typed entries: what pydantic finds wrong, said in the words of the policy, with places."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -31,7 +31,7 @@ class Structure:
 
     def __init__(self, document: Document, cache: LoadCache | None) -> None:
         self._document, self._cache = document, cache
-        self._derived: dict[int, tuple[Any, Any]] = {}
+        self._derived: dict[tuple[str, int], tuple[Any, Any]] = {}
         self.diagnostics: list[Diagnostic] = []
 
     def check(self) -> tuple[language.Gateway, dict[str, dict[str, Any]]]:
@@ -43,8 +43,8 @@ class Structure:
         for name in _REQUIRED:
             if name not in data:
                 self._add("missing-field", f"`{name}` is missing", (), f"`{name}` at the top of the policy")
-        if "version" in data and (data["version"] != 1 or isinstance(data["version"], bool)):
-            self._add("unknown-value", f"version {shown(data['version'])} is not known", ("version",), "1")
+        if "version" in data and (data["version"] != 1 or not isinstance(data["version"], int | str)):
+            self._add("unknown-value", f"version {shown(data['version'])} is not known", ("version",), "the number 1")
         gateway = self._gateway(data)
         sections = {name: self._section(name, data[name]) for name in _ADAPTERS if name in data}
         if self._cache is not None:
@@ -64,7 +64,7 @@ class Structure:
             self._add("missing-field", f"`{name}` is empty", (name,), "at least one entry")
         found = {}
         for entry, value in entries.items():
-            known = self._cache.derived.get(id(value)) if self._cache and isinstance(value, dict) else None
+            known = self._cache.derived.get((name, id(value))) if self._cache and isinstance(value, dict) else None
             if known is not None and known[0] is value:
                 result: Any = known[1]
                 right = True
@@ -76,7 +76,7 @@ class Structure:
             if result is not None:
                 found[entry] = result
             if right and isinstance(value, dict):
-                self._derived[id(value)] = (value, result)
+                self._derived[(name, id(value))] = (value, result)
         return found
 
     def _entry_name(self, section: str, entry: str) -> None:
@@ -109,19 +109,24 @@ class Structure:
         return False
 
     def _validated(self, adapter: TypeAdapter[Any], value: Any, path: Path, form: type[BaseModel] | None) -> Any:
-        empty = list(_empty(value, path))
-        for where in empty:
+        empty = set(_empty(value, path))
+        for where in sorted(empty, key=str):
             self._add("empty-value", "this field has no value", where, "a value, or no such field", key=True)
+        if path in empty:
+            return None
         try:
-            return adapter.validate_python(value) if not empty else None
+            found = adapter.validate_python(_without_empty(value) if empty else value)
+            return None if empty else found
         except ValidationError as error:
-            for found in error.errors(include_url=False, include_input=True):
-                self._tell(found, path, form)
+            for each in error.errors(include_url=False, include_input=True):
+                self._tell(each, path, form, empty)
         return None
 
-    def _tell(self, error: ErrorDetails, path: Path, form: type[BaseModel] | None) -> None:
+    def _tell(self, error: ErrorDetails, path: Path, form: type[BaseModel] | None, empty: Container[Path]) -> None:
         steps = tuple(step for step in error["loc"] if not _is_tag(step))
         where, kind, context = (*path, *steps), error["type"], error.get("ctx", {})
+        if kind == "missing" and where in empty:
+            return  # told already: it has no value
         fields = _fields(error["loc"][:-1], form)
         if kind == "extra_forbidden":
             self._unknown(where, str(steps[-1]), fields)
@@ -134,8 +139,7 @@ class Structure:
                 "unknown-value", f"`{found}` is not known here", where, expected, suggestion=nearest(found, choices)
             )
         elif "expected" in context and ("-" in kind):
-            message = error["msg"].replace("nothing", "an empty text") if kind == "invalid-value" else error["msg"]
-            self._add(kind, message, where, context["expected"], hint=context.get("hint"))
+            self._add(kind, error["msg"], where, context["expected"], hint=context.get("hint"))
         elif kind in (
             "greater_than_equal",
             "less_than_equal",
@@ -205,10 +209,18 @@ def _empty(value: Any, path: Path) -> Iterator[Path]:
         yield path
     elif isinstance(value, dict):
         for name, each in value.items():
-            yield from _empty(each, (*path, name))
+            if each is None or isinstance(each, dict | list):
+                yield from _empty(each, (*path, name))
     elif isinstance(value, list):
         for number, each in enumerate(value):
-            yield from _empty(each, (*path, number))
+            if isinstance(each, dict | list):
+                yield from _empty(each, (*path, number))
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_empty(each) for name, each in value.items() if each is not None}
+    return [_without_empty(each) for each in value] if isinstance(value, list) else value
 
 
 def _kind(value: Any) -> str:

@@ -1,15 +1,14 @@
 """The field types of the policy language: a grammar each, for pydantic and for the JSON Schema alike."""
 
-import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from controlplane.policy import grammar
-from controlplane.policy.grammar import Address, Rate, Url
+from controlplane.policy.grammar import ENV, Address, Rate, Url
 from controlplane.policy.secrets import SecretRef
 
 
@@ -19,38 +18,44 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=False, allow_inf_nan=False)
 
 
-def _by(parse: Callable[[Any], Any], kinds: type | tuple[type, ...] = str) -> BeforeValidator:
-    """Validates with a grammar's parser; its ValueError says what was expected."""
+def _by(parse: Callable[[Any], Any], kinds: type | tuple[type, ...] = str, *, quote: bool = True) -> BeforeValidator:
+    """Validates with a grammar's parser; its ValueError says what was expected. `quote`: the value is no secret."""
 
     def validate(value: Any) -> Any:
-        expected = "text"
-        if isinstance(value, kinds) and not isinstance(value, bool):
-            try:
-                return parse(value)
-            except ValueError as error:
-                expected = str(error)
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+        try:
+            found = parse(value if fits else "")
+        except ValueError as error:
+            expected = str(error)
         else:
-            try:
-                parse("")
-            except ValueError as error:
-                expected = str(error)
-        raise PydanticCustomError("invalid-value", "not valid: {found}", {"found": shown(value), "expected": expected})
+            if fits:
+                return found
+            expected = "text"
+        message = "not valid: {found}" if quote else "this value is not valid"
+        context = {"found": shown(value), "expected": expected} if quote else {"expected": expected}
+        raise PydanticCustomError("invalid-value", message, context)
 
     return BeforeValidator(validate)
 
 
 def shown(value: Any) -> str:
     """A value as an error may quote it: short, on one line."""
-    text = {None: "nothing", True: "true", False: "false"}.get(value) if isinstance(value, bool | None) else str(value)
-    text = text if text is not None else str(value)
-    return " ".join((text if len(text) <= 60 else text[:59] + "…").split()) or "nothing"
+    if value is None or value == "":
+        return "nothing" if value is None else "an empty text"
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    text = " ".join((str(value).lower() if isinstance(value, bool) else str(value)).split())
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _text(pattern: str, examples: list[Any]) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": pattern, "examples": examples})
 
 
-Duration = Annotated[int, _by(grammar.duration), _text(grammar.DURATION, ["250ms", "30s", "5m", "1h"])]
+_DURATIONS = ["250ms", "30s", "5m", "1h"]
+Count = Annotated[int, Field(ge=1, lt=1 << 32)]  # Envoy's uint32
+Duration = Annotated[int, _by(grammar.duration), _text(grammar.DURATION, _DURATIONS)]
+Clock = Annotated[int, _by(grammar.clock), _text(grammar.DURATION, _DURATIONS)]
 Size = Annotated[
     int,
     _by(grammar.size, (str, int)),
@@ -65,14 +70,12 @@ RateType = Annotated[InstanceOf[Rate], _by(grammar.rate), _text(grammar.RATE, ["
 AddressType = Annotated[
     InstanceOf[Address],
     _by(grammar.address),
-    _text(r"^.+:[0-9]+$", ["127.0.0.1:8080", "[::1]:8080"]),
-    PlainSerializer(str),
+    _text(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$", ["127.0.0.1:8080", "[::1]:8080"]),
 ]
 UrlType = Annotated[
     InstanceOf[Url],
     _by(grammar.url),
     _text(r"^https?://[^\s@?#]+$", ["https://api.openai.com/v1"]),
-    PlainSerializer(str),
 ]
 ProviderName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["openai"])]
 KeyName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["alice"])]
@@ -81,47 +84,55 @@ Pattern = Annotated[str, _by(grammar.pattern), _text(grammar.PATTERN, ["smart", 
 UpstreamModel = Annotated[str, _by(grammar.model), _text(grammar.MODEL, ["gpt-4o"])]
 
 
+# What the gateway or the connection itself says to a provider; RFC 9110, section 7.6.1 lists the latter.
+_OWN_HEADERS = {
+    "authorization", "host", "content-length", "content-type",
+    "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+}  # fmt: skip
+
+
 def _header_name(text: str) -> str:
-    if not re.match(grammar.HEADER.replace("$", r"\Z"), text):
-        raise ValueError("the name of an HTTP header")
-    lower = text.lower()
-    if lower in (
-        "authorization",
-        "host",
-        "content-length",
-        "content-type",
-        "transfer-encoding",
-        "connection",
-    ) or lower.startswith("x-headgate-"):
+    lower = grammar.header(text)
+    if lower in _OWN_HEADERS or lower.startswith(("x-headgate-", "x-envoy-")):
         raise ValueError("another header: this one is set by the gateway (credentials go into `api_key`)")
     return lower
 
 
 def _header_value(text: str) -> str:
-    if not text or not text.isprintable() or not text.isascii():
+    if not text.strip() or not text.isprintable() or not text.isascii():
         raise ValueError("printable ASCII text")
     return text
 
 
 HeaderName = Annotated[str, _by(_header_name), _text(grammar.HEADER, ["openai-organization"])]
-HeaderValue = Annotated[str, _by(_header_value), WithJsonSchema({"type": "string", "minLength": 1})]
+HeaderValue = Annotated[str, _by(_header_value, quote=False), WithJsonSchema({"type": "string", "pattern": "^[ -~]+$"})]
+PageHeader = Annotated[str, _by(grammar.header), _text(grammar.HEADER, ["x-request-id"])]
+Origin = Annotated[str, _by(grammar.origin), _text(grammar.ORIGIN, ["https://app.example.com"])]
+HostName = Annotated[str, _by(grammar.host), _text(grammar.HOST, ["api.example.com"])]
+Folder = Annotated[str, Field(pattern=r"^[^\x00]+$", examples=[".headgate"])]
 UrlPath = Annotated[str, Field(pattern=r"^/[!-~]*$", examples=["/health"])]
 
 
 def _secret(value: Any) -> SecretRef:
     """Never quotes what it was given: that may be the secret itself."""
-    hint = "write {env: NAME} or {file: path}; the value stays out of the policy"
-    if isinstance(value, dict) and len(value) == 1:
-        ((kind, name),) = value.items()
-        if kind in ("env", "file") and isinstance(name, str) and name and "\0" not in name:
-            return SecretRef(kind, name)
-    code = "invalid-secret" if isinstance(value, dict) else "literal-secret"
-    message = (
-        "a reference to a secret has exactly one of `env` and `file`"
-        if isinstance(value, dict)
-        else "a secret must be a reference, not a value"
-    )
-    raise PydanticCustomError(code, message, {"expected": "{env: NAME} or {file: path}", "hint": hint})
+    context = {"expected": "{env: NAME} or {file: path}", "hint": "the value itself stays out of the policy"}
+    if not isinstance(value, dict):
+        message = "a secret must be a reference, not a value"
+        raise PydanticCustomError("literal-secret", message, context)
+    kind, name = next(iter(value.items())) if len(value) == 1 else (None, None)
+    if kind not in ("env", "file"):
+        message = "a reference to a secret has exactly one of `env` and `file`"
+        raise PydanticCustomError("invalid-secret", message, context)
+    if not isinstance(name, str) or not name or "\0" in name or (kind == "env" and not grammar.matches(ENV, name)):
+        wanted = "the name of an environment variable" if kind == "env" else "the path of a file"
+        message = "this is no name of an environment variable" if kind == "env" else "this is no path of a file"
+        raise PydanticCustomError("invalid-secret", message, context | {"expected": wanted})
+    return SecretRef(kind, name)
+
+
+def _reference(kind: str, what: str, **form: str | int) -> dict[str, Any]:
+    field = {"type": "string", "description": what, **form}
+    return {"type": "object", "properties": {kind: field}, "required": [kind], "additionalProperties": False}
 
 
 SecretType = Annotated[
@@ -129,40 +140,15 @@ SecretType = Annotated[
     BeforeValidator(_secret),
     WithJsonSchema(
         {
-            "oneOf": [
-                {
-                    "type": "object",
-                    "properties": {kind: {"type": "string", "minLength": 1, "description": what}},
-                    "required": [kind],
-                    "additionalProperties": False,
-                }
-                for kind, what in (
-                    ("env", "Name of an environment variable."),
-                    ("file", "Path of a file, relative to the policy."),
-                )
-            ],
             "description": "Where the secret's value is kept. Never the value itself.",
+            "oneOf": [
+                _reference("env", "Name of an environment variable.", pattern=ENV),
+                _reference("file", "Path of a file, relative to the policy.", minLength=1),
+            ],
         }
     ),
-    PlainSerializer(str),
 ]
-
-
-def _moment(text: str) -> datetime:
-    try:
-        if len(text) == 10:
-            return datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = datetime.min
-    if moment.tzinfo is None:
-        raise ValueError("a date such as 2027-01-01 (its first moment, UTC) or a time such as 2027-01-01T12:00:00Z")
-    return moment.astimezone(UTC)
-
-
-Moment = Annotated[
-    datetime, _by(_moment), WithJsonSchema({"type": "string", "examples": ["2027-01-01", "2027-01-01T12:00:00Z"]})
-]
+Moment = Annotated[datetime, _by(grammar.moment), _text(grammar.MOMENT, ["2027-01-01", "2027-01-01T12:00:00Z"])]
 
 
 _REASONS = ("5xx", "timeout", "connect", "reset")

@@ -4,7 +4,6 @@ A policy without keys gets filters that do nothing in their place, so that the l
 """
 
 from collections.abc import Iterable
-from functools import lru_cache
 
 from envoy.config.rbac.v3 import rbac_pb2 as rules
 from envoy.extensions.filters.http.api_key_auth.v3 import api_key_auth_pb2 as auth
@@ -43,7 +42,8 @@ Allowed = tuple[tuple[str, tuple[str, ...]], ...]  # identity and models of each
 
 def permissions(allowed: Allowed) -> rbac.RBAC:
     """Identity -> models, as a tree of hash lookups. Requests that name no model pass: the routes answer them."""
-    clients = {identity: _permission(models) for identity, models in allowed}
+    shared = {models: _permission(models) for models in {models for _, models in allowed}}
+    clients = {identity: shared[models] for identity, models in allowed}
     allow = matchers.action("allow", _ALLOW)
     by_client = matchers.then(matchers.lookup(names.CLIENT, clients, {}, allow))
     return rbac.RBAC(matcher=matchers.first_of([(matchers.present(names.MODEL), by_client)], allow))
@@ -54,9 +54,8 @@ def restricted(keys: Iterable[Key]) -> Allowed:
     return tuple((key.identity, key.models) for key in keys if key.models is not None)
 
 
-@lru_cache(maxsize=10_000)
 def _permission(models: tuple[str, ...]) -> matchers.OnMatch:
-    """What one list of models allows. Thousands of keys share a few lists, and an edit leaves most as they are."""
+    """What one list of models allows. Thousands of keys share a few lists."""
     allow, deny = matchers.action("allow", _ALLOW), matchers.action("deny", _DENY)
     exact = {name: allow for name in models if not name.endswith("*")}
     prefixes = {name[:-1]: allow for name in models if name.endswith("*")}

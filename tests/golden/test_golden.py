@@ -1,7 +1,8 @@
 """One file per case: a policy, a line, and what the compiler makes of it: xDS resources, or diagnostics.
 
-The first line of a case may name what it shows: `# shows: routes, cluster` (all kinds otherwise). To accept what the
-compiler now says, run `HEADGATE_GOLDEN=write pytest tests/golden` and read the difference.
+The first line of a case may name what it shows: `# shows: routes, cluster` (all kinds otherwise). Parts that are the
+same in every policy are folded unless it says `# shows whole: routes`. To accept what the compiler now says, run
+`HEADGATE_GOLDEN=write pytest tests/golden` and read the difference.
 """
 
 import os
@@ -58,11 +59,24 @@ def compiled(policy: str) -> str:
     except PolicyError as error:
         return "".join(render(d, policy) + "\n" for d in error.diagnostics)
     shown = dump(result.snapshot)
-    first = policy.partition("\n")[0]
-    if first.startswith("# shows: "):
-        shown = {kind: shown[kind] for kind in first.removeprefix("# shows: ").split(", ")}
+    how, _, kinds = policy.partition("\n")[0].partition(": ")
+    if how.startswith("# shows"):
+        shown = {kind: shown[kind] for kind in kinds.split(", ")}
     configs = {kind: {name: entry["config"] for name, entry in of.items()} for kind, of in shown.items() if of}
-    return yaml.safe_dump(_without_scripts(configs), width=110, sort_keys=False)
+    readable = _without_scripts(configs)
+    # The maps of protobuf messages have no order of their own.
+    return yaml.safe_dump(readable if how == "# shows whole" else _folded(readable), width=110, sort_keys=True)
+
+
+def _folded(value: Any) -> Any:
+    """Without what every policy has alike: the table of paths, and Envoy's own error answers."""
+    if isinstance(value, list):
+        return [_folded(of) for of in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("matcher_tree", {}).get("input", {}).get("name") == ":path":
+        return "<paths>"
+    return {key: "<errors>" if key == "local_reply_config" else _folded(of) for key, of in value.items()}
 
 
 def _without_scripts(value: Any) -> Any:

@@ -43,7 +43,7 @@ class Client:
         self.requests: deque[Any] = deque()
         self.asked: dict[str, set[str]] = {}
         self.nonces: dict[str, str] = {}
-        self.sotw_versions = {t: "" for t in TYPES}
+        self.sotw_versions = dict.fromkeys(TYPES, "")
         self.withheld: list[Any] = []
         self.told = 0
         for type_url in ROOTS:
@@ -124,10 +124,9 @@ class Client:
             self.held[CLUSTER][name] = self.warming.pop(name)
 
     def _subscribe(self) -> None:
-        for type_url, names in self.wanted().items():
+        for type_url, wanted in self.wanted().items():
             before = self.asked.get(type_url, set())
-            if self.lingering:
-                names |= before
+            names = wanted | before if self.lingering else wanted
             for name in before - names:
                 self.held[type_url].pop(name, None)
                 self.versions[type_url].pop(name, None)
@@ -183,7 +182,7 @@ class Client:
         if self.strict:
             # A client with nothing yet gets what there is, although routes refer to a cluster that it refused.
             used = {c for n in self.wanted()[ROUTES] for c in self.held[ROUTES].get(n, {}).get("clusters", ())}
-            assert used <= self.held[CLUSTER].keys() | self.refused, f"after {type_url}: routes refer to what is not there"
+            assert used <= self.held[CLUSTER].keys() | self.refused, f"dangling after {type_url}"
 
 
 class Wire:

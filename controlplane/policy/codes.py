@@ -1,0 +1,49 @@
+"""Every code that a diagnostic can bear: its meaning and the next step. Made into docs/reference/diagnostics.md."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+CODES: Mapping[str, str] = MappingProxyType(
+    {
+        # The file as YAML.
+        "not-utf8": "The file holds bytes that are not UTF-8. Save it as UTF-8.",
+        "invalid-yaml": "The text is not YAML. The message says what the parser met; fix the line, or quote the text.",
+        "empty-policy": "The file says nothing. Begin with `version: 1`, `providers` and `models`.",
+        "not-a-mapping": "The file is a list or a single value. A policy is a mapping of fields.",
+        "several-documents": "A line `---` begins a second document. Keep one document per file.",
+        "anchor": "Anchors, aliases and merge keys are not part of the language. Write the value where it is used.",
+        "tag": "YAML tags are not part of the language. Write the value alone, in quotes if it must be text.",
+        "complex-key": "A key is no plain name. Write `name: value`.",
+        "duplicate-key": "A name stands twice in one mapping. Remove or rename one of the two.",
+        "too-deep": "Values are nested deeper than any policy is. Look for a missing bracket.",
+        # Fields and values.
+        "unknown-field": "The mapping has no such field. Take the suggested name, or one of those listed.",
+        "missing-field": "A required field or section is absent or empty. Add it.",
+        "empty-value": "A field has no value. Give it one, or remove the field.",
+        "wrong-type": "The value has another type than the field, such as text for a number. Write what is expected.",
+        "unknown-value": "The field takes one of a few words, and this is none of them. Take one of those listed.",
+        "invalid-value": "The value does not follow its grammar (duration, size, rate, address, URL, date, name).",
+        "invalid-name": "An entry's name has characters that names cannot have, or is too long. Rename the entry.",
+        "out-of-range": "The value is too small, too large, too short, or has a wrong character. Keep to the bounds.",
+        # Secrets.
+        "literal-secret": "A secret stands in the policy itself. Write `{env: NAME}` or `{file: path}`.",
+        "invalid-secret": "A reference to a secret has exactly one of `env` and `file`. Write one of them.",
+        "absent-secret": "The secret cannot be read, is empty, or fits into no header. Export it or fix the file.",
+        "shared-secret": "Two keys have the same secret, so nobody can tell them apart. Give each a secret of its own.",
+        # Names that refer to each other.
+        "unknown-name": "There is no provider, model or limit of this name. Take the suggested name, or add the entry.",
+        "wildcard-reference": "A model refers to a pattern, which stands for many models. Name one model or provider.",
+        "cycle": "Models refer to each other in a circle. Let one of them name a provider.",
+        "nested-group": "A weighted group names a model with several targets. Name models with one target only.",
+        "matches-nothing": "Warning: a key's pattern matches no model of the policy. Correct or remove it.",
+        # What fits together.
+        "open-gateway": "Warning: without keys everyone may use every model. Add `keys` before others can reach it.",
+        "admin-without-token": "The admin API would be open to the network. Listen on loopback, or set `admin.token`.",
+        "same-address": "Clients and the admin API have the same address. Give them two.",
+        "cors-any-with-credentials": "Browsers refuse credentials for any origin. Name origins, or drop `credentials`.",
+        "tls-without-https": "TLS settings of a provider need an https `base_url`. Change the URL, or remove `tls`.",
+        "half-a-certificate": "A client certificate needs both `cert` and `key`. Add the other one.",
+        "mixed-endpoints": "Endpoints mix IP addresses and host names. Use one kind, or two providers.",
+        "idle-too-short": "`idle` runs while the first byte is awaited. Make it at least `first_byte`.",
+    }
+)
