@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.document import Document, Path
+from controlplane.policy.grammar import Address, is_ip
 from controlplane.policy.language import Gateway, OpenAIProvider, Policy
 from controlplane.policy.load import LoadCache, load
 from controlplane.policy.place import Place
@@ -16,6 +17,8 @@ from controlplane.policy.secrets import Secret, SecretRef, Secrets
 from controlplane.policy.structure import Structure
 
 Places = Callable[[Path], Place]
+
+_EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - to compare with, not to listen on
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +38,18 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
         return Checked(None, error.diagnostics, lambda path: Place(file, 1, 1, path))
     structure = Structure(document, cache)
     gateway, sections = structure.check()
-    found = structure.diagnostics
+    found = [*document.problems, *structure.diagnostics]
     written = {name: document.data.get(name) for name in ("providers", "models", "limits")}
     # Names are looked up among what is written, right or wrong: one error should not look like two.
     names = {name: of if isinstance(of, dict) else {} for name, of in written.items()}
-    models = Models(document, names["providers"], sections.get("models", {}))
+    models = Models(document, names["providers"], names["models"], sections.get("models", {}))
     resolved = models.resolve()
     keys = sections.get("keys", {})
     found += models.diagnostics
     found += check_keys(document, keys, names["models"], names["limits"])
-    found += _semantics(document, gateway, sections.get("providers", {}), open_to_all="keys" not in document.data)
+    found += _semantics(
+        document, gateway, sections.get("providers", {}), open_to_all=document.data.get("keys", {}) == {}
+    )
     ordered = tuple(sorted(dict.fromkeys(found), key=lambda d: (d.place is None, d.place)))
     if any(d.severity is Severity.ERROR for d in ordered):
         return Checked(None, ordered, document.place)
@@ -66,7 +71,7 @@ def _semantics(
             "admin-without-token", "the admin API would be open to the network", ("gateway", "admin"),
             "a loopback address, or a token", "write admin: {listen: ADDRESS, token: {env: NAME}}",
         )  # fmt: skip
-    if gateway.listen == gateway.admin.listen:
+    if _overlap(gateway.listen, gateway.admin.listen):
         yield error(
             "same-address", "clients and the admin API share one address", ("gateway", "admin"), "two addresses"
         )
@@ -87,14 +92,19 @@ def _provider(name: str, provider: OpenAIProvider, error: Callable[..., Diagnost
             yield error("tls-without-https", "TLS settings for a plain http URL", (*path, "tls"), "an https base_url")
         if (provider.tls.cert is None) != (provider.tls.key is None):
             yield error("half-a-certificate", "a client certificate needs both", (*path, "tls"), "`cert` and `key`")
-    kinds = {_is_ip(address.host) for address in provider.endpoints or ()}
-    if len(kinds) > 1:
+    endpoints = provider.endpoints or []
+    for number, address in enumerate(endpoints):
+        if address in endpoints[:number]:
+            message = f"`{address}` stands here twice"
+            yield error("duplicate-item", message, (*path, "endpoints", number), "each endpoint once")
+    if len({is_ip(address.host) for address in endpoints}) > 1:
         message = "IP addresses and host names are mixed"
         yield error("mixed-endpoints", message, (*path, "endpoints"), "only IP addresses, or only host names")
 
 
-def _is_ip(host: str) -> bool:
-    return host.replace(".", "").isdigit() or ":" in host
+def _overlap(one: Address, other: Address) -> bool:
+    """Whether two listeners get into each other's way: the same port, and a host that holds the other."""
+    return one.port == other.port and (one.host == other.host or bool(_EVERYWHERE & {one.host, other.host}))
 
 
 def secret_refs(policy: Policy) -> tuple[tuple[SecretRef, Path], ...]:
@@ -115,60 +125,65 @@ def _refs(model: BaseModel, path: Path) -> Iterable[tuple[SecretRef, Path]]:
             yield from _refs(value, (*path, name))
 
 
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """Why there is no value, without a word of it."""
+
+    reason: str
+
+
 def resolve(
     refs: Iterable[tuple[SecretRef, Path]], read: Callable[[SecretRef], str], places: Places
 ) -> tuple[Secrets, tuple[Diagnostic, ...]]:
-    """Reads every secret once. What cannot be read, is empty or shared by two keys is told at its reference."""
+    """Reads every secret once. What cannot be read, is empty or shared by two keys is told at its reference.
+
+    `read` gives a secret's value, or raises LookupError, OSError or ValueError with the reason.
+    """
+    read_once: dict[SecretRef, str | _Unread] = {}
     secrets: dict[SecretRef, Secret] = {}
-    failed: dict[SecretRef, str] = {}
     problems: list[Diagnostic] = []
-    owners: dict[str, str] = {}
+    owners: dict[str, Path] = {}
     for ref, path in refs:
-        if ref not in secrets and ref not in failed:
-            try:
-                secrets[ref] = Secret(_value(ref, path, read))
-            except (LookupError, OSError, ValueError) as error:
-                failed[ref] = _reason(error)
-        if ref in failed:
-            hint = (
-                f"export {ref.name}=..." if ref.kind == "env" else "create the file; its path is relative to the policy"
-            )
-            problems.append(
-                Diagnostic(
-                    Severity.ERROR,
-                    "absent-secret",
-                    f"{ref}: {failed[ref]}",
-                    places(path),
-                    "a secret that can be read",
-                    hint=hint,
-                )
-            )
-        elif path[0] == "keys":
-            other = owners.setdefault(secrets[ref].reveal(), str(path[1]))
-            if other != path[1]:
-                message = f"the keys `{other}` and `{path[1]}` have the same secret"
-                problems.append(
-                    Diagnostic(Severity.ERROR, "shared-secret", message, places(path), "a secret of its own")
-                )
+        if ref not in read_once:
+            read_once[ref] = _read(ref, read)
+        value = _usable(read_once[ref], lines="tls" in path)
+        if isinstance(value, _Unread):
+            problems.append(_absent(ref, value, places(path)))
+            continue
+        secrets[ref] = Secret(value)
+        if path[0] == "keys" and (first := owners.setdefault(value, path)) != path:
+            message = f"the keys `{first[1]}` and `{path[1]}` have the same secret"
+            expected = "a secret of its own"
+            problems.append(Diagnostic(Severity.ERROR, "shared-secret", message, places(path), expected))
     return secrets, tuple(problems)
 
 
-def _value(ref: SecretRef, path: Path, read: Callable[[SecretRef], str]) -> str:
-    """PEM files keep their lines; everything else is one line, with a file's last line end taken off."""
-    value = read(ref)
-    if "-----BEGIN" in value and "tls" in path:
+def _read(ref: SecretRef, read: Callable[[SecretRef], str]) -> str | _Unread:
+    try:
+        return read(ref)
+    except UnicodeError:
+        return _Unread("it is not text")
+    except OSError as error:
+        return _Unread(error.strerror or type(error).__name__)
+    except (LookupError, ValueError) as error:
+        return _Unread(str(error.args[0]) if error.args else type(error).__name__)
+
+
+def _usable(value: str | _Unread, *, lines: bool) -> str | _Unread:
+    """A value without a file's last line end, and fit for an HTTP header; TLS material (`lines`) as it is."""
+    if isinstance(value, _Unread):
         return value
-    value = value.rstrip("\r\n")
-    if not value:
-        raise ValueError("it is empty")
+    if not value.strip():
+        return _Unread("it is empty")
+    if lines:
+        return value
+    value = value.removesuffix("\n").removesuffix("\r")
     if not value.isprintable() or not value.isascii() or value != value.strip():
-        raise ValueError("it has characters that no HTTP header can carry")
+        return _Unread("it has characters that no HTTP header can carry, or spaces around it")
     return value
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not text"
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return str(error.args[0]) if error.args else type(error).__name__
+def _absent(ref: SecretRef, unread: _Unread, place: Place) -> Diagnostic:
+    hint = f"export {ref.name}=..." if ref.kind == "env" else "the file's path is relative to the policy"
+    message = f"{ref}: {unread.reason}"
+    return Diagnostic(Severity.ERROR, "absent-secret", message, place, "a secret that can be read", hint=hint)

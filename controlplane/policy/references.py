@@ -1,6 +1,7 @@
 """Names followed to what they name: models to providers and other models, keys to limits and models."""
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,37 +13,71 @@ from controlplane.policy.structure import nearest
 
 Groups = tuple[tuple[Target, ...], ...]
 
+# References expand in place, so that a few lines could otherwise make any number of targets.
+MAX_TARGETS = 64
+# More slips than these are something else, and every look for the nearest name costs a millisecond.
+_MAX_SUGGESTIONS = 50
+
 
 @dataclass(slots=True)
 class Models:
-    """Follows every model of a policy. Each is followed once; a cycle is told once."""
+    """Follows every model of a policy. Each is followed once, after those it refers to; a cycle is told once.
+
+    `written` are the names of all models, those with errors included: what exists is not told to be absent.
+    """
 
     document: Document
     providers: Mapping[str, Any]
+    written: Mapping[str, Any]
     specs: Mapping[str, Any]
     diagnostics: list[Diagnostic] = field(default_factory=list)
     _done: dict[str, Model | None] = field(default_factory=dict)
+    _looked: dict[str, str | None] = field(default_factory=dict)
 
     def resolve(self) -> dict[str, Model]:
-        found = {name: self._model(name, ()) for name in self.specs}
+        for name in self._order():
+            self._done[name] = self._followed(name, self.specs[name])
+        found = {name: self._done[name] for name in self.specs}
         return {name: model for name, model in found.items() if model is not None}
 
-    def _model(self, name: str, trail: tuple[str, ...]) -> Model | None:
-        if name in self._done:
-            return self._done[name]
-        if name in trail:
-            cycle = " -> ".join((*trail[trail.index(name) :], name))
-            self._add(
-                "cycle", f"models refer to each other in a circle: {cycle}", ("models", name), "a provider at its end"
-            )
-            return None
-        self._done[name] = model = self._followed(name, self.specs[name], (*trail, name))
-        return model
+    def _order(self) -> Iterator[str]:
+        """Every model after those it refers to, but for references that close a circle. Chains may be long."""
+        finished: dict[str, bool] = {}
+        for start in self.specs:
+            trail, pending = ([], []) if start in finished else ([start], [self._references(start)])
+            finished.setdefault(start, False)
+            while trail:
+                name = next(pending[-1], None)
+                if name is None:
+                    pending.pop()
+                    finished[trail[-1]] = True
+                    yield trail.pop()
+                elif name not in finished:
+                    finished[name] = False
+                    trail.append(name)
+                    pending.append(self._references(name))
+                elif not finished[name]:
+                    self._cycle(trail[trail.index(name) :])
 
-    def _followed(self, name: str, spec: Any, trail: tuple[str, ...]) -> Model | None:
+    def _references(self, name: str) -> Iterator[str]:
+        """The models that a model names."""
+        spec = self.specs[name]
+        groups = spec.try_ if isinstance(spec, TrySpec) else [spec]
+        for group in groups:
+            for choice in group if isinstance(group, list) else [group]:
+                if isinstance(choice, str) and choice in self.specs and choice not in self.providers:
+                    yield choice
+
+    def _cycle(self, names: list[str]) -> None:
+        around = [*names, names[0]]
+        shown = " -> ".join(around if len(around) <= 10 else [*around[:8], "…", names[0]])
+        message = f"models refer to each other in a circle: {shown}"
+        self._add("cycle", message, ("models", names[0]), "a provider at its end")
+
+    def _followed(self, name: str, spec: Any) -> Model | None:
         path: Path = ("models", name)
         if isinstance(spec, str):
-            return self._named(spec, path, trail)
+            return self._named(spec, path)
         if isinstance(spec, SimpleSpec):
             if not self._provider(spec.provider, (*path, "provider")):
                 return None
@@ -52,19 +87,23 @@ class Models:
         if not isinstance(spec, TrySpec):
             raise TypeError(f"a model of form {type(spec).__name__}")
         self._clocks(spec.timeouts, path)
-        parts = [self._groups(group, (*path, "try", n), trail) for n, group in enumerate(spec.try_)]
+        parts = [self._groups(group, (*path, "try", n)) for n, group in enumerate(spec.try_)]
         if any(part is None for part in parts):
             return None
         groups = tuple(group for part in parts if part for group in part)
+        if sum(map(len, groups)) > MAX_TARGETS:
+            message = f"this comes to {sum(map(len, groups))} targets, every reference followed"
+            self._add("too-many-targets", message, (*path, "try"), f"at most {MAX_TARGETS}")
+            return None
         return Model(groups, tuple(spec.on), spec.timeouts, None)
 
-    def _named(self, reference: str, path: Path, trail: tuple[str, ...]) -> Model | None:
+    def _named(self, reference: str, path: Path) -> Model | None:
         """What a plain name stands for: a provider, else another model."""
         if reference in self.providers:
             timeouts = language.Timeouts()
             return Model(((Target(reference, None),),), language.DEFAULT_ON, timeouts, None)
-        if reference in self.specs and not reference.endswith("*"):
-            return self._fixed(self._model(reference, trail), reference)
+        if reference in self.written and not reference.endswith("*"):
+            return self._fixed(self._done.get(reference), reference)
         if reference.endswith("*"):
             self._add(
                 "wildcard-reference",
@@ -73,13 +112,13 @@ class Models:
                 "the name of a provider or model",
             )
             return None
-        known = [*self.providers, *(name for name in self.specs if not name.endswith("*"))]
+        known = [*self.providers, *(name for name in self.written if not name.endswith("*"))]
         self._add(
             "unknown-name",
             f"there is no provider or model `{reference}`",
             path,
             "a provider or a model of this policy",
-            nearest(reference, known),
+            self._nearest(reference, known),
         )
         return None
 
@@ -90,21 +129,21 @@ class Models:
         groups = tuple(tuple(Target(t.provider, t.model or name, t.weight) for t in group) for group in model.groups)
         return Model(groups, model.on, model.timeouts, model.retries)
 
-    def _groups(self, group: Any, path: Path, trail: tuple[str, ...]) -> Groups | None:
+    def _groups(self, group: Any, path: Path) -> Groups | None:
         if isinstance(group, str):
-            model = self._named(group, path, trail)
+            model = self._named(group, path)
             return model.groups if model else None
         if isinstance(group, TargetSpec):
             target = self._target(group, path)
             return ((target,),) if target else None
-        targets = [self._member(choice, (*path, n), trail) for n, choice in enumerate(group)]
+        targets = [self._member(choice, (*path, n)) for n, choice in enumerate(group)]
         return None if any(t is None for t in targets) else (tuple(t for t in targets if t),)
 
-    def _member(self, choice: Any, path: Path, trail: tuple[str, ...]) -> Target | None:
+    def _member(self, choice: Any, path: Path) -> Target | None:
         """One choice of a weighted group: it must come down to a single target."""
         if isinstance(choice, TargetSpec):
             return self._target(choice, path)
-        model = self._named(choice, path, trail)
+        model = self._named(choice, path)
         if model is None:
             return None
         if len(model.groups) > 1 or len(model.groups[0]) > 1:
@@ -120,10 +159,8 @@ class Models:
     def _provider(self, name: str, path: Path) -> bool:
         if name in self.providers:
             return True
-        known = tuple(self.providers)
-        self._add(
-            "unknown-name", f"there is no provider `{name}`", path, "a provider of this policy", nearest(name, known)
-        )
+        message, near = f"there is no provider `{name}`", self._nearest(name, self.providers)
+        self._add("unknown-name", message, path, "a provider of this policy", near)
         return False
 
     def _clocks(self, timeouts: language.Timeouts, path: Path) -> None:
@@ -131,44 +168,67 @@ class Models:
             message = "`idle` is shorter than `first_byte`, and its clock runs while the first byte is awaited"
             self._add("idle-too-short", message, (*path, "timeouts"), "idle of at least first_byte")
 
+    def _nearest(self, name: str, names: Iterable[str]) -> str | None:
+        return _suggestion(self._looked, name, names)
+
     def _add(self, code: str, message: str, path: Path, expected: str, suggestion: str | None = None) -> None:
         place = self.document.place(path)
         self.diagnostics.append(Diagnostic(Severity.ERROR, code, message, place, expected, suggestion))
 
 
+def _suggestion(looked: dict[str, str | None], name: str, names: Iterable[str]) -> str | None:
+    if name not in looked and len(looked) < _MAX_SUGGESTIONS:
+        looked[name] = nearest(name, tuple(names))
+    return looked.get(name)
+
+
 def check_keys(
     document: Document, keys: Mapping[str, language.Key], models: Mapping[str, Any], limits: Mapping[str, Any]
 ) -> list[Diagnostic]:
-    """Limits that keys name must exist; patterns that match nothing are worth a warning."""
+    """Limits that keys name must exist, once each; patterns that match nothing are worth a warning."""
     found: list[Diagnostic] = []
-    covered: dict[str, bool] = {}
+    matches, near_models, near_limits = _Matches(models), {}, {}  # type: _Matches, dict[str, str | None], dict[str, str | None]
+
+    def add(severity: Severity, code: str, message: str, path: Path, expected: str, near: str | None = None) -> None:
+        found.append(Diagnostic(severity, code, message, document.place(path), expected, near))
+
     for name, key in keys.items():
         for number, limit in enumerate(key.limits):
+            path: Path = ("keys", name, "limits", number)
             if limit not in limits:
-                place = document.place(("keys", name, "limits", number))
-                near = nearest(limit, tuple(limits))
-                message = f"there is no limit `{limit}`"
-                found.append(Diagnostic(Severity.ERROR, "unknown-name", message, place, "a limit of this policy", near))
-        for number, pattern in enumerate(key.models or ()):
-            if pattern not in covered:
-                covered[pattern] = _matches(pattern, models)
-            if not covered[pattern]:
-                place = document.place(("keys", name, "models", number))
-                message = f"`{pattern}` matches no model of this policy"
-                near = nearest(pattern, tuple(models))
-                found.append(
-                    Diagnostic(Severity.WARNING, "matches-nothing", message, place, "a model of this policy", near)
+                near = _suggestion(near_limits, limit, limits)
+                add(
+                    Severity.ERROR, "unknown-name", f"there is no limit `{limit}`", path, "a limit of this policy", near
                 )
+            if limit in key.limits[:number]:
+                add(Severity.ERROR, "duplicate-item", f"`{limit}` stands here twice", path, "each limit once")
+        for number, pattern in enumerate(key.models or ()):
+            if not matches(pattern):
+                path = ("keys", name, "models", number)
+                message, near = (
+                    f"`{pattern}` matches no model of this policy",
+                    _suggestion(near_models, pattern, models),
+                )
+                add(Severity.WARNING, "matches-nothing", message, path, "a model of this policy", near)
     return found
 
 
-def _matches(pattern: str, models: Mapping[str, Any]) -> bool:
-    if pattern in models:
-        return True
-    prefix = pattern.removesuffix("*")
-    wild = pattern.endswith("*")
-    return any(
-        (wild and name.startswith(prefix))
-        or (name.endswith("*") and (pattern if not wild else prefix).startswith(name[:-1]))
-        for name in models
-    )
+class _Matches:
+    """Whether a key's pattern and a model's name or pattern have names in common."""
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._sorted = sorted(models)
+        self._known = dict.fromkeys(self._sorted, True)
+        self._prefixes = frozenset(name[:-1] for name in self._sorted if name.endswith("*"))
+
+    def __call__(self, pattern: str) -> bool:
+        if pattern not in self._known:
+            self._known[pattern] = self._look(pattern)
+        return self._known[pattern]
+
+    def _look(self, pattern: str) -> bool:
+        start = pattern.removesuffix("*")
+        after = bisect_left(self._sorted, start)
+        if pattern.endswith("*") and after < len(self._sorted) and self._sorted[after].startswith(start):
+            return True
+        return any(start[:length] in self._prefixes for length in range(len(start) + 1))

@@ -1,7 +1,7 @@
 """document -> typed entries: what pydantic finds wrong, said in the words of the policy, with places."""
 
 import difflib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -43,7 +43,7 @@ class Structure:
         for name in _REQUIRED:
             if name not in data:
                 self._add("missing-field", f"`{name}` is missing", (), f"`{name}` at the top of the policy")
-        if "version" in data and (data["version"] != 1 or not isinstance(data["version"], int | str)):
+        if "version" in data and (data["version"] != 1 or type(data["version"]) is not int):
             self._add("unknown-value", f"version {shown(data['version'])} is not known", ("version",), "the number 1")
         gateway = self._gateway(data)
         sections = {name: self._section(name, data[name]) for name in _ADAPTERS if name in data}
@@ -122,10 +122,10 @@ class Structure:
                 self._tell(each, path, form, empty)
         return None
 
-    def _tell(self, error: ErrorDetails, path: Path, form: type[BaseModel] | None, empty: Container[Path]) -> None:
+    def _tell(self, error: ErrorDetails, path: Path, form: type[BaseModel] | None, empty: set[Path]) -> None:
         steps = tuple(step for step in error["loc"] if not _is_tag(step))
         where, kind, context = (*path, *steps), error["type"], error.get("ctx", {})
-        if kind == "missing" and where in empty:
+        if where in empty or (kind == "invalid-secret" and any(each[:-1] == where for each in empty)):
             return  # told already: it has no value
         fields = _fields(error["loc"][:-1], form)
         if kind == "extra_forbidden":

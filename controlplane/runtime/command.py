@@ -10,6 +10,8 @@ from controlplane.runtime.folder import RunFolder
 NAME = "envoy"
 # Part of the time to drain in which new connections are still taken, so that load balancers learn of the drain.
 _ACCEPTING = 0.25
+# How long a stream may go on when its listener changes. A drain at shutdown has a deadline of its own.
+_OLD_LISTENER_S = 3600
 
 
 def envoy_child(
@@ -18,13 +20,13 @@ def envoy_child(
     """Puts the bootstrap into the run folder and says how to run Envoy on it.
 
     `workers` is the number of worker threads (None: one per core). `drain_s` is how long requests in flight
-    may take to finish when Envoy stops or its listener changes.
+    may take to finish when Envoy stops.
 
     Raises:
         RunFolderError: the bootstrap cannot be written.
     """
     file = folder.write("bootstrap.pb", bootstrap)
-    argv = [str(envoy), "-c", str(file), "--disable-hot-restart", "--drain-time-s", str(drain_s)]
+    argv = [str(envoy), "-c", str(file), "--disable-hot-restart", "--drain-time-s", str(_OLD_LISTENER_S)]
     argv += ["--drain-strategy", "immediate", "--log-level", "warning"]
     # Rejected configuration comes back over xDS; in the log it would be a dump of secrets, and one line for
     # every attempt to reach a control plane that is away.

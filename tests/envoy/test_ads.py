@@ -25,6 +25,7 @@ from google.protobuf.message import Message
 
 from controlplane.runtime.bootstrap import Node, build_bootstrap
 from controlplane.runtime.envoy import find_envoy
+from controlplane.runtime.judge import in_envoys_words
 from controlplane.xds.names import ads
 from controlplane.xds.protos import PREFIX, millis, pack
 from controlplane.xds.resource import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, SECRET, TYPES, Resource, Snapshot
@@ -93,7 +94,7 @@ class Edge:
     server: AdsServer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.server = AdsServer(f"unix:{self.folder / 'xds'}")
+        self.server = AdsServer(f"unix:{self.folder / 'xds'}", redact=in_envoys_words)
 
     def configuration(
         self, *more: Resource, to: str = "one", tag: str = "a", connect_ms: int = 1000, tied: bool = True
@@ -232,7 +233,7 @@ async def test_a_new_server_resends_nothing_that_envoy_has() -> None:
         snapshot = edge.configuration()
         await edge.server.stop(0)
         assert await edge.ask() == ("one", "a")
-        edge.server = AdsServer(edge.server.address)
+        edge.server = AdsServer(edge.server.address, redact=in_envoys_words)
         await edge.server.start()
         edge.server.publish(snapshot)
         kinds = [t for t in TYPES if snapshot.of_type(t)]
@@ -245,7 +246,7 @@ async def test_a_new_server_resends_nothing_that_envoy_has() -> None:
 async def test_envoy_keeps_what_it_has_until_a_new_server_publishes() -> None:
     async with running() as edge:
         await edge.server.stop(0)
-        edge.server = AdsServer(edge.server.address)
+        edge.server = AdsServer(edge.server.address, redact=in_envoys_words)
         await edge.server.start()
         await edge.node(lambda node: len(node.types) == 5)
         assert await edge.ask() == ("one", "a")

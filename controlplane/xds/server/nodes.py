@@ -24,8 +24,9 @@ class TypeView:
     """One resource type on one node. The versions are those of `Snapshot.versions`.
 
     `sent` is the latest that a response was made from, `acknowledged` the latest that the node accepted whole,
-    `rejected` the one it refuses at present. `settled` says that nothing is on its way. `nack` is the last
-    rejection on this stream, kept for the record after it was overcome. `resources` counts what the node has.
+    `rejected` the one of which it refuses something at present. `settled` says that nothing is on its way. `nack`
+    is the last rejection on this stream, kept for the record after it was overcome. `resources` counts what the
+    node has.
     """
 
     type_url: str

@@ -46,13 +46,12 @@ class AdsServer:
     """Serves snapshots to Envoys, delta and state-of-the-world.
 
     `address` is "unix:/path" or "host:port"; with port 0, it names the port taken after `start`. `now` gives
-    seconds since the epoch. `redact` cleans Envoy's words of secrets before they are kept or logged. Until the
-    first `publish`, nodes are told nothing and keep what they have. All methods belong to one event loop.
+    seconds since the epoch. `redact` cleans Envoy's words before they are kept or logged: they can hold the whole
+    resource that was rejected, and its secrets. Until the first `publish`, nodes are told nothing and keep what
+    they have. All methods belong to one event loop.
     """
 
-    def __init__(
-        self, address: str, *, now: Callable[[], float] = time.time, redact: Callable[[str], str] = str
-    ) -> None:
+    def __init__(self, address: str, *, redact: Callable[[str], str], now: Callable[[], float] = time.time) -> None:
         self.address = address
         self._now = now
         self._redact = redact

@@ -229,7 +229,7 @@ class Stream(ABC):
         for type_url, subscription in self._subscriptions.items():
             target, view = self._target(type_url), self._views[type_url]
             settled = not subscription.in_flight and not subscription.changes(target)
-            refused = settled and subscription.refused(target)
+            refused = subscription.refused(target)
             self._views[type_url] = replace(
                 view,
                 settled=settled,

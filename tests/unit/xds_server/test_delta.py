@@ -167,6 +167,17 @@ def test_a_rejection_of_clusters_holds_back_the_routes_to_them() -> None:
     assert each.receive(request(CLUSTER, response_nonce=clusters.nonce, nack="no")) == []
 
 
+def test_a_rejection_shows_although_removals_are_still_held_back() -> None:
+    each = stream(C1, R1)
+    for type_url, names in ((CLUSTER, ()), (ROUTES, ("r1",))):
+        (response,) = each.receive(request(type_url, *names))
+        each.receive(ack(response))
+    snapshot = Snapshot.of([C2, R1_NEW])
+    (clusters,) = each.publish(snapshot)
+    assert each.receive(request(CLUSTER, response_nonce=clusters.nonce, nack="no")) == []
+    assert each.views()[0].refuses(snapshot.versions[CLUSTER])
+
+
 def test_a_message_keeps_only_what_redaction_leaves() -> None:
     each = stream(C1, redact=lambda words: words.replace("sesame", "[redacted]"))
     (response,) = each.receive(request(CLUSTER))
