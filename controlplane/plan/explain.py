@@ -44,7 +44,12 @@ def _gateway(plan: Plan) -> Iterator[Decision]:
         mutual = ", client certificates required" if plan.edge.tls.client_ca else ""
         yield _native(("gateway", "tls"), f"TLS to clients{mutual}", "transport socket, secrets by SDS", "")
     if plan.edge.cors:
-        yield _native(("gateway", "cors"), "answer browsers' preflights", "cors filter", "before authentication")
+        yield _native(
+            ("gateway", "cors"),
+            "answer browsers' preflights",
+            "a route, and a header filter on answers",
+            "before authentication",
+        )
 
 
 def _model(route: Route) -> Decision:

@@ -36,6 +36,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "cycle": "Models refer to each other in a circle. Let one of them name a provider.",
         "nested-group": "A weighted group names a model with several targets. Name models with one target only.",
         "matches-nothing": "Warning: a key's pattern matches no model of the policy. Correct or remove it.",
+        "too-many-targets": "A model comes down to more targets than it may have. Name fewer, or fewer models of many.",
+        "duplicate-item": "An entry of a list stands there twice. Remove one of the two.",
         # What fits together.
         "open-gateway": "Warning: without keys everyone may use every model. Add `keys` before others can reach it.",
         "admin-without-token": "The admin API would be open to the network. Listen on loopback, or set `admin.token`.",

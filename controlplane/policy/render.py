@@ -1,14 +1,21 @@
 """Diagnostics for people: what, where, the line with a caret, what was expected, the next step. Plain text."""
 
+import difflib
 import re
 
 from controlplane.policy.diagnostics import Diagnostic
+from controlplane.policy.parse import BREAK
 from controlplane.policy.place import Place, path_text
 
-_SECRET_FIELD = re.compile(
-    r"((?:secret|api_key|token|key|cert|client_ca|ca)\s*:\s*)(?!\s*\{\s*(?:env|file)\b)([^\s{,}#][^,}#\n]*)"
-)
-_WIDTH = 76
+_SECRETS = ("secret", "api_key", "token", "admin_token", "password", "authorization")
+_OTHERS = {"key", "cert", "client_ca", "ca"}
+_FIELD = re.compile(r"""(?<![\w-])["']?(\w[\w-]*)["']?\s*:(?:\s+|$)""")
+_REFERENCE = re.compile(r"\{\s*(?:env:\s*[A-Za-z_][A-Za-z0-9_]*|file:\s*[^\s{},]+)\s*\}")
+_REFERENCE_LINE = re.compile(r"\s*(?:env|file):\s+\S+\s*$")
+# What a provider's key looks like, wherever it stands.
+_LOOKS_SECRET = re.compile(r"\b(?:sk|pk|gsk|xai|hf|AIza)[-_][A-Za-z0-9_-]{6,}")
+_HIDDEN = "*" * 8
+_WIDTH = 68
 
 
 def render(found: Diagnostic, text: str) -> str:
@@ -28,19 +35,57 @@ def render(found: Diagnostic, text: str) -> str:
 
 
 def _snippet(place: Place, text: str) -> list[str]:
-    source = text.splitlines()
+    source = BREAK.split(text.removeprefix("\ufeff"))
     if not 0 < place.line <= len(source):
         return []
-    whole = source[place.line - 1]
-    line = _masked(whole)
-    column = 1 + len(_masked(whole[: place.column - 1]))
-    start = 0 if len(line) <= _WIDTH - 8 else max(0, column - 30)
-    shown = line[start : start + _WIDTH - 8]
-    number = str(place.line)
+    line = _masked(source, place)
+    column = min(place.column, len(line) + 1)
+    start = 0 if len(line) <= _WIDTH else max(0, column - 30)
+    number, shown = str(place.line), line[start : start + _WIDTH].rstrip()
     return [f"  {number} | {shown}", f"  {' ' * len(number)} | {' ' * (column - 1 - start)}^"]
 
 
-def _masked(line: str) -> str:
-    """The line without literal secrets and control characters."""
-    line = _SECRET_FIELD.sub(lambda found: found[1] + "*" * 8, line)
-    return "".join(char if char.isprintable() else " " for char in line)
+def _masked(source: list[str], place: Place) -> str:
+    """A line without control characters and without anything that may be a secret: it ends where that begins."""
+    line = source[place.line - 1]
+    end = min((match.start() for match in _LOOKS_SECRET.finditer(line)), default=len(line))
+    literal = (field.end() for field in _FIELD.finditer(line) if _holds_secret(line, field))
+    end = min(end, next(literal, end))
+    if _continues_secret(source, place.line - 1):
+        end = min(end, len(line) - len(line.lstrip(" ")))
+    if len(place.path) <= 2 and place.path[:1] == ("keys",) and line[place.column - 1 : place.column] not in ("{", ""):
+        end = min(end, _value_start(line, place))
+    hidden = line[:end] + (_HIDDEN if end < len(line) else "")
+    return "".join(char if char.isprintable() else " " for char in hidden)
+
+
+def _value_start(line: str, place: Place) -> int:
+    """Where the value of a key begins that is written as plain text: the secret itself, most likely."""
+    named = re.compile(r"\s*(?:[A-Za-z0-9._-]+|\"[^\"]*\"|'[^']*')\s*:\s+").match(line, place.column - 1)
+    if named is None:
+        return place.column - 1
+    return named.end() if not line.startswith(("{", "#"), named.end()) else len(line)
+
+
+def _continues_secret(source: list[str], number: int) -> bool:
+    """Whether a line belongs to a secret's field that began above it."""
+    line = source[number]
+    indent = len(line) - len(line.lstrip(" "))
+    if not line.strip() or _REFERENCE_LINE.match(line):
+        return False
+    for above in reversed(source[:number]):
+        if above.strip() and len(above) - len(above.lstrip(" ")) < indent:
+            return any(_secret_name(field[1]) for field in _FIELD.finditer(above))
+    return False
+
+
+def _holds_secret(line: str, field: re.Match[str]) -> bool:
+    """Whether a literal follows a field that is there for a secret."""
+    at = field.end()
+    return _secret_name(field[1]) and at < len(line) and line[at] != "#" and not _REFERENCE.match(line, at)
+
+
+def _secret_name(name: str) -> bool:
+    """Whether a field holds a secret, or would if its name were not misspelt."""
+    lower = name.lower()
+    return lower in _OTHERS or "secret" in lower or bool(difflib.get_close_matches(lower, _SECRETS, n=1, cutoff=0.7))

@@ -43,13 +43,19 @@ class Structure:
         for name in _REQUIRED:
             if name not in data:
                 self._add("missing-field", f"`{name}` is missing", (), f"`{name}` at the top of the policy")
-        if "version" in data and (data["version"] != 1 or type(data["version"]) is not int):
-            self._add("unknown-value", f"version {shown(data['version'])} is not known", ("version",), "the number 1")
+        if "version" in data:
+            self._version(data["version"])
         gateway = self._gateway(data)
         sections = {name: self._section(name, data[name]) for name in _ADAPTERS if name in data}
         if self._cache is not None:
             self._cache.derived = self._derived
         return gateway, sections
+
+    def _version(self, version: Any) -> None:
+        if type(version) is not int:
+            self._add("wrong-type", f"the version is {_kind(version)}", ("version",), "1")
+        elif version != 1:
+            self._add("unknown-value", f"version {version} is not known", ("version",), "1")
 
     def _gateway(self, data: dict[str, Any]) -> language.Gateway:
         if "gateway" not in data:

@@ -10,7 +10,6 @@ from envoy.config.core.v3 import extension_pb2 as extension
 from envoy.config.listener.v3 import listener_components_pb2 as components
 from envoy.config.listener.v3 import listener_pb2 as listener
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2 as buffer
-from envoy.extensions.filters.http.cors.v3 import cors_pb2 as cors
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2 as headers
 from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 from envoy.extensions.filters.http.router.v3 import router_pb2 as router
@@ -20,7 +19,7 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
 from google.protobuf.message import Message
 
 from controlplane.plan.ir import Plan, ServerTls
-from controlplane.xds import errors, limits, names
+from controlplane.xds import cors, errors, limits, names
 from controlplane.xds.protos import boolean, millis, pack, uint
 from controlplane.xds.scripts import script
 
@@ -71,7 +70,7 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
 def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     chain = []
     if plan.edge.cors is not None:
-        chain.append(_filter("envoy.filters.http.cors", cors.Cors()))
+        chain.append(_filter("cors", cors.answers(plan.edge.cors)))
     if plan.limits:
         chain.append(_filter("limit-headers", _limit_headers()))
     nothing = "header_mutation.v3.HeaderMutation"

@@ -8,12 +8,10 @@ from functools import lru_cache
 from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.route.v3 import route_components_pb2 as route
 from envoy.config.route.v3 import route_pb2
-from envoy.extensions.filters.http.cors.v3 import cors_pb2 as cors
 from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
-from envoy.type.matcher.v3 import string_pb2 as strings
 
-from controlplane.plan.ir import Cors, Plan, Route
-from controlplane.xds import errors, listing, matchers, names
+from controlplane.plan.ir import Plan, Route
+from controlplane.xds import cors, errors, listing, matchers, names
 from controlplane.xds.protos import boolean, millis, pack, typed_struct, uint
 
 # The endpoints that carry a model, below /v1.
@@ -53,8 +51,6 @@ def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
         matcher=_models(plan, draining),
         request_body_buffer_limit={"value": plan.edge.max_body},  # what a retry may send again
     )
-    if plan.edge.cors is not None:
-        host.typed_per_filter_config["envoy.filters.http.cors"].CopyFrom(pack(_cors(plan.edge.cors)))
     return route_pb2.RouteConfiguration(
         name=names.ROUTES,
         virtual_hosts=[host],
@@ -81,13 +77,18 @@ def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
     """What a request without a model gets: the first look of every request, so it is all lookups."""
     nameless = matchers.action("answer", _nameless())
     wrong_method = _error(405, "%REQ(:METHOD)% is not allowed here: use POST.", "method_not_allowed")
+    only_get = _error(405, "%REQ(:METHOD)% is not allowed here: use GET.", "method_not_allowed")
     unknown = _error(404, "Unknown request URL: %REQ(:METHOD)% %REQ(:PATH)%.", "unknown_url")
-    endpoint = matchers.then(matchers.lookup(":method", {"POST": nameless}, {}, wrong_method))
+    methods = {"POST": nameless}
+    listed = {"GET": matchers.action("listing", listing.route(plan))}
+    if plan.edge.cors is not None:
+        methods["OPTIONS"] = listed["OPTIONS"] = cors.preflight(plan.edge.cors)
+    endpoint = matchers.then(matchers.lookup(":method", methods, {}, wrong_method))
     get = matchers.regex(":method", "GET|HEAD")
     rest = matchers.first_of(
         [
             (matchers.every(matchers.regex(":path", _HEALTH), get), matchers.action("health", _health(draining))),
-            (matchers.every(matchers.regex(":path", _LISTING), get), matchers.action("listing", listing.route(plan))),
+            (matchers.regex(":path", _LISTING), matchers.then(matchers.lookup(":method", listed, {}, only_get))),
             (matchers.regex(":path", _WITH_QUERY), endpoint),
         ],
         unknown,
@@ -200,19 +201,3 @@ def _retries(model: Route, *, elsewhere: bool) -> route.RetryPolicy:
     if len(model.groups) > 1 or len(model.groups[0]) > 1:
         policy.MergeFromString(b"\x70\x01")  # refresh_cluster_on_retry, field 14, unknown to xds-protos
     return policy
-
-
-def _cors(policy: Cors) -> cors.CorsPolicy:
-    origins = [
-        strings.StringMatcher(safe_regex={"regex": ".*"}) if origin == "*" else strings.StringMatcher(exact=origin)
-        for origin in policy.origins
-    ]
-    return cors.CorsPolicy(
-        allow_origin_string_match=origins,
-        allow_methods="GET, POST, OPTIONS",
-        allow_headers=", ".join(policy.headers),
-        expose_headers="x-request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
-        "x-ratelimit-reset-requests",
-        max_age=str(policy.max_age_s),
-        allow_credentials=boolean(policy.credentials),
-    )

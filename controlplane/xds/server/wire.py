@@ -14,6 +14,8 @@ from google.protobuf.any_pb2 import Any as AnyProto
 from controlplane.xds.resource import Resource, Snapshot
 from controlplane.xds.server.stream import Response
 
+# What is larger is made anew for each node: keeping it would take more than it spares.
+_LARGE = 1 << 20
 _IDENTIFIER = {"identifier": "headgate"}
 
 
@@ -37,7 +39,9 @@ class Encoder:
     def _resource(self, resource: Resource) -> bytes:
         frame = self._frames.get(_key(resource))
         if frame is None:
-            frame = self._frames[_key(resource)] = self._frame(resource).SerializeToString()
+            frame = self._frame(resource).SerializeToString()
+            if len(frame) < _LARGE:
+                self._frames[_key(resource)] = frame
         return frame
 
 

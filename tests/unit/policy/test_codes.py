@@ -1,14 +1,16 @@
 """The registry of diagnostic codes says all that the policy package uses, and nothing else."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import controlplane.policy
 from controlplane.policy.codes import CODES
 
-# The functions that make a diagnostic, and the argument that is its code.
-MAKERS = {"Diagnostic": 1, "PydanticCustomError": 0, "error": 0, "_error": 0, "_add": 0, "_problem": 0, "_lose": 0}
+# The functions that make a diagnostic; its code is their first argument, or follows the severity.
+MAKERS = {"Diagnostic", "PydanticCustomError", "error", "_error", "_add", "add", "_problem", "_lose"}
+CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def test_every_code_is_registered_and_used() -> None:
@@ -26,10 +28,9 @@ def test_every_meaning_ends_with_the_next_step() -> None:
 def _used() -> Iterator[str]:
     for file in Path(controlplane.policy.__path__[0]).glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and (at := MAKERS.get(_name(node.func))) is not None and len(node.args) > at:
-                code = node.args[at]
-                if isinstance(code, ast.Constant) and isinstance(code.value, str):
-                    yield code.value
+            if isinstance(node, ast.Call) and _name(node.func) in MAKERS:
+                texts = (arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant))
+                yield from [text for text in texts if isinstance(text, str) and CODE.fullmatch(text)][:1]
 
 
 def _name(function: ast.expr) -> str:

@@ -59,7 +59,7 @@ AS_YAML = [
     Case("a tab", GOOD + "gateway:\n§\tlisten: a\n", "invalid-yaml"),
     Case("a second document", GOOD + "§---\n" + GOOD, "several-documents"),
     Case("an anchor", provider("§&a {kind: openai}"), "anchor", "providers.p"),
-    Case("an alias", GOOD.replace("m: p", "m: §*a"), "invalid-yaml"),
+    Case("an alias", GOOD.replace("m: p", "m: §*a"), "anchor", "models.m"),
     Case("a merge key", provider("{§<<: {kind: openai}}"), "anchor", 'providers.p["<<"]'),
     Case("a tag", provider("§!x {kind: openai}"), "tag", "providers.p"),
     Case("a list as a key", GOOD + "? §[a]\n: b\n", "complex-key"),
@@ -71,10 +71,22 @@ AS_YAML = [
 ]
 FIELDS = [
     Case("an unknown section", GOOD + "§limit: {}\n", "unknown-field", "limit", "limits"),
-    Case("an unknown field", provider("{kind: openai, §api_kye: {env: A}}"), "unknown-field", "providers.p.api_kye", "api_key"),
+    Case(
+        "an unknown field",
+        provider("{kind: openai, §api_kye: {env: A}}"),
+        "unknown-field",
+        "providers.p.api_kye",
+        "api_key",
+    ),
     Case("in a target", model("{try: [{provider: p, §modle: x}]}"), "unknown-field", "models.m.try[0].modle", "model"),
     Case("of another form", model("{try: [p], §retries: 2}"), "unknown-field", "models.m.retries"),
-    Case("in ejection", provider("{kind: openai, ejection: {§aftr: 1}}"), "unknown-field", "providers.p.ejection.aftr", "after"),
+    Case(
+        "in ejection",
+        provider("{kind: openai, ejection: {§aftr: 1}}"),
+        "unknown-field",
+        "providers.p.ejection.aftr",
+        "after",
+    ),
     Case("no version", GOOD.replace("version: 1\n", "\n"), "missing-field"),
     Case("no models", GOOD.replace("{m: p}", "§{}"), "missing-field", "models"),
     Case("no kind", provider("§{}"), "missing-field", "providers.p"),
@@ -83,21 +95,39 @@ FIELDS = [
     Case("a section without a value", "§gateway:\n" + GOOD, "empty-value", "gateway"),
     Case("a future version", GOOD.replace("1", "§2", 1), "unknown-value", "version"),
     Case("an unknown kind", provider("{kind: §opena}"), "unknown-value", "providers.p.kind", "openai"),
-    Case("an unknown word", provider("{kind: openai, balance: §round-robin}"), "unknown-value", "providers.p.balance", "round_robin"),
+    Case(
+        "an unknown word",
+        provider("{kind: openai, balance: §round-robin}"),
+        "unknown-value",
+        "providers.p.balance",
+        "round_robin",
+    ),
     Case("text for a mapping", provider("§openai"), "wrong-type", "providers.p"),
-    Case("text for a number", provider("{kind: openai, max_requests: §many}"), "wrong-type", "providers.p.max_requests"),
+    Case(
+        "text for a number", provider("{kind: openai, max_requests: §many}"), "wrong-type", "providers.p.max_requests"
+    ),
     Case("a list for a mapping", key("§[a]"), "wrong-type", "keys.k"),
     Case("zero", provider("{kind: openai, max_requests: §0}"), "out-of-range", "providers.p.max_requests"),
     Case("no target", model("{try: §[]}"), "out-of-range", "models.m.try"),
     Case("a weight of zero", model("{try: [{provider: p, weight: §0}]}"), "out-of-range", "models.m.try[0].weight"),
     Case("a bad name", GOOD.replace("q:", "§-q:"), "invalid-name", "providers.-q"),
     Case("a bad URL", provider("{kind: openai, base_url: §'ftp://x'}"), "invalid-value", "providers.p.base_url"),
-    Case("a bad header value", provider('{kind: openai, headers: {x-a: §"a\\nb"}}'), "invalid-value", "providers.p.headers.x-a"),
+    Case(
+        "a bad header value",
+        provider('{kind: openai, headers: {x-a: §"a\\nb"}}'),
+        "invalid-value",
+        "providers.p.headers.x-a",
+    ),
     Case("a bad rate", key("{secret: {env: K}}").replace("1/s", "§1/min"), "invalid-value", "limits.standard.requests"),
     Case("a bad date", key("{secret: {env: K}, expires: §tomorrow}"), "invalid-value", "keys.k.expires"),
-    Case("a time without a zone", key("{secret: {env: K}, expires: §2027-01-01T00:00:00}"), "invalid-value", "keys.k.expires"),
+    Case(
+        "a time without a zone",
+        key("{secret: {env: K}, expires: §2027-01-01T00:00:00}"),
+        "invalid-value",
+        "keys.k.expires",
+    ),
     Case("a success that is retried", model("{provider: p, on: [§200]}"), "invalid-value", "models.m.on[0]"),
-]  # fmt: skip
+]
 SECRETS = [
     Case("a literal", provider("{kind: openai, api_key: §sk-abc}"), "literal-secret", "providers.p.api_key"),
     Case("a literal key", key("{secret: §sk-abc}"), "literal-secret", "keys.k.secret"),
@@ -107,23 +137,50 @@ SECRETS = [
 NAMES = [
     Case("no such provider or model", model("§pp"), "unknown-name", "models.m", "p"),
     Case("no such provider", model("{provider: §pp}"), "unknown-name", "models.m.provider", "p"),
-    Case("no such limit", key("{secret: {env: K}, limits: [§standrad]}"), "unknown-name", "keys.k.limits[0]", "standard"),
+    Case(
+        "no such limit", key("{secret: {env: K}, limits: [§standrad]}"), "unknown-name", "keys.k.limits[0]", "standard"
+    ),
     Case("nothing matches", key("{secret: {env: K}, models: [§n]}"), "matches-nothing", "keys.k.models[0]"),
     Case("a circle of one", model("§m"), "cycle", "models.m"),
     Case("a circle", model("§n\n  n: m"), "cycle", "models.m"),
     Case("a pattern", model("§w*"), "wildcard-reference", "models.m"),
     Case("a group inside a group", model("{try: [[§two, p]]}"), "nested-group", "models.m.try[0][0]"),
-]  # fmt: skip
+]
 TOGETHER = [
     Case("an open admin API", gateway("{admin: §0.0.0.0:9800}"), "admin-without-token", "gateway.admin"),
     Case("one address for two", gateway("{admin: §127.0.0.1:8080}"), "same-address", "gateway.admin"),
-    Case("cookies from anywhere", gateway("{cors: {origins: ['*'], credentials: §true}}"), "cors-any-with-credentials", "gateway.cors.credentials"),
-    Case("TLS without https", provider("{kind: openai, base_url: 'http://a', tls: §{server_name: a}}"), "tls-without-https", "providers.p.tls"),
-    Case("half a certificate", provider("{kind: openai, tls: §{cert: {file: c}}}"), "half-a-certificate", "providers.p.tls"),
-    Case("names and addresses", provider("{kind: openai, endpoints: §['1.2.3.4:1', 'a.b:1']}"), "mixed-endpoints", "providers.p.endpoints"),
-    Case("a clock that is too short", model("{provider: p, timeouts: §{first_byte: 30s, idle: 10s}}"), "idle-too-short", "models.m.timeouts"),
+    Case(
+        "cookies from anywhere",
+        gateway("{cors: {origins: ['*'], credentials: §true}}"),
+        "cors-any-with-credentials",
+        "gateway.cors.credentials",
+    ),
+    Case(
+        "TLS without https",
+        provider("{kind: openai, base_url: 'http://a', tls: §{server_name: a}}"),
+        "tls-without-https",
+        "providers.p.tls",
+    ),
+    Case(
+        "half a certificate",
+        provider("{kind: openai, tls: §{cert: {file: c}}}"),
+        "half-a-certificate",
+        "providers.p.tls",
+    ),
+    Case(
+        "names and addresses",
+        provider("{kind: openai, endpoints: §['1.2.3.4:1', 'a.b:1']}"),
+        "mixed-endpoints",
+        "providers.p.endpoints",
+    ),
+    Case(
+        "a clock that is too short",
+        model("{provider: p, timeouts: §{first_byte: 30s, idle: 10s}}"),
+        "idle-too-short",
+        "models.m.timeouts",
+    ),
     Case("no keys", "§" + GOOD.replace("keys: {k: {secret: {env: K}}}\n", ""), "open-gateway"),
-]  # fmt: skip
+]
 CASES = [*AS_YAML, *FIELDS, *SECRETS, *NAMES, *TOGETHER]
 
 

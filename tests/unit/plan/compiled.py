@@ -1,0 +1,20 @@
+"""Policies compiled as `ctl` compiles them, with secrets whose values a test can look for."""
+
+from datetime import UTC, datetime
+from types import MappingProxyType
+
+from controlplane.compiling import Compiled, Compiler
+from controlplane.policy.load import LoadCache
+from controlplane.policy.secrets import SecretRef
+from controlplane.xds.surroundings import Surroundings
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+AROUND = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"mock": "/run/mock.sock"}))
+
+
+def read(ref: SecretRef) -> str:
+    return f"value-of-{ref.name}"
+
+
+def compiled(text: str, now: datetime = NOW) -> Compiled:
+    return Compiler("policy.yaml", read, AROUND, LoadCache()).compile(text, now)
