@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.admin import views
-from controlplane.cli.remote import DEFAULT
 from controlplane.compiling import Compiled, Compiler
 from controlplane.plan import explain
 from controlplane.policy.check import check
@@ -71,10 +70,10 @@ def diff(policy: Path) -> dict[str, Any]:
 
 
 def server_of(policy: Path) -> str:
-    """Where the control plane of this policy answers: its gateway.admin, as far as the policy can be read."""
+    """Where the control plane of this policy answers: its gateway.admin. Raises PolicyError, OSError, UseError."""
     checked = check(text_of(policy), str(policy))
     if checked.policy is None:
-        return DEFAULT
+        raise PolicyError(checked.diagnostics)
     listen = checked.policy.gateway.admin.listen
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(listen.host, listen.host)  # noqa: S104 - where to connect
     return f"http://{host}:{listen.port}"

@@ -83,7 +83,7 @@ def diff(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Shows what an apply would do, in policy terms and for Envoy, and what each change does to traffic."""
-    remote = Remote(server or local.server_of(policy))
+    remote = _control_plane(server, policy)
     if server or remote.reachable():
         view = remote.post("/diff", {"policy": local.text_of(policy)})
     else:
@@ -102,7 +102,7 @@ def apply(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Makes a policy live on every node of a running control plane, or rolls back and exits 1."""
-    remote = Remote(server or local.server_of(policy))
+    remote = _control_plane(server, policy)
     body = {"policy": local.text_of(policy), "who": _who(), "why": why, "expected": expected, "timeout": timeout}
     _show(output, remote.post("/apply", body), _applied)
 
@@ -171,6 +171,14 @@ def snapshot(server: Server = None) -> None:
 def schema() -> None:
     """Prints the JSON Schema of the policy language, for editors."""
     _json(json_schema())
+
+
+def _control_plane(server: str | None, policy: Path) -> Remote:
+    """The one that is named, else the policy's own; a wrong policy is refused here, with its lines."""
+    try:
+        return Remote(server or local.server_of(policy))
+    except PolicyError as error:
+        _refuse(error, policy)
 
 
 def _applied(view: dict[str, Any]) -> None:

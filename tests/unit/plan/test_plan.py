@@ -112,7 +112,8 @@ def test_attempts_are_groups_or_retries(model: str, attempts: int, waits: bool) 
 
 
 def test_references_are_followed_to_their_targets() -> None:
-    models = "  m: middle\n  middle: end\n  end: {provider: one, model: x}\n  both: {try: [middle, last]}\n  last: {try: [one, two]}\n"
+    models = "  m: middle\n  middle: end\n  end: {provider: one, model: x}\n"
+    models += "  both: {try: [middle, last]}\n  last: {try: [one, two]}\n"
     assert route(models).upstream_model == "x"
     assert [[(t.provider, t.model) for t in group] for group in route(models, "both").groups] == [
         [("one", "x")], [("one", "last")], [("two", "last")],
