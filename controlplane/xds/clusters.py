@@ -7,6 +7,7 @@ from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.core.v3 import health_check_pb2 as health
 from envoy.config.core.v3 import protocol_pb2 as protocol
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2 as tls_common
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2 as secret
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http
 from envoy.type.matcher.v3 import string_pb2 as strings
@@ -119,7 +120,7 @@ def _tls(provider: str, settings: UpstreamTls, around: Surroundings) -> base.Tra
     else:
         common.combined_validation_context.default_validation_context.CopyFrom(expected)
         by_sds = common.combined_validation_context.validation_context_sds_secret_config
-        by_sds.CopyFrom(tls.SdsSecretConfig(name=names.provider_ca(provider), sds_config=names.ads()))
+        by_sds.CopyFrom(secret.SdsSecretConfig(name=names.provider_ca(provider), sds_config=names.ads()))
     if settings.certificate is not None:
         common.tls_certificate_sds_secret_configs.add(name=names.provider_certificate(provider), sds_config=names.ads())
     context = tls.UpstreamTlsContext(common_tls_context=common, sni="" if is_address else name)

@@ -15,6 +15,7 @@ from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 from envoy.extensions.filters.http.router.v3 import router_pb2 as router
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2 as early
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2 as secret
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
 from google.protobuf.message import Message
 
@@ -137,6 +138,6 @@ def _tls(settings: ServerTls) -> base.TransportSocket:
     context = tls.DownstreamTlsContext(common_tls_context=common)
     if settings.client_ca is not None:
         context.require_client_certificate.value = True
-        ca = tls.SdsSecretConfig(name=names.CLIENT_CA, sds_config=names.ads())
+        ca = secret.SdsSecretConfig(name=names.CLIENT_CA, sds_config=names.ads())
         context.common_tls_context.validation_context_sds_secret_config.CopyFrom(ca)
     return base.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
