@@ -82,16 +82,23 @@ def _semantics(
         )  # fmt: skip
     for name, provider in providers.items():
         if isinstance(provider, OpenAIProvider):
-            yield from _provider(name, provider, error)
+            written = document.data["providers"][name].get("headers", {})
+            yield from _provider(name, provider, len(written), error)
 
 
-def _provider(name: str, provider: OpenAIProvider, error: Callable[..., Diagnostic]) -> Iterable[Diagnostic]:
+def _provider(
+    name: str, provider: OpenAIProvider, headers: int, error: Callable[..., Diagnostic]
+) -> Iterable[Diagnostic]:
+    """`headers` is how many were written: names that differ in case only have become one."""
     path = ("providers", name)
     if provider.tls is not None:
         if provider.base_url.scheme != "https":
             yield error("tls-without-https", "TLS settings for a plain http URL", (*path, "tls"), "an https base_url")
         if (provider.tls.cert is None) != (provider.tls.key is None):
             yield error("half-a-certificate", "a client certificate needs both", (*path, "tls"), "`cert` and `key`")
+    if len(provider.headers) < headers:
+        message = "two names differ in case only, and headers know no case"
+        yield error("duplicate-item", message, (*path, "headers"), "each header once")
     endpoints = provider.endpoints or []
     for number, address in enumerate(endpoints):
         if address in endpoints[:number]:

@@ -6,15 +6,13 @@ import re
 from controlplane.policy.diagnostics import Diagnostic
 from controlplane.policy.parse import BREAK
 from controlplane.policy.place import Place, path_text
+from controlplane.policy.types import HIDDEN, LOOKS_SECRET
 
 _SECRETS = ("secret", "api_key", "token", "admin_token", "password", "authorization")
 _OTHERS = {"key", "cert", "client_ca", "ca"}
 _FIELD = re.compile(r"""(?<![\w-])["']?(\w[\w-]*)["']?\s*:(?:\s+|$)""")
 _REFERENCE = re.compile(r"\{\s*(?:env:\s*[A-Za-z_][A-Za-z0-9_]*|file:\s*[^\s{},]+)\s*\}")
 _REFERENCE_LINE = re.compile(r"\s*(?:env|file):\s+\S+\s*$")
-# What a provider's key looks like, wherever it stands.
-_LOOKS_SECRET = re.compile(r"\b(?:sk|pk|gsk|xai|hf|AIza)[-_][A-Za-z0-9_-]{6,}")
-_HIDDEN = "*" * 8
 _WIDTH = 68
 
 
@@ -48,14 +46,14 @@ def _snippet(place: Place, text: str) -> list[str]:
 def _masked(source: list[str], place: Place) -> str:
     """A line without control characters and without anything that may be a secret: it ends where that begins."""
     line = source[place.line - 1]
-    end = min((match.start() for match in _LOOKS_SECRET.finditer(line)), default=len(line))
+    end = min((match.start() for match in LOOKS_SECRET.finditer(line)), default=len(line))
     literal = (field.end() for field in _FIELD.finditer(line) if _holds_secret(line, field))
     end = min(end, next(literal, end))
     if _continues_secret(source, place.line - 1):
         end = min(end, len(line) - len(line.lstrip(" ")))
     if len(place.path) <= 2 and place.path[:1] == ("keys",) and line[place.column - 1 : place.column] not in ("{", ""):
         end = min(end, _value_start(line, place))
-    hidden = line[:end] + (_HIDDEN if end < len(line) else "")
+    hidden = line[:end] + (HIDDEN if end < len(line) else "")
     return "".join(char if char.isprintable() else " " for char in hidden)
 
 

@@ -22,6 +22,7 @@ _NAMES: dict[str, TypeAdapter[Any]] = {
     "limits": TypeAdapter(types.LimitName),
 }
 _FORMS: dict[str, type[BaseModel]] = {"keys": language.Key, "limits": language.Limit}
+_KEY = "[key]"  # how pydantic tells that a mapping's key is wrong, not its value
 _FIELDS = tuple(language.PolicySpec.model_fields)
 _REQUIRED = ("version", "providers", "models")
 
@@ -129,7 +130,7 @@ class Structure:
         return None
 
     def _tell(self, error: ErrorDetails, path: Path, form: type[BaseModel] | None, empty: set[Path]) -> None:
-        steps = tuple(step for step in error["loc"] if not _is_tag(step))
+        steps = tuple(step for step in error["loc"] if not _is_tag(step) and step != _KEY)
         where, kind, context = (*path, *steps), error["type"], error.get("ctx", {})
         if where in empty or (kind == "invalid-secret" and any(each[:-1] == where for each in empty)):
             return  # told already: it has no value
@@ -145,10 +146,12 @@ class Structure:
                 "unknown-value", f"`{found}` is not known here", where, expected, suggestion=nearest(found, choices)
             )
         elif "expected" in context and ("-" in kind):
-            self._add(kind, error["msg"], where, context["expected"], hint=context.get("hint"))
+            at_key = error["loc"][-1:] == (_KEY,)
+            self._add(kind, error["msg"], where, context["expected"], hint=context.get("hint"), key=at_key)
         elif kind in (
             "greater_than_equal",
             "less_than_equal",
+            "less_than",
             "too_short",
             "string_pattern_mismatch",
             "string_too_short",

@@ -1,5 +1,6 @@
 """The field types of the policy language: a grammar each, for pydantic and for the JSON Schema alike."""
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
@@ -38,13 +39,18 @@ def _by(parse: Callable[[Any], Any], kinds: type | tuple[type, ...] = str, *, qu
     return BeforeValidator(validate)
 
 
+# What a provider's key looks like, wherever it stands.
+LOOKS_SECRET = re.compile(r"\b(?:sk|pk|gsk|xai|hf|AIza)[-_][A-Za-z0-9_-]{6,}")
+HIDDEN = "*" * 8
+
+
 def shown(value: Any) -> str:
-    """A value as an error may quote it: short, on one line."""
+    """A value as an error may quote it: short, on one line, and nothing that looks like a secret."""
     if value is None or value == "":
         return "nothing" if value is None else "an empty text"
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
-    text = " ".join((str(value).lower() if isinstance(value, bool) else str(value)).split())
+    text = " ".join(LOOKS_SECRET.sub(HIDDEN, (str(value).lower() if isinstance(value, bool) else str(value))).split())
     return text if len(text) <= 60 else text[:59] + "…"
 
 

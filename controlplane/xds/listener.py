@@ -80,7 +80,7 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     chain.append(_filter("body", buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))))
     chain.append(_filter(names.MODEL_FILTER, _model(), disabled=True))
     chain.append(_discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing))
-    chain.extend(_discovered(names.limit(limit.name), limits.TYPE) for limit in plan.limits)
+    chain.extend(_limit(limit.name) for limit in plan.limits)
     chain.append(_filter(names.LISTING_FILTER, lua.Lua(), disabled=True))
     chain.append(_filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True)))
     return chain
@@ -97,6 +97,13 @@ def _discovered(name: str, *types: str) -> hcm.HttpFilter:
     return hcm.HttpFilter(
         name=name, config_discovery=source.ExtensionConfigSource(config_source=names.ads(), type_urls=urls)
     )
+
+
+def _limit(name: str) -> hcm.HttpFilter:
+    """A limit's filter. A limit that the policy no longer has lets the last requests of the old listener pass."""
+    made = _discovered(names.limit(name), limits.TYPE, "header_mutation.v3.HeaderMutation")
+    made.config_discovery.default_config.CopyFrom(pack(headers.HeaderMutation()))
+    return made
 
 
 def _scrub() -> extension.TypedExtensionConfig:

@@ -1,0 +1,74 @@
+"""The human view of a diagnostic: the caret under what is wrong, and never a secret above it."""
+
+import pytest
+
+from controlplane.policy.check import check
+from controlplane.policy.render import render
+
+HEAD = "version: 1\nproviders: {p: {kind: openai}}\nmodels: {m: p}\n"
+SECRET = "hunter2-very-private"
+
+
+def rendered(text: str) -> str:
+    return "\n".join(render(each, text) for each in check(text, "policy.yaml").diagnostics)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "keys: {k: %s}\n",
+        "keys: [%s]\n",
+        "keys:\n  - %s\n",
+        "keys:\n  k: '%s'\n",
+        "keys:\n  k: {secret: '%s, {x', models: [n]}\n",
+        'keys:\n  k: {"secret": "%s"}\n',
+        "keys:\n  k: {secrte: %s}\n",
+        "keys:\n  k: {secret: {value: %s}}\n",
+        "keys:\n  k: {secret: {env: %s}}\n",
+        "keys:\n  k:\n    secret:\n      %s\n    limts: [l]\n",
+        "keys:\n  k:\n    secret: |\n      %s\n",
+        "keys:\n  k:\n    secret:\n      - %s\n",
+        "keys:\n  k:\n    secret:\n      value: %s\n",
+        'keys:\n  k:\n    secret: "%s\n',
+        'keys:\n  k:\n    secret: "begin\n      %s: x\n    a: [\n',
+        "gateway: {admin: {token: %s, lisen: 1}}\n",
+        "gateway: {max_body: 1x, admin: {token: %s}}\n",
+    ],
+)
+def test_a_secret_is_not_shown(text: str) -> None:
+    shown = rendered(HEAD + text % SECRET)
+    assert "error" in shown
+    assert SECRET[:6] not in shown
+
+
+@pytest.mark.parametrize("field", ["apikey", "api-key", "API_KEY", "secrets", "client_secret", "tokn", "password"])
+def test_a_misspelt_field_is_known_to_hold_a_secret(field: str) -> None:
+    shown = rendered(f"version: 1\nproviders:\n  p: {{kind: openai, {field}: {SECRET}}}\nmodels: {{m: p}}\n")
+    assert "unknown-field" in shown
+    assert SECRET[:6] not in shown
+
+
+def test_what_looks_like_a_providers_key_is_not_shown_anywhere() -> None:
+    shown = rendered(HEAD + "gateway: {max_body: sk-proj-0123456789}\n")
+    assert "invalid-value" in shown
+    assert "proj" not in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "caret"),
+    [
+        ("  k: {secret: {env: K}, limts: [l]}", "limts"),
+        ("  k: {secret: {file: a/b.txt}, limits: [none]}", "none"),
+        ("  k: {secret: {env: K}, models: [" + "m, " * 60 + "no-model]}", "no-model"),
+        ("  'ключ': {secret: {env: K}}", "'ключ'"),
+    ],
+)
+def test_the_caret_is_under_what_is_wrong(line: str, caret: str) -> None:
+    shown, under = rendered(HEAD + "keys:\n" + line + "\n").split("\n")[2:4]
+    assert len(shown) <= 80
+    assert shown[under.index("^") :].startswith(caret)
+
+
+def test_lines_are_those_that_yaml_counts() -> None:
+    text = HEAD.replace("\n", "\r") + "# a\u2028b\u2028keys: {k: {secret: {env: K}, x: 1}}"
+    assert "keys: {k" in rendered(text)
