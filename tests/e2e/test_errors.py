@@ -89,9 +89,7 @@ def _error(answer: httpx.Response, status: int, code: str, param: str | None = N
     return message
 
 
-def _post(
-    gateway: Gateway, content: bytes | str, path: str = "/v1/chat/completions", **headers: str
-) -> httpx.Response:
+def _post(gateway: Gateway, content: bytes | str, path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
     sent = {"authorization": f"Bearer {gateway.key}", "content-type": "application/json"}
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     return gateway.http.post(path, content=content.encode() if isinstance(content, str) else content, headers=sent)

@@ -177,7 +177,9 @@ def test_events_arrive_one_by_one(gateway: Gateway) -> None:
     headers = {"x-mock-chunks": "4", "x-mock-chunk-delay": "150ms"}
     arrived = []
     with gateway.http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
-        arrived = [time.monotonic() for line in answer.iter_lines() if line.startswith("data: {") and json.loads(line[6:])]
+        arrived = [
+            time.monotonic() for line in answer.iter_lines() if line.startswith("data: {") and json.loads(line[6:])
+        ]
     assert arrived[-1] - arrived[0] > 0.3
 
 

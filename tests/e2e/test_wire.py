@@ -76,7 +76,7 @@ _MESSAGES = '"messages":[{"role":"user","content":"hi"}]'
 _BODIES = {
     "order of keys": '{"z":1,"model":"NAME",' + _MESSAGES + ',"a":2}',
     "model last": "{" + _MESSAGES + ',"user":"u","model":"NAME"}',
-    "white space": '\n {  "model"\t:\r\n  "NAME" , ' + _MESSAGES + "  ,\n\n  \"seed\" :  1  } \n",
+    "white space": '\n {  "model"\t:\r\n  "NAME" , ' + _MESSAGES + '  ,\n\n  "seed" :  1  } \n',
     "numbers": '{"model":"NAME","seed":9007199254740993,"x":1e400,"y":1.10,"z":-0.0,"w":1E+2,' + _MESSAGES + "}",
     "escapes": '{"model":"NAME","user":"\\u00e9\\/\\ud83d\\ude00 \\"model\\":\\"b\\"",' + _MESSAGES + "}",
     "escapes before": '{"user":"\\\\","note":"\\"model\\": \\"x\\"","model":"NAME",' + _MESSAGES + "}",

@@ -1,7 +1,5 @@
 """Envoy's verdict: its own words, and nothing secret in them."""
 
-# ruff: noqa: ASYNC240 - the files of a test are small and local
-
 import asyncio
 import os
 import tempfile

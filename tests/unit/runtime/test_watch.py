@@ -1,7 +1,5 @@
 """Watching files that are edited in all the ways people and machines edit files."""
 
-# ruff: noqa: ASYNC240 - the files of a test are small and local
-
 import asyncio
 import os
 import shutil
