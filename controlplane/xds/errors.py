@@ -6,6 +6,7 @@ https://platform.openai.com/docs/guides/error-codes
 from typing import Any
 
 from envoy.config.accesslog.v3 import accesslog_pb2 as accesslog
+from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.core.v3 import substitution_format_string_pb2 as formats
 from envoy.config.route.v3 import route_components_pb2 as route
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
@@ -69,6 +70,9 @@ def _mapper(when: accesslog.AccessLogFilter, answer: dict[str, Any], status: int
     mapper = hcm.ResponseMapper(filter=when, status_code=uint(status) if status else None)
     mapper.body_format_override.CopyFrom(formats.SubstitutionFormatString())
     mapper.body_format_override.json_format.update(answer)
+    # A request that ends while its headers are read has no id yet.
+    absent = base.HeaderValueOption.HeaderAppendAction.ADD_IF_ABSENT
+    mapper.headers_to_add.add(header={"key": "x-request-id", "value": "%UNIQUE_ID%"}, append_action=absent)
     return mapper
 
 

@@ -25,6 +25,7 @@ PATHS = tuple(f"/v1/{endpoint}" for endpoint in ENDPOINTS)
 
 _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
 _PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+_IDLE_SLACK_MS = 1000
 _WITH_QUERY = r"/v1/(" + "|".join(ENDPOINTS) + r")\?(?s:.*)"
 _HEALTH = r"/health(\?(?s:.*))?"
 _LISTING = r"/v1/models([/?](?s:.*))?"
@@ -134,8 +135,9 @@ def _route(model: Route, elsewhere: bool, sticky: bool) -> matchers.OnMatch:
     """`elsewhere`: a retry should go to another endpoint, since there are some. `sticky`: a client's requests too."""
     action = route.RouteAction(
         timeout={},  # no total timeout: it would cut long streams
-        # The attempt's own clocks below bound the wait; a clock over all attempts would bound failover.
-        idle_timeout={},
+        # Envoy's idle clock of an attempt is not always armed (docs/compiler.md), so the stream has one behind it. It
+        # also runs while first bytes are awaited, and must leave every attempt its time.
+        idle_timeout=millis(max(model.idle_ms, model.retry.attempts * model.first_byte_ms) + _IDLE_SLACK_MS),
         retry_policy=_retries(model, elsewhere=elsewhere),
         auto_host_rewrite=boolean(True),
     )

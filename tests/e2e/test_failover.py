@@ -186,10 +186,11 @@ def test_events_arrive_one_by_one(gateway: Gateway) -> None:
 def test_a_client_that_leaves_frees_the_provider(gateway: Gateway, mocks: dict[str, MockProvider]) -> None:
     body = {"model": "on-refused", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     headers = {"x-mock-chunks": "1000", "x-mock-chunk-delay": "20ms"}
-    aborts = mocks["good"].stats()["total"]["aborts"]
+    mocks["good"].wait_for(lambda stats: stats["open_streams"] == 0)
+    aborts = mocks["good"].stats()["aborts"]
     with gateway.http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
         next(answer.iter_lines())
-    mocks["good"].wait_for(lambda stats: stats["total"]["aborts"] > aborts)
+    mocks["good"].wait_for(lambda stats: stats["aborts"] > aborts)
 
 
 def test_a_provider_that_recovers_is_used_again() -> None:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from compiled import compiled
+from tests.unit.plan.compiled import compiled
 
 from controlplane.plan import diff as policy_diff
 from controlplane.policy.place import path_text

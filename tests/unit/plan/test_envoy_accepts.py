@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from compiled import AROUND, NOW
+from tests.unit.plan.compiled import AROUND, NOW
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec

@@ -1,7 +1,7 @@
 """`ctl explain`: every rule has a tier, and a request gets what the edge would give it."""
 
 import pytest
-from compiled import compiled
+from tests.unit.plan.compiled import compiled
 
 from controlplane.plan import explain
 from controlplane.plan.ir import Tier

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from compiled import NOW, compiled
+from tests.unit.plan.compiled import NOW, compiled
 
 from controlplane.plan.build import next_expiry, plan
 from controlplane.plan.ir import Plan, Route

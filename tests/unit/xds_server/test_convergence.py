@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from ads_client import Client, Wire, resource
+from tests.unit.xds_server.ads_client import Client, Wire, resource
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

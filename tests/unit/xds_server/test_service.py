@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from ads_client import resource
+from tests.unit.xds_server.ads_client import resource
 from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.discovery.v3 import discovery_pb2 as discovery
 from structlog.testing import capture_logs

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ads_client import resource
+from tests.unit.xds_server.ads_client import resource
 from envoy.service.discovery.v3 import discovery_pb2 as discovery
 
 from controlplane.xds.resource import CLUSTER, LISTENER, ROUTES, Resource, Snapshot
