@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from tests.unit.plan.compiled import compiled
 
 from controlplane.plan import diff as policy_diff
 from controlplane.policy.place import path_text
@@ -12,6 +11,7 @@ from controlplane.xds.diff import Effect
 from controlplane.xds.link import static_bootstrap
 from controlplane.xds.redact import dump
 from controlplane.xds.resource import EMPTY
+from tests.unit.plan.compiled import compiled
 
 TEXT = """\
 version: 1

@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.unit.plan.compiled import AROUND, NOW
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,6 +17,7 @@ from controlplane.policy.secrets import SecretRef
 from controlplane.runtime.judge import Verdict, judge
 from controlplane.xds.link import static_bootstrap
 from controlplane.xds.surroundings import Surroundings
+from tests.unit.plan.compiled import AROUND, NOW
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted(ROOT.glob("examples/*.yaml"))

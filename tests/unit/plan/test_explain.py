@@ -1,10 +1,10 @@
 """`ctl explain`: every rule has a tier, and a request gets what the edge would give it."""
 
 import pytest
-from tests.unit.plan.compiled import compiled
 
 from controlplane.plan import explain
 from controlplane.plan.ir import Tier
+from tests.unit.plan.compiled import compiled
 
 TEXT = """\
 version: 1

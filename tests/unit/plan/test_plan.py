@@ -3,11 +3,11 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.unit.plan.compiled import NOW, compiled
 
 from controlplane.plan.build import next_expiry, plan
 from controlplane.plan.ir import Plan, Route
 from controlplane.policy.check import check
+from tests.unit.plan.compiled import NOW, compiled
 
 PROVIDERS = """\
 version: 1

@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-from tests.unit.xds_server.ads_client import Client, Wire, resource
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controlplane.xds.resource import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, SECRET, TYPES, Resource, Snapshot
+from tests.unit.xds_server.ads_client import Client, Wire, resource
 
 _VERSIONS = st.integers(0, 2)
 _SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

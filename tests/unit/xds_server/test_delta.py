@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from tests.unit.xds_server.ads_client import resource
 from envoy.service.discovery.v3 import discovery_pb2 as discovery
 
 from controlplane.xds.resource import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, Resource, Snapshot
 from controlplane.xds.server import DeltaStream, Response
+from tests.unit.xds_server.ads_client import resource
 
 RUNTIME = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
 

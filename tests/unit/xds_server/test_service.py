@@ -11,13 +11,13 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.unit.xds_server.ads_client import resource
 from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.discovery.v3 import discovery_pb2 as discovery
 from structlog.testing import capture_logs
 
 from controlplane.xds.resource import CLUSTER, EMPTY, EXTENSION, LISTENER, Resource, Snapshot
 from controlplane.xds.server import AdsAddressError, AdsServer, Verdict, Waiting
+from tests.unit.xds_server.ads_client import resource
 
 ONE, TWO = Snapshot.of([resource(CLUSTER, "c", v=1)]), Snapshot.of([resource(CLUSTER, "c", v=2)])
 PATIENCE_S = 10.0

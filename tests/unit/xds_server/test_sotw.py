@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from tests.unit.xds_server.ads_client import resource
 from envoy.service.discovery.v3 import discovery_pb2 as discovery
 
 from controlplane.xds.resource import CLUSTER, LISTENER, ROUTES, Resource, Snapshot
 from controlplane.xds.server import Response, SotwStream
+from tests.unit.xds_server.ads_client import resource
 
 C1, C2, R1, R2 = (resource(t, n, v=1) for t, n in [(CLUSTER, "c1"), (CLUSTER, "c2"), (ROUTES, "r1"), (ROUTES, "r2")])
 C2_NEW = resource(CLUSTER, "c2", v=2)
