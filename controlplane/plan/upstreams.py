@@ -1,10 +1,10 @@
 """Providers -> upstreams: addresses, names for TLS, and what is on by default."""
 
-import ipaddress
 from dataclasses import replace
 
 from controlplane.plan.ir import Ejection, Endpoint, Health, Upstream, UpstreamTls
 from controlplane.policy import language
+from controlplane.policy.grammar import is_ip
 
 _DEFAULT_EJECTION = Ejection(after=5, duration_ms=30_000, max_percent=50)
 
@@ -22,7 +22,7 @@ def build(name: str, provider: language.Provider) -> Upstream:
         kind=provider.kind,
         host=url.host if url.port == default_port else f"{url.host}:{url.port}",
         endpoints=endpoints,
-        resolve=not all(_is_address(endpoint.host) for endpoint in endpoints),
+        resolve=not all(is_ip(endpoint.host) for endpoint in endpoints),
         base_path=url.path,
         tls=_tls(provider),
         api_key=provider.api_key,
@@ -82,16 +82,8 @@ def _health(check: language.HealthCheck | None) -> Health | None:
 
 def _ejection(own: language.Ejection | str | None, endpoints: tuple[Endpoint, ...]) -> Ejection | None:
     """A single address is never ejected: that would turn its errors into an outage of our own making."""
-    if own == "off" or (len(endpoints) == 1 and _is_address(endpoints[0].host)):
+    if own == "off" or (len(endpoints) == 1 and is_ip(endpoints[0].host)):
         return None
     if own is None or isinstance(own, str):
         return _DEFAULT_EJECTION
     return Ejection(own.after, own.duration, own.max_percent)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

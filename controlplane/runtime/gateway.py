@@ -59,8 +59,6 @@ class Gateway:
     policy: Path
     text: str
     controller: Controller
-    supervisor: Supervisor
-    folder: RunFolder
     console: Console
     started: Settings
 
@@ -116,7 +114,7 @@ async def _running(
                 await supervisor.leave()
             raise
         console.started(live, nodes)
-        yield Gateway(policy, text, controller, supervisor, folder, console, started)
+        yield Gateway(policy, text, controller, console, started)
         console.draining(started.drain / 1000)
 
 

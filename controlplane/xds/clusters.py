@@ -13,6 +13,7 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http
 from envoy.type.matcher.v3 import string_pb2 as strings
 
 from controlplane.plan.ir import Ejection, Health, Upstream, UpstreamTls
+from controlplane.policy.grammar import is_ip
 from controlplane.xds import endpoints, names, upstream_filters
 from controlplane.xds.protos import millis, pack, uint
 from controlplane.xds.surroundings import Surroundings
@@ -108,7 +109,7 @@ def _health(check: Health, host: str) -> health.HealthCheck:
 def _tls(provider: str, settings: UpstreamTls, around: Surroundings) -> base.TransportSocket:
     name = settings.server_name
     san_type = tls_common.SubjectAltNameMatcher.SanType
-    is_address = name.replace(".", "").isdigit() or ":" in name
+    is_address = is_ip(name)
     san = tls_common.SubjectAltNameMatcher(
         san_type=san_type.IP_ADDRESS if is_address else san_type.DNS, matcher=strings.StringMatcher(exact=name)
     )

@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 
 from controlplane.plan.ir import Plan, ServerTls
 from controlplane.xds import cors, errors, limits, names
+from controlplane.xds.keys import nothing
 from controlplane.xds.protos import boolean, millis, pack, uint
 from controlplane.xds.scripts import script
 
@@ -102,7 +103,7 @@ def _discovered(name: str, *types: str) -> hcm.HttpFilter:
 def _limit(name: str) -> hcm.HttpFilter:
     """A limit's filter. A limit that the policy no longer has lets the last requests of the old listener pass."""
     made = _discovered(names.limit(name), limits.TYPE, "header_mutation.v3.HeaderMutation")
-    made.config_discovery.default_config.CopyFrom(pack(headers.HeaderMutation()))
+    made.config_discovery.default_config.CopyFrom(pack(nothing()))
     return made
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,13 +20,14 @@ from envoy.extensions.filters.http.router.v3 import router_pb2 as router
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
 
 from controlplane.runtime import process
-from controlplane.runtime.child import Child, ProcessState, Status
+from controlplane.runtime.child import Child, Status
 from controlplane.runtime.command import envoy_child
 from controlplane.runtime.envoy import find_envoy
 from controlplane.runtime.envoy_admin import EnvoyAdmin, EnvoyAdminError
 from controlplane.runtime.folder import RunFolder, run_folder
 from controlplane.runtime.supervise import Supervisor
 from controlplane.xds.protos import pack
+from tests.support.children import gone, shell, state, until
 
 # What a control plane does, for a test to kill it.
 CONTROL_PLANE = """
@@ -142,26 +143,6 @@ async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerat
 def kill(pid: int, identity: str, **_: object) -> None:
     if process.identity(pid) == identity:
         os.kill(pid, signal.SIGKILL)
-
-
-def state(supervisor: Supervisor) -> ProcessState:
-    (only,) = supervisor.states()
-    return only
-
-
-async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not what():  # noqa: ASYNC110 - the state has no event
-            await asyncio.sleep(0.01)
-
-
-def gone(pid: int | None) -> bool:
-    assert pid is not None
-    return process.identity(pid) is None
-
-
-def shell(script: str, **settings: float) -> Child:
-    return Child("shell", ("/bin/sh", "-c", script), **settings)  # type: ignore[arg-type]
 
 
 async def test_envoy_is_started_and_stopped(stage: Stage) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +13,10 @@ import orjson
 import pytest
 
 from controlplane.runtime import process
-from controlplane.runtime.child import Backoff, Child, ProcessState
+from controlplane.runtime.child import Backoff, Child
 from controlplane.runtime.folder import RunFolder, run_folder
 from controlplane.runtime.supervise import StartError, Supervisor
+from tests.support.children import gone, shell, state, until
 
 
 @pytest.fixture
@@ -39,26 +40,6 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "60"]) as running:
         yield running
         running.kill()
-
-
-def state(supervisor: Supervisor) -> ProcessState:
-    (only,) = supervisor.states()
-    return only
-
-
-async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not what():  # noqa: ASYNC110 - the state has no event
-            await asyncio.sleep(0.01)
-
-
-def gone(pid: int | None) -> bool:
-    assert pid is not None
-    return process.identity(pid) is None
-
-
-def shell(script: str, **settings: float) -> Child:
-    return Child("shell", ("/bin/sh", "-c", script), **settings)  # type: ignore[arg-type]
 
 
 async def test_an_adopted_process_that_dies_is_restarted(folder: RunFolder) -> None:
