@@ -1,58 +1,78 @@
 """`make bench`: measures, and writes docs/benchmarks.md with a plot. Nothing here is a test; nothing else should run.
 
-CPU is user and system time of the Envoy process per request. The processes compared are measured in turns, and the
-median of the turns counts, so that what else the machine does hits all of them alike.
+CPU is user and system time of the Envoy process per request. What is compared is measured in turns, and the least of
+the turns counts, since whatever else the machine does can only add. The measured process has a core of its own.
 """
 
 import asyncio
-import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import edges, live, load, report
-from bench.procs import cpu_us, envoy, free_port, running, wait_file, wait_port
+from bench.procs import alone, apart, cpu_us, envoy, free_port, running, wait_file, wait_port
 
 ROUNDS, SECONDS = 7, 2
 
 
-def request_costs(folder: Path) -> list[report.Cost]:
+def request_costs(folder: Path, *, keep: bool = True) -> list[report.Cost]:
     """CPU and throughput of a 250-byte chat request, of bare Envoy and of each edge."""
-    socket = folder / "up.sock"
-    edges.write_upstream(socket, folder / "up.yaml")
-    with ExitStack() as stack:
-        stack.enter_context(running(envoy(folder / "up.yaml"), folder / "up.log"))
+    socket = folder / ("kept.sock" if keep else "closed.sock")
+    edges.write_upstream(socket, folder / "up.yaml", keep=keep)
+    found: dict[str, list[tuple[float, float]]] = {}
+    with running(envoy(folder / "up.yaml"), folder / "up.log"):
         wait_file(socket)
-        sides = [_bare(stack, folder, socket)]
-        for number, edge in enumerate(edges.edges(0)):
-            port = free_port()
-            file = folder / f"edge-{number}.pb"
-            edges.write_edge(edge.policy.replace("127.0.0.1:0", f"127.0.0.1:{port}"), socket, file)
-            sides.append((edge.name, port, stack.enter_context(running(envoy(file), folder / "edge.log")).pid))
-        models = [1, 10, 1000, 10_000, 1000, 1000]
-        for _, port, _ in sides:
-            wait_port(port)
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name, _, _ in sides}
-        for turn in range(ROUNDS + 1):
-            for (name, port, pid), number in zip(sides, models, strict=True):
-                script = folder / "load.lua"
-                load.write_script(script, models=number)
-                before = cpu_us(pid)
-                done = load.wrk(port, script, SECONDS)
-                if turn:  # the first warms up
-                    found[name].append(((cpu_us(pid) - before) / done, done / SECONDS))
+        # The connections of one policy tell those of all.
+        sides = list(_sides(folder, socket))[: None if keep else 3]
+        for _ in range(ROUNDS):
+            for side in sides:
+                found.setdefault(side.name, []).append(_turn(side, folder))
     return [
-        report.Cost(name, statistics.median(cpu for cpu, _ in turns), statistics.median(rate for _, rate in turns))
-        for name, turns in found.items()
+        report.Cost(name, min(cpu for cpu, _ in turns), max(rate for _, rate in turns)) for name, turns in found.items()
     ]
 
 
-def _bare(stack: ExitStack, folder: Path, socket: Path) -> tuple[str, int, int]:
+@dataclass(frozen=True, slots=True)
+class Side:
+    """An Envoy to measure: its bootstrap, its port, and how many models requests ask for."""
+
+    name: str
+    config: Path
+    port: int
+    models: int
+
+
+def _sides(folder: Path, socket: Path) -> Iterator[Side]:
+    port = free_port()
+    edges.write_bare(port, socket, folder / "bare.yaml")
+    yield Side("bare Envoy", folder / "bare.yaml", port, 1)
+    for number, edge in enumerate(edges.edges(0)):
+        port, file = free_port(), folder / f"edge-{number}.pb"
+        edges.write_edge(edge.policy.replace("127.0.0.1:0", f"127.0.0.1:{port}"), socket, file)
+        yield Side(edge.name, file, port, edge.models)
+
+
+def _turn(side: Side, folder: Path) -> tuple[float, float]:
+    """CPU per request and requests per second of a fresh process: where its memory lies makes some percent."""
+    script = folder / "load.lua"
+    load.write_script(script, models=side.models)
+    with running(envoy(side.config), folder / "side.log") as process:
+        wait_port(side.port)
+        alone(process.pid)
+        load.wrk(side.port, script, 1)
+        before = cpu_us(process.pid)
+        done = load.wrk(side.port, script, SECONDS)
+        return (cpu_us(process.pid) - before) / done, done / SECONDS
+
+
+def _bare(stack: ExitStack, folder: Path, socket: Path) -> tuple[int, int]:
     port = free_port()
     edges.write_bare(port, socket, folder / "bare.yaml")
     process = stack.enter_context(running(envoy(folder / "bare.yaml"), folder / "bare.log"))
-    return "bare Envoy", port, process.pid
+    return port, process.pid
 
 
 def stream_costs(folder: Path, chunks: int = 50) -> report.Streams:
@@ -64,9 +84,11 @@ def stream_costs(folder: Path, chunks: int = 50) -> report.Streams:
     with ExitStack() as stack:
         stack.enter_context(running(python, folder / "sse.log"))
         wait_file(socket)
-        _, bare_port, bare_pid = _bare(stack, folder, socket)
+        bare_port, bare_pid = _bare(stack, folder, socket)
         edge_pid = stack.enter_context(running(envoy(folder / "sse.pb"), folder / "edge.log")).pid
         wait_port(port)
+        alone(bare_pid)
+        alone(edge_pid)
         script = folder / "stream.lua"
         load.write_script(script, stream=True)
         costs: dict[int, list[float]] = {bare_pid: [], edge_pid: []}
@@ -77,7 +99,7 @@ def stream_costs(folder: Path, chunks: int = 50) -> report.Streams:
                 if turn:
                     costs[pid].append((cpu_us(pid) - before) / done)
         firsts = {at: asyncio.run(load.latencies(at, stream=True, number=2000)) for at in (bare_port, port)}
-    bare, through = statistics.median(costs[bare_pid]), statistics.median(costs[edge_pid])
+    bare, through = min(costs[bare_pid]), min(costs[edge_pid])
     return report.Streams(chunks, bare, through, firsts[bare_port], firsts[port])
 
 
@@ -89,7 +111,7 @@ def answer_latencies(folder: Path) -> tuple[list[float], list[float]]:
     with ExitStack() as stack:
         stack.enter_context(running(envoy(folder / "lat.yaml"), folder / "lat.log"))
         wait_file(socket)
-        _, bare_port, _ = _bare(stack, folder, socket)
+        bare_port, _ = _bare(stack, folder, socket)
         stack.enter_context(running(envoy(folder / "lat.pb"), folder / "edge.log"))
         wait_port(port)
         for at in (bare_port, port):
@@ -99,14 +121,16 @@ def answer_latencies(folder: Path) -> tuple[list[float], list[float]]:
 
 
 def main() -> None:
+    apart()
     with tempfile.TemporaryDirectory(prefix="hg-bench-") as name:
         folder = Path(name)
         costs = request_costs(folder)
+        connecting = request_costs(folder, keep=False)
         streams = stream_costs(folder)
         plain = answer_latencies(folder)
         compiling = live.compile_times()
         reloads = live.reload_times(folder)
-    report.write(costs, streams, plain, compiling, reloads, SECONDS)
+    report.write(costs, connecting, streams, plain, compiling, reloads, SECONDS)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from controlplane.xds.link import static_bootstrap
 from controlplane.xds.surroundings import Surroundings
 
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+BUFFER = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer"
 ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 ANSWER = json.dumps(
     {
@@ -33,6 +34,7 @@ class Edge:
 
     name: str
     policy: str
+    models: int = 1000
 
 
 def edges(port: int, models: int = 1000, keys: int = 1000) -> list[Edge]:
@@ -47,9 +49,9 @@ def edges(port: int, models: int = 1000, keys: int = 1000) -> list[Edge]:
     )
     limits = "limits: {standard: {requests: 100M/m}}\n"
     return [
-        Edge("10 models, no keys", f"{head}models:\n{_same_names(10)}"),
+        Edge("10 models, no keys", f"{head}models:\n{_same_names(10)}", 10),
         Edge("1,000 models, 1,000 keys", f"{head}models:\n{same}keys:\n{plain}"),
-        Edge("10,000 models, 1,000 keys", f"{head}models:\n{_same_names(10_000)}keys:\n{plain}"),
+        Edge("10,000 models, 1,000 keys", f"{head}models:\n{_same_names(10_000)}keys:\n{plain}", 10_000),
         Edge("the same, renamed upstream", f"{head}models:\n{renamed}keys:\n{plain}"),
         Edge("the same, permissions and limits", f"{head}models:\n{renamed}keys:\n{limited}{limits}"),
     ]
@@ -88,23 +90,25 @@ def write_bare(port: int, socket: Path, file: Path) -> None:
     _write({"listeners": [_listener(address, route)], "clusters": [cluster]}, file)
 
 
-def write_upstream(socket: Path, file: Path) -> None:
-    """An Envoy that answers at once with a fixed completion."""
+def write_upstream(socket: Path, file: Path, *, keep: bool = True) -> None:
+    """An Envoy that answers at once with a fixed completion. `keep` connections, as providers do."""
     json_type = {"header": {"key": "content-type", "value": "application/json"}}
     route = {
         "match": {"prefix": "/"},
         "direct_response": {"status": 200, "body": {"inline_string": ANSWER}},
         "response_headers_to_add": [{**json_type, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
     }
-    _write({"listeners": [_listener({"pipe": {"path": str(socket)}}, route)]}, file)
+    # Without waiting for the body it answers too early for HTTP/1.1 to keep the connection.
+    whole = [{"name": "body", "typed_config": {"@type": BUFFER, "max_request_bytes": 1 << 20}}] if keep else []
+    _write({"listeners": [_listener({"pipe": {"path": str(socket)}}, route, *whole)]}, file)
 
 
-def _listener(address: dict[str, object], route: dict[str, object]) -> dict[str, object]:
+def _listener(address: dict[str, object], route: dict[str, object], *filters: dict[str, object]) -> dict[str, object]:
     manager = {
         "@type": HCM,
         "stat_prefix": "plain",
         "route_config": {"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [route]}]},
-        "http_filters": [{"name": "router", "typed_config": {"@type": ROUTER}}],
+        "http_filters": [*filters, {"name": "router", "typed_config": {"@type": ROUTER}}],
     }
     return {
         "name": "plain",

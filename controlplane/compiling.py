@@ -67,5 +67,8 @@ def _uncollected() -> Iterator[None]:
     try:
         yield
     finally:
+        # To the oldest generation, unseen: what a compile leaves is hardly ever garbage.
+        gc.freeze()
+        gc.unfreeze()
         if enabled:
             gc.enable()

@@ -7,6 +7,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from urllib.parse import urlsplit
 
 _DURATION_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -71,7 +72,10 @@ class Url:
 
 def matches(pattern: str, text: str) -> bool:
     """Whether a pattern of this module fits all of a text: `$` alone would let a line end pass."""
-    return re.match(pattern, text) is not None and not text.endswith("\n")
+    return _compiled(pattern).match(text) is not None and not text.endswith("\n")
+
+
+_compiled = cache(re.compile)
 
 
 def duration(text: str) -> int:

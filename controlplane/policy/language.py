@@ -164,7 +164,7 @@ class Timeouts(Strict):
     """Clocks of one attempt. There is no total timeout: it would cut long streams."""
 
     first_byte: Clock = Field(300_000, description="Until the answer begins.")
-    idle: Clock = Field(300_000, description="Without any byte; it runs from the start, so not below first_byte.")
+    idle: Clock = Field(600_000, description="Without any byte; it runs from the start, so not below first_byte.")
 
 
 class TargetSpec(Strict):

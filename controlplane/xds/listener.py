@@ -78,9 +78,12 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     nothing = "header_mutation.v3.HeaderMutation"
     chain.append(_discovered(names.KEYS, "api_key_auth.v3.ApiKeyAuth", nothing))
     # Raises the limit of what filters may hold back, for requests only: answers keep Envoy's small buffers.
-    chain.append(_filter("body", buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))))
+    body = buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))
+    chain.append(_filter(names.BODY, body, disabled=True))
     chain.append(_filter(names.MODEL_FILTER, _model(), disabled=True))
-    chain.append(_discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing))
+    permissions = _discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing)
+    permissions.disabled = True
+    chain.append(permissions)
     chain.extend(_limit(limit.name) for limit in plan.limits)
     chain.append(_filter(names.LISTING_FILTER, lua.Lua(), disabled=True))
     chain.append(_filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True)))
@@ -136,7 +139,8 @@ def _limit_headers() -> headers.HeaderMutation:
 def _model() -> lua.Lua:
     """Reads the body's `model`, cheaper than the `transform` filter, which parses the whole body."""
     made = lua.Lua(clear_route_cache=boolean(False))
-    made.source_codes[names.MODEL_FILTER].inline_string = script("model")
+    for name, renames in ((names.MODEL_SCRIPT, "false"), (names.RENAME_SCRIPT, "true")):
+        made.source_codes[name].inline_string = f"local RENAMES = {renames}\n{script('model')}"
     return made
 
 

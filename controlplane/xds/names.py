@@ -13,6 +13,7 @@ LISTENER = "edge"
 ROUTES = "models"
 KEYS = "keys"
 PERMISSIONS = "permissions"
+BODY = "body"
 SERVER_CERTIFICATE = "edge-certificate"
 CLIENT_CA = "edge-client-ca"
 XDS_CLUSTER = "headgate-xds"
@@ -21,6 +22,8 @@ XDS_CLUSTER = "headgate-xds"
 # attempts or one per cluster.
 LISTING_FILTER = "listing"
 MODEL_FILTER = "model"
+MODEL_SCRIPT = "model"
+RENAME_SCRIPT = "rename"  # the same where a route names another model: reading its metadata costs
 ATTEMPT_FILTER = "attempt"
 
 

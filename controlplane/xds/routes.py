@@ -9,6 +9,7 @@ from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.route.v3 import route_components_pb2 as route
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
+from google.protobuf.any_pb2 import Any as AnyProto
 
 from controlplane.plan.ir import Plan, Route
 from controlplane.xds import cors, errors, listing, matchers, names
@@ -27,6 +28,9 @@ _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.Priority
 _PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 _IDLE_SLACK_MS = 1000
 _WITH_QUERY = r"/v1/(" + "|".join(ENDPOINTS) + r")\?(?s:.*)"
+# Bodies that Envoy's filters may hold without raising their limit of 1 MiB. A body without a length is not small.
+_SMALL = "[0-9]{1,6}"
+_ENABLED = route.FilterConfig(config=AnyProto())
 _HEALTH = r"/health(\?(?s:.*))?"
 _LISTING = r"/v1/models([/?](?s:.*))?"
 
@@ -40,7 +44,7 @@ _NOT_FOR_PROVIDERS = (
 _NOT_FOR_CLIENTS = (
     "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
-    "openai-organization", "openai-project", "set-cookie", "server", "alt-svc", "strict-transport-security",
+    "openai-organization", "openai-project", "set-cookie", "alt-svc", "strict-transport-security",
 )  # fmt: skip
 
 
@@ -76,11 +80,10 @@ def _models(plan: Plan, draining: bool) -> matchers.Matcher:
 
 def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
     """What a request without a model gets: the first look of every request, so it is all lookups."""
-    nameless = matchers.action("answer", _nameless())
     wrong_method = _error(405, "%REQ(:METHOD)% is not allowed here: use POST.", "method_not_allowed")
     only_get = _error(405, "%REQ(:METHOD)% is not allowed here: use GET.", "method_not_allowed")
     unknown = _error(404, "Unknown request URL: %REQ(:METHOD)% %REQ(:PATH)%.", "unknown_url")
-    methods = {"POST": nameless}
+    methods = {"POST": _nameless(plan)}
     listed = {"GET": matchers.action("listing", listing.route(plan))}
     if plan.edge.cors is not None:
         methods["OPTIONS"] = listed["OPTIONS"] = cors.preflight(plan.edge.cors)
@@ -107,16 +110,28 @@ def _health(draining: bool) -> route.Route:
     return made
 
 
-def _nameless() -> route.Route:
-    """Every request to an endpoint takes this route first: it enables the script that reads the model."""
+def _nameless(plan: Plan) -> matchers.OnMatch:
+    """Every request to an endpoint takes this route first. It enables the filters that this request needs."""
+    small = matchers.regex("content-length", _SMALL)
+    return matchers.then(matchers.first_of([(small, _reading(plan))], _reading(plan, names.BODY)))
+
+
+def _reading(plan: Plan, *more: str) -> matchers.OnMatch:
+    """Has the script read the model, and then the permissions checked if there are any."""
     message = (
         'The request names no model, or more than one. Send a JSON object with one string "model" and '
         '`content-type: application/json`, or a multipart form with one "model" field.'
     )
     made = route.Route(match={"prefix": "/"}, direct_response=errors.direct(400, message, "model_required", "model"))
-    enable = route.FilterConfig(config=pack(lua.LuaPerRoute(name=names.MODEL_FILTER)))
-    made.typed_per_filter_config[names.MODEL_FILTER].CopyFrom(pack(enable))
-    return made
+    renames = any(model.upstream_model is not None for model in plan.routes)
+    script = lua.LuaPerRoute(name=names.RENAME_SCRIPT if renames else names.MODEL_SCRIPT)
+    enabled = {names.MODEL_FILTER: route.FilterConfig(config=pack(script))}
+    if any(key.models is not None for key in plan.keys):
+        enabled[names.PERMISSIONS] = _ENABLED
+    enabled.update(dict.fromkeys(more, _ENABLED))
+    for name, enable in enabled.items():
+        made.typed_per_filter_config[name].CopyFrom(pack(enable))
+    return matchers.action("answer", made)
 
 
 def _error(status: int, message: str, code: str, param: str | None = None) -> matchers.OnMatch:
@@ -135,9 +150,7 @@ def _route(model: Route, elsewhere: bool, sticky: bool) -> matchers.OnMatch:
     """`elsewhere`: a retry should go to another endpoint, since there are some. `sticky`: a client's requests too."""
     action = route.RouteAction(
         timeout={},  # no total timeout: it would cut long streams
-        # Envoy's idle clock of an attempt is not always armed (docs/compiler.md), so the stream has one behind it. It
-        # also runs while first bytes are awaited, and must leave every attempt its time.
-        idle_timeout=millis(max(model.idle_ms, model.retry.attempts * model.first_byte_ms) + _IDLE_SLACK_MS),
+        idle_timeout=millis(max(model.idle_ms, _all_first_bytes_ms(model)) + _IDLE_SLACK_MS),
         retry_policy=_retries(model, elsewhere=elsewhere),
         auto_host_rewrite=boolean(True),
     )
@@ -154,6 +167,11 @@ def _route(model: Route, elsewhere: bool, sticky: bool) -> matchers.OnMatch:
         action.prefix_rewrite = f"{model.base_path}/"
     made = route.Route(match={"prefix": "/v1/"}, route=action, metadata=_upstream_models(model))
     return matchers.action("route", made)
+
+
+def _all_first_bytes_ms(model: Route) -> int:
+    """How long all attempts together may be silent; the stream's idle clock runs meanwhile."""
+    return model.retry.attempts * model.first_byte_ms
 
 
 def _upstream_models(model: Route) -> base.Metadata | None:
@@ -189,9 +207,11 @@ def _retries(model: Route, *, elsewhere: bool) -> route.RetryPolicy:
         retriable_status_codes=retry.statuses,
         num_retries=uint(retry.attempts - 1),
         per_try_timeout=millis(model.first_byte_ms),
-        per_try_idle_timeout=millis(model.idle_ms),
         retry_back_off={"base_interval": millis(25), "max_interval": millis(250)},
     )
+    if model.idle_ms < _all_first_bytes_ms(model):
+        # The stream's clock has to be longer. Envoy does not always arm this one (docs/compiler.md).
+        policy.per_try_idle_timeout.CopyFrom(millis(model.idle_ms))
     if elsewhere:
         previous = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
         previous.typed_config.CopyFrom(typed_struct(_PREVIOUS_HOSTS, {}))

@@ -1,6 +1,7 @@
 -- Reads the model that a request asks for into the model header, so that routes and permissions can match on it,
 -- and gives the body the name that the model's provider expects where the route names one.
 -- Every byte that is not part of the name stays as it was. Only the route of POST requests to endpoints enables it.
+-- RENAMES, set in front of this script, says whether any route names another model.
 local find, byte, sub, lower = string.find, string.byte, string.sub, string.lower
 
 local function closing_quote(s, from)
@@ -68,19 +69,19 @@ local function careful_span(s)
   end
 end
 
--- The same without reading every token, where the body holds the word once and no escaped letters.
+-- The same without reading every token, where the body holds the word once, no escaped letters and a plain name: true
+-- as the third value says that the name is what the bytes are.
 local function json_span(s)
-  if find(s, "\\u00", 1, true) then return careful_span(s) end
   local folded = lower(s)
-  local p = find(folded, '"model"', 1, true)
-  if not p or find(folded, '"model"', p + 7, true) then return careful_span(s) end
-  local _, open = find(s, '^%s*:%s*"', p + 7)
-  local close = open and byte(s, p - 1) ~= 92 and closing_quote(s, open)
-  if not close then return nil end
-  local size = #s
-  local top
+  local p, _, from, close = find(folded, '"model"', 1, true), nil, nil, nil
+  if p then _, close, from = find(s, '^%s*:%s*"()[^"\\%c]*"', p + 7) end
+  if not close or byte(s, p - 1) == 92 or find(folded, '"model"', close, true) or find(s, "\\u00", 1, true) then
+    return careful_span(s)
+  end
+  if find(s, "^%s*}%s*$", close + 1) then return from, close - 1, true end
+  local size, top = #s, nil
   if p < size - close then top = depth_between(s, 1, p - 1) == 1 else top = depth_between(s, close + 1, size) == -1 end
-  if top then return open + 1, close - 1 end
+  if top then return from, close - 1, true end
 end
 
 local function form_span(s, boundary)
@@ -101,6 +102,7 @@ local function form_span(s, boundary)
 end
 
 local function model_span(s, content_type)
+  if content_type == "application/json" then return json_span(s) end
   if sub(content_type, 1, 10) == "multipart/" then
     local boundary = content_type:match('[Bb]oundary="([^"]+)"') or content_type:match("[Bb]oundary=([^;%s]+)")
     if boundary then return form_span(s, boundary) end
@@ -110,18 +112,20 @@ local function model_span(s, content_type)
 end
 
 function envoy_on_request(handle)
-  local content_type = handle:headers():get("content-type") or ""
   local body = handle:body()
   if not body then return end
   local s = body:getBytes(0, body:length())
-  local from, to = model_span(s, content_type)
-  if not from or to < from or to - from > 255 then return end
-  local model = unescape(sub(s, from, to))
-  if find(model, "%c") then return end
   local headers = handle:headers()
+  local from, to, plain = model_span(s, headers:get("content-type") or "")
+  if not from or to < from or to - from > 255 then return end
+  local model = sub(s, from, to)
+  if not plain then
+    model = unescape(model)
+    if find(model, "%c") then return end
+  end
   headers:replace("x-headgate-model", model)
   handle:clearRouteCache()
-  local upstream = handle:metadata():get("model")
+  local upstream = RENAMES and handle:metadata():get("model")
   if upstream then
     local length = body:setBytes(sub(s, 1, from - 1) .. upstream .. sub(s, to + 1))
     headers:replace("content-length", tostring(length))

@@ -56,7 +56,7 @@ class Script:
         return found.encode("latin-1"), dict(after), answer and list(answer.values())
 
 
-MODEL = Script("model")
+MODEL = Script("model", "local RENAMES = true\n")
 ATTEMPT = Script("attempt", 'local CLUSTER, BASE_PATH = "farm~2", "/openai/v1"\n')
 
 
