@@ -1,0 +1,1 @@
+"""Every token accounted for: access log -> usage records -> ledger -> budgets."""
