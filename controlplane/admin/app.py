@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from controlplane.admin import views
+from controlplane.admin.usage import Usage
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.secrets import Secret
 from controlplane.revisions.store import RevisionsError, Store
@@ -18,6 +19,8 @@ from controlplane.runtime.child import ProcessState
 from controlplane.runtime.controller import ACKNOWLEDGE_S, Controller
 from controlplane.runtime.failures import ApplyError, ChangedError
 from controlplane.xds.redact import dump
+from controlplane.xds.resource import EMPTY
+from extproc.usage.ledger import LedgerError
 
 LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"]
 
@@ -50,14 +53,19 @@ class RollbackBody(_Body):
 
 
 def create_app(
-    controller: Controller, store: Store, processes: Callable[[], tuple[ProcessState, ...]], token: Secret | None
+    controller: Controller,
+    store: Store,
+    processes: Callable[[], tuple[ProcessState, ...]],
+    usage: Usage,
+    token: Secret | None,
 ) -> FastAPI:
     """The application. Without a token it must listen on loopback only, and takes requests to loopback names only."""
     app = FastAPI(title="Headgate admin API", version="1", dependencies=[Depends(_guard(token))])
     if token is None:  # or a page in a browser could reach it under a name of its own
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)
     _add_errors(app)
-    _add_reads(app, controller, store, processes)
+    _add_reads(app, controller, store, processes, usage)
+    app.include_router(usage.router())
     _add_policy_calls(app, controller)
     _add_changes(app, controller, store)
     return app
@@ -90,13 +98,21 @@ def _add_errors(app: FastAPI) -> None:
         status = 412 if isinstance(error, ChangedError) else 409
         return JSONResponse({"error": error.code, "message": str(error), "revision": error.revision}, status)
 
+    @app.exception_handler(LedgerError)
+    async def unreadable(_: Request, error: LedgerError) -> JSONResponse:
+        return JSONResponse({"error": "ledger-unavailable", "message": str(error)}, 503)
+
     @app.exception_handler(RevisionsError)
     async def unrecorded(_: Request, error: RevisionsError) -> JSONResponse:
         return JSONResponse({"error": "history-unavailable", "message": str(error)}, 503)
 
 
 def _add_reads(
-    app: FastAPI, controller: Controller, store: Store, processes: Callable[[], tuple[ProcessState, ...]]
+    app: FastAPI,
+    controller: Controller,
+    store: Store,
+    processes: Callable[[], tuple[ProcessState, ...]],
+    usage: Usage,
 ) -> None:
     @app.get("/status", summary="What is live, on which nodes, and the last edit that failed")
     async def status() -> dict[str, Any]:
@@ -105,6 +121,7 @@ def _add_reads(
             "failure": views.failure(controller.failure) if controller.failure else None,
             "nodes": [views.node(node) for node in controller.nodes()],
             "processes": [views.process(process) for process in processes()],
+            "alarms": usage.alarms(),
         }
 
     @app.get("/nodes", summary="Connected nodes, with what each acknowledged and rejected")
@@ -129,7 +146,8 @@ def _add_reads(
 
     @app.get("/snapshot", summary="The xDS resources that are live, secrets redacted")
     def snapshot() -> dict[str, Any]:
-        return dump(_live(controller).compiled.snapshot)
+        _live(controller)
+        return dump(controller.snapshot() or EMPTY)
 
     @app.get("/models", summary="The models that clients can ask for")
     async def models() -> list[dict[str, Any]]:

@@ -1,6 +1,9 @@
 """What the admin API and `ctl --format json` say: plain data, made from the control plane's own values."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from controlplane.plan.diff import PolicyChange
@@ -10,11 +13,14 @@ from controlplane.policy.place import path_text
 from controlplane.runtime.changes import Applied, Difference, Live
 from controlplane.runtime.failures import Failure
 from controlplane.xds.diff import KINDS, Change
+from extproc.usage.record import PICO
 
 if TYPE_CHECKING:
     from controlplane.revisions.revision import Revision
     from controlplane.runtime.child import ProcessState
     from controlplane.xds.server.nodes import Nack, NodeView, TypeView
+    from extproc.usage.ledger import UnpricedModel, UsageRow
+    from extproc.usage.record import UsageRecord
 
 View = dict[str, Any]
 
@@ -162,3 +168,62 @@ def models(plan: Plan) -> list[View]:
         }
         for route in plan.routes
     ]
+
+
+def usage_row(row: "UsageRow") -> View:
+    return {
+        **row.group,
+        "requests": row.requests,
+        "errors": row.errors,
+        "error_rate": round(row.error_rate, 6),
+        "input_tokens": row.input_tokens,
+        "output_tokens": row.output_tokens,
+        "total_tokens": row.total_tokens,
+        "cached_tokens": row.cached_tokens,
+        "cache_write_tokens": row.cache_write_tokens,
+        "reasoning_tokens": row.reasoning_tokens,
+        "cost": None if row.cost is None else format(row.cost, "f"),
+        "unpriced": row.unpriced,
+        "estimated": row.estimated,
+        "abandoned": row.abandoned,
+        "latency_ms": {"p50": row.latency_p50, "p95": row.latency_p95, "p99": row.latency_p99},
+        "first_token_ms": {"p50": row.first_token_p50, "p95": row.first_token_p95, "p99": row.first_token_p99},
+        "tokens_per_second": row.tokens_per_second,
+    }
+
+
+def unpriced_model(found: "UnpricedModel") -> View:
+    return {
+        "model": found.model,
+        "provider": found.provider,
+        "served_model": found.served_model,
+        "requests": found.requests,
+        "input_tokens": found.input_tokens,
+        "output_tokens": found.output_tokens,
+    }
+
+
+def usage_record(found: "UsageRecord") -> View:
+    view = asdict(found)
+    view.update(view.pop("tokens"))
+    cost = view.pop("cost_pico")
+    view["cost"] = None if cost is None else format(Decimal(cost) / PICO, "f")
+    view["at"] = datetime.fromtimestamp(view.pop("at_us") / 1e6, UTC).isoformat(timespec="milliseconds")
+    return view
+
+
+def account(told: Mapping[str, Any]) -> View:
+    """An account as the collector tells it, with money as USD."""
+    view = {name: told[name] for name in ("budget", "owner_kind", "owner", "on_spent")}
+    money = told["unit"] == "pico"
+    for name in ("used", "amount"):
+        view[name] = format(Decimal(told[name]) / PICO, "f") if money else told[name]
+    start, end = told["window"]
+    view["unit"] = "usd" if money else told["unit"]
+    view["since"], view["until"] = _at(start), _at(end)
+    view["spent_until"] = None if told["until_us"] is None else _at(told["until_us"])
+    return view
+
+
+def _at(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1e6, UTC).isoformat(timespec="seconds")

@@ -116,6 +116,52 @@ def history(rows: list[View]) -> None:
     out.print(table if rows else "no revisions yet")
 
 
+def usage(view: View) -> None:
+    """One line per group; what every gateway has zero of is left out."""
+    rows = view["rows"]
+    if not rows:
+        out.print(f"no requests from {_time(view['since'])} to {_time(view['until'])}")
+        return
+    groups = list(rows[0])[: list(rows[0]).index("requests")]
+    table = _table(*groups)
+    for name in ("requests", "errors", "input", "output", "cost $", "p50 ms", "p99 ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        latency = row["latency_ms"]
+        figures = [f"{row[name]:,}" for name in ("requests", "errors", "input_tokens", "output_tokens")]
+        cost = "unknown" if row["cost"] is None else row["cost"] + ("+" if row["unpriced"] else "")
+        times = ["" if latency[p] is None else f"{latency[p]:,.0f}" for p in ("p50", "p99")]
+        table.add_row(*(escape(str(row[name]) or "-") for name in groups), *figures, cost, *times)
+    out.print(table)
+    if any(row["unpriced"] for row in rows):
+        out.print("+ or unknown: some requests have no known price; `ctl usage --unpriced` lists their models")
+
+
+def unpriced(view: View) -> None:
+    if not view["rows"]:
+        out.print("every request has a price")
+        return
+    table = _table("provider", "model", "served as", "requests", "input", "output")
+    for row in view["rows"]:
+        names = (escape(row[name]) for name in ("provider", "model", "served_model"))
+        table.add_row(*names, *(f"{row[name]:,}" for name in ("requests", "input_tokens", "output_tokens")))
+    out.print(table)
+    out.print("add them to `prices` in the policy: their requests to come then have a cost")
+
+
+def budgets(view: View) -> None:
+    if not view["rows"]:
+        out.print("the policy has no budgets and no token limits")
+        return
+    table = _table("budget", "of", "used", "amount", "unit", "state")
+    for row in view["rows"]:
+        owner = f"{row['owner_kind']} {row['owner']}" if row["owner"] else "everyone"
+        spent = row["spent_until"]
+        state = f"[red]spent until {_time(spent)}[/] ({row['on_spent']})" if spent else "[green]open[/]"
+        table.add_row(escape(row["budget"]), escape(owner), str(row["used"]), str(row["amount"]), row["unit"], state)
+    out.print(table)
+
+
 def models(rows: list[View]) -> None:
     table = _table("model", "goes to", "attempts")
     for row in rows:

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong use (or, with --exit-code, a di
 """
 
 import asyncio
+import csv
 import getpass
 import json
 import sys
@@ -30,6 +31,12 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 class Format(StrEnum):
     TEXT = "text"
     JSON = "json"
+
+
+class Rows(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    CSV = "csv"
 
 
 Policy = Annotated[Path, typer.Argument(help="The policy file.", metavar="POLICY", show_default=False)]
@@ -155,6 +162,38 @@ def rollback(
 
 
 @app.command()
+def usage(
+    by: Annotated[
+        str, typer.Option(help="Groups, comma-separated: key, team, organization, model, provider, day, hour …")
+    ] = "key,model",
+    since: Annotated[str, typer.Option(help="From when on: an age such as 24h, or a time.")] = "30d",
+    until: Annotated[str, typer.Option(help="Until when: an age, or a time; now by default.")] = "",
+    key: Annotated[str | None, typer.Option(help="Of this key only.")] = None,
+    team: Annotated[str | None, typer.Option(help="Of this team only.")] = None,
+    model: Annotated[str | None, typer.Option(help="Of this model only.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Of this provider only.")] = None,
+    unpriced: Annotated[bool, typer.Option("--unpriced", help="Models without a known price.")] = False,
+    server: Server = None,
+    output: Annotated[Rows, typer.Option("--format", help="For people, programs or spreadsheets.")] = Rows.TEXT,
+) -> None:
+    """Shows requests, tokens, cost and latency, in groups."""
+    remote = Remote(server or DEFAULT)
+    if unpriced:
+        view = remote.get("/usage/unpriced", since=since, until=until)
+        _rows(output, view, console.unpriced)
+    else:
+        only = {"key": key, "team": team, "model": model, "provider": provider}
+        view = remote.get("/usage", by=by, since=since, until=until, **only)
+        _rows(output, view, console.usage)
+
+
+@app.command()
+def budgets(server: Server = None, output: FormatOption = Format.TEXT) -> None:
+    """Shows how budgets and token limits stand."""
+    _show(output, Remote(server or DEFAULT).get("/budgets"), console.budgets)
+
+
+@app.command()
 def models(policy: OptionalPolicy = None, server: Server = None, output: FormatOption = Format.TEXT) -> None:
     """Lists the models that clients can ask for, and where each goes."""
     view = Remote(server or DEFAULT).get("/models") if policy is None else local.models(policy)
@@ -195,6 +234,28 @@ def _show(output: Format, view: Any, human: Any) -> None:
         _json(view)
     else:
         human(view)
+
+
+def _rows(output: Rows, view: dict[str, Any], human: Any) -> None:
+    if output is Rows.CSV:
+        flat = [_flat(row) for row in view["rows"]]
+        names = list(dict.fromkeys(name for row in flat for name in row))
+        writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(flat)
+    else:
+        _show(Format(output), view, human)
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without mappings in it: latency_ms.p50 and the like."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{part}": of for part, of in value.items()})
+        else:
+            flat[name] = value
+    return flat
 
 
 def _json(view: Any) -> None:

@@ -1,13 +1,15 @@
 """policy -> plan: resolves, defaults, and places every rule on the cheapest tier that can honour it."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
 
 from controlplane.plan import upstreams
-from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, ServerTls, Target
+from controlplane.plan.accounts import accounts
+from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, ServerTls, Target, Upstream
 from controlplane.plan.lanes import assign
 from controlplane.policy import language
+from extproc.usage.identity import Owner, identity
 
 # What Envoy calls the reasons to try again: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/router_filter#x-envoy-retry-on
 # It does not tell a timeout from a reset, so either word covers both.
@@ -18,37 +20,38 @@ _STATUSES = "retriable-status-codes"
 def plan(policy: language.Policy, *, now: datetime) -> Plan:
     """The plan of a checked policy. Keys that expired by `now` (aware, UTC) are not in it."""
     built = {name: upstreams.build(name, provider) for name, provider in policy.providers.items()}
-    routes, lanes, foreign = assign((_route(name, model) for name, model in policy.models.items()), built)
+    routes, lanes, foreign = assign((_route(name, model, built) for name, model in policy.models.items()), built)
     adapted = {
         name: upstreams.with_lanes(upstream, lanes.get(name, 1), foreign.get(name, ()))
         for name, upstream in built.items()
     }
-    keys = tuple(_key(name, key) for name, key in policy.keys.items() if key.expires is None or key.expires > now)
+    keys = tuple(
+        _key(name, key, policy) for name, key in policy.keys.items() if key.expires is None or key.expires > now
+    )
     return Plan(
         edge=_edge(policy.gateway),
         upstreams=MappingProxyType(adapted),
         routes=routes,
         keys=keys,
         limits=tuple(
-            Limit(name, limit.requests.amount, limit.requests.per_seconds) for name, limit in policy.limits.items()
+            Limit(name, limit.requests.amount, limit.requests.per_seconds)
+            for name, limit in policy.limits.items()
+            if limit.requests is not None
         ),
         open=not policy.keys,
         expired=tuple(name for name, key in policy.keys.items() if key.expires is not None and key.expires <= now),
+        accounts=tuple(accounts(policy)),
+        prices=tuple(
+            (pattern, tuple((name, format(rate, "f")) for name, rate in price.stated().items()))
+            for pattern, price in policy.prices.items()
+        ),
+        ledger=policy.gateway.ledger,
     )
 
 
 def next_expiry(policy: language.Policy, *, now: datetime) -> datetime | None:
     """When the plan of this policy next changes by itself; None if it never does."""
     return min((key.expires for key in policy.keys.values() if key.expires and key.expires > now), default=None)
-
-
-def identity(key: str, limits: Iterable[str]) -> str:
-    """What the edge knows an authenticated client by: its key's name, and the limits that apply to it.
-
-    Membership travels with the identity, so that giving one key a limit refills no bucket of the others.
-    """
-    names = sorted(limits)
-    return ";".join((key, *names, "")) if names else key
 
 
 def _edge(gateway: language.Gateway) -> Edge:
@@ -62,7 +65,7 @@ def _edge(gateway: language.Gateway) -> Edge:
     )
 
 
-def _route(name: str, model: language.Model) -> Route:
+def _route(name: str, model: language.Model, upstreams: Mapping[str, Upstream]) -> Route:
     groups = tuple(tuple(Target(t.provider, 0, t.model, t.weight) for t in group) for group in model.groups)
     return Route(
         name=name,
@@ -73,6 +76,7 @@ def _route(name: str, model: language.Model) -> Route:
         retry=_retry(model, groups),
         first_byte_ms=model.timeouts.first_byte,
         idle_ms=model.timeouts.idle,
+        stream_usage=all(upstreams[target.provider].stream_usage for group in groups for target in group),
     )
 
 
@@ -95,6 +99,9 @@ def _retry(model: language.Model, groups: tuple[tuple[Target, ...], ...]) -> Ret
     return Retry(attempts, tuple(conditions), tuple(statuses), honour_retry_after=alone and 429 in statuses)
 
 
-def _key(name: str, key: language.Key) -> Key:
+def _key(name: str, key: language.Key, policy: language.Policy) -> Key:
     models = None if key.models is None or "*" in key.models else tuple(key.models)
-    return Key(name, identity(name, key.limits), key.secret, models, tuple(key.limits))
+    organization = policy.teams[key.team].organization if key.team else None
+    owner = Owner(name, key.team or "", organization or "")
+    native = [limit for limit in key.limits if policy.limits[limit].requests is not None]
+    return Key(name, identity(owner, native), key.secret, models, tuple(key.limits), owner)

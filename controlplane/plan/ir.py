@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from controlplane.policy.secrets import SecretRef
+from extproc.usage.accounting import AccountSpec
+from extproc.usage.identity import Owner
 
 ANY = "*"
 
@@ -110,6 +112,7 @@ class Upstream:
     max_requests: int | None
     lanes: int
     foreign: tuple[str, ...]
+    stream_usage: bool  # takes `stream_options`
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,7 @@ class Route:
     retry: Retry
     first_byte_ms: int
     idle_ms: int
+    stream_usage: bool  # every target takes `stream_options`
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -171,6 +175,7 @@ class Key:
     secret: SecretRef
     models: tuple[str, ...] | None
     limits: tuple[str, ...]
+    owner: Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,3 +207,6 @@ class Plan:
     limits: tuple[Limit, ...]
     open: bool  # the policy has no keys: everyone may use every model
     expired: tuple[str, ...]  # keys of the policy that are no longer accepted
+    accounts: tuple[AccountSpec, ...] = ()  # budgets and token limits, for each owner
+    prices: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()  # pattern -> rates, as written in the policy
+    ledger: SecretRef | None = None

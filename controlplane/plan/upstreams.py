@@ -35,6 +35,7 @@ def build(name: str, provider: language.Provider) -> Upstream:
         max_requests=provider.max_requests,
         lanes=1,
         foreign=(),
+        stream_usage=provider.stream_usage,
     )
 
 
@@ -62,6 +63,7 @@ def _sidecar(name: str, kind: str) -> Upstream:
         max_requests=None,
         lanes=1,
         foreign=(),
+        stream_usage=True,
     )
 
 

@@ -9,10 +9,10 @@ from pydantic import BaseModel
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.grammar import Address, is_ip
-from controlplane.policy.language import Gateway, OpenAIProvider, Policy
+from controlplane.policy.language import SECTIONS, Gateway, OpenAIProvider, Policy
 from controlplane.policy.load import LoadCache, load
 from controlplane.policy.place import Place
-from controlplane.policy.references import Models, check_keys
+from controlplane.policy.references import Models, check_accounts, check_keys
 from controlplane.policy.secrets import Secret, SecretRef, Secrets
 from controlplane.policy.structure import Structure
 
@@ -39,7 +39,7 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     structure = Structure(document, cache)
     gateway, sections = structure.check()
     found = [*document.problems, *structure.diagnostics]
-    written = {name: document.data.get(name) for name in ("providers", "models", "limits")}
+    written = {name: document.data.get(name) for name in SECTIONS}
     # Names are looked up among what is written, right or wrong: one error should not look like two.
     names = {name: of if isinstance(of, dict) else {} for name, of in written.items()}
     models = Models(document, names["providers"], names["models"], sections.get("models", {}))
@@ -47,13 +47,15 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     keys = sections.get("keys", {})
     found += models.diagnostics
     found += check_keys(document, keys, names["models"], names["limits"])
+    found += check_accounts(document, gateway, sections, names)
     found += _semantics(
         document, gateway, sections.get("providers", {}), open_to_all=document.data.get("keys", {}) == {}
     )
     ordered = tuple(sorted(dict.fromkeys(found), key=lambda d: (d.place is None, d.place)))
     if any(d.severity is Severity.ERROR for d in ordered):
         return Checked(None, ordered, document.place)
-    policy = Policy(gateway, sections["providers"], resolved, keys, sections.get("limits", {}), document.data)
+    others = {name: sections.get(name, {}) for name in ("limits", "teams", "organizations", "budgets", "prices")}
+    policy = Policy(gateway, sections["providers"], resolved, keys, **others, written=document.data)
     return Checked(policy, ordered, document.place)
 
 

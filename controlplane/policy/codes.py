@@ -31,12 +31,13 @@ CODES: Mapping[str, str] = MappingProxyType(
         "absent-secret": "The secret cannot be read, is empty, or fits into no header. Export it or fix the file.",
         "shared-secret": "Two keys have the same secret, so nobody can tell them apart. Give each a secret of its own.",
         # Names that refer to each other.
-        "unknown-name": "There is no provider, model or limit of this name. Take the suggested name, or add the entry.",
+        "unknown-name": "Nothing of this kind has this name. Take the suggested name, or add the entry.",
         "wildcard-reference": "A model refers to a pattern, which stands for many models. Name one model or provider.",
         "cycle": "Models refer to each other in a circle. Let one of them name a provider.",
         "nested-group": "A weighted group names a model with several targets. Name models with one target only.",
         "matches-nothing": "Warning: a key's pattern matches no model of the policy. Correct or remove it.",
         "too-many-targets": "A model comes down to more targets than it may have. Name fewer, or fewer models of many.",
+        "one-amount": "A budget has one of `usd`, `tokens`, `requests`; a limit has one at least. Write what is meant.",
         "duplicate-item": "An entry of a list stands there twice. Remove one of the two.",
         # What fits together.
         "open-gateway": "Warning: without keys everyone may use every model. Add `keys` before others can reach it.",

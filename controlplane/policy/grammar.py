@@ -7,8 +7,10 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from urllib.parse import urlsplit
+from zoneinfo import available_timezones
 
 _DURATION_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SIZE_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -76,6 +78,36 @@ def matches(pattern: str, text: str) -> bool:
 
 
 _compiled = cache(re.compile)
+
+
+def amount(value: int | float | str) -> Decimal:
+    """A number that is not negative, exactly as it was written (YAML gives floats, whose shortest form that is)."""
+    expected = "a number such as 50 or 0.15, at most 1000000000 and with at most 12 decimals"
+    try:
+        found = Decimal(str(value))
+    except InvalidOperation:
+        raise ValueError(expected) from None
+    exponent = found.as_tuple().exponent
+    if not isinstance(exponent, int) or not 0 <= found <= 10**9 or exponent < -12:
+        raise ValueError(expected)
+    return found
+
+
+def fraction(value: int | float | str) -> Decimal:
+    """A part of a whole."""
+    try:
+        found = amount(value)
+    except ValueError:
+        found = Decimal(0)
+    if not 0 < found <= 1:
+        raise ValueError("a part above 0 and up to 1, such as 0.8")
+    return found
+
+
+def timezone(text: str) -> str:
+    if text not in available_timezones():
+        raise ValueError("an IANA time zone such as Europe/Berlin")
+    return text
 
 
 def duration(text: str) -> int:

@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
+from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Team
 from controlplane.policy.grammar import Address, Url
 from controlplane.policy.types import (
     RETRY,
     AddressType,
+    BudgetName,
     Clock,
     Count,
     Duration,
@@ -22,6 +24,7 @@ from controlplane.policy.types import (
     KeyName,
     LimitName,
     Moment,
+    OrganizationName,
     Origin,
     PageHeader,
     Pattern,
@@ -30,6 +33,7 @@ from controlplane.policy.types import (
     SecretType,
     Size,
     Strict,
+    TeamName,
     UpstreamModel,
     UrlPath,
     UrlType,
@@ -85,7 +89,11 @@ class Gateway(Strict):
     tls: GatewayTls | None = Field(None, description="Serve HTTPS. Without it: HTTP.")
     cors: Cors | None = Field(None, description="Let browsers call the gateway from other origins.")
     drain: Duration = Field(30_000, description="How long requests in flight may take to finish at shutdown.")
-    state: Folder = Field(".headgate", description="Folder of the history, relative to the policy.")
+    state: Folder = Field(".headgate", description="Folder of history and ledger, relative to the policy.")
+    ledger: SecretType | None = Field(
+        None, description="URL of the PostgreSQL database for usage records; a file in `state` by default."
+    )
+    budget: BudgetNames = Field([], description="Budgets that everyone shares.")
     workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="Envoy's worker threads; one per core by default."
     )
@@ -149,6 +157,9 @@ class OpenAIProvider(Strict):
     tls: ProviderTls | None = Field(None, description="TLS settings; only with an https base_url.")
     max_connections: Count | None = Field(None, description="Connections at most; beyond it requests wait.")
     max_requests: Count | None = Field(None, description="Requests in flight at most; beyond it, 503.")
+    stream_usage: bool = Field(
+        True, description="Ask for the usage of streams. Off for servers that refuse `stream_options`."
+    )
 
 
 class MockProvider(Strict):
@@ -231,13 +242,18 @@ class Key(Strict):
     secret: SecretType = Field(description="What the client sends as its API key.")
     models: list[Pattern] | None = Field(None, description="Models it may use, exact or ending in *; all by default.")
     limits: list[LimitName] = Field([], description="Limits of this policy that apply to it.")
+    team: TeamName | None = Field(None, description="The team it belongs to.")
+    budget: BudgetNames = Field([], description="Budgets of its own.")
     expires: Moment | None = Field(None, description="From when on it is refused; a date means its first moment, UTC.")
 
 
 class Limit(Strict):
-    """A bound on what one key may do."""
+    """A bound on what one key may do: `requests`, `tokens` or both."""
 
-    requests: RateType = Field(description="Requests, per key that names the limit.")
+    requests: RateType | None = Field(None, description="Requests, per key that names the limit.")
+    tokens: RateType | None = Field(
+        None, description="Tokens, input and output, per key that names the limit; counted when answers are done."
+    )
 
 
 def _kind(value: Any) -> str:
@@ -262,15 +278,24 @@ class PolicySpec(Strict):
     )
     keys: dict[KeyName, Key] = Field({}, description="Client credentials, by name. Without any, the gateway is open.")
     limits: dict[LimitName, Limit] = Field({}, description="Limits that keys can name.")
+    teams: dict[TeamName, Team] = Field({}, description="Teams that keys can belong to.")
+    organizations: dict[OrganizationName, Organization] = Field({}, description="Organizations of teams.")
+    budgets: dict[BudgetName, Budget] = Field({}, description="Budgets that keys, teams and others can name.")
+    prices: dict[Pattern, Price] = Field(
+        {}, description="Prices by upstream model, exact or ending in *; they come before those of the catalog."
+    )
 
 
 # The models to check entries of a section with, one by one, so that unchanged entries need not be checked again.
-SECTIONS: Mapping[str, Any] = {"providers": ProviderSpec, "models": ModelSpec, "keys": Key, "limits": Limit}
+SECTIONS: Mapping[str, Any] = {
+    "providers": ProviderSpec, "models": ModelSpec, "keys": Key, "limits": Limit, "teams": Team,
+    "organizations": Organization, "budgets": Budget, "prices": Price,
+}  # fmt: skip
 
 # Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
 TAGS: Mapping[str, type[BaseModel]] = {
     "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<openai>": OpenAIProvider,
-    "<mock>": MockProvider, "<ejection>": Ejection,
+    "<mock>": MockProvider, "<ejection>": Ejection, "<downgrade>": Downgrade,
 }  # fmt: skip
 
 
@@ -302,4 +327,8 @@ class Policy:
     models: Mapping[str, Model]
     keys: Mapping[str, Key]
     limits: Mapping[str, Limit]
+    teams: Mapping[str, Team]
+    organizations: Mapping[str, Organization]
+    budgets: Mapping[str, Budget]
+    prices: Mapping[str, Price]
     written: Mapping[str, Any]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controlplane.policy import language
+from controlplane.policy.accounts import Downgrade
 from controlplane.policy.diagnostics import Diagnostic, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.language import Model, SimpleSpec, Target, TargetSpec, TrySpec
@@ -211,6 +212,49 @@ def check_keys(
                 )
                 add(Severity.WARNING, "matches-nothing", message, path, "a model of this policy", near)
     return found
+
+
+def check_accounts(
+    document: Document, gateway: language.Gateway, sections: Mapping[str, Mapping[str, Any]], written: Mapping[str, Any]
+) -> Iterator[Diagnostic]:
+    """Teams, organizations, budgets and models that owners and budgets name must exist; budgets have one amount.
+
+    `written`: section -> what it holds, right or wrong.
+    """
+
+    def error(code: str, message: str, path: Path, expected: str, near: str | None = None) -> Diagnostic:
+        return Diagnostic(Severity.ERROR, code, message, document.place(path), expected, near)
+
+    def named(kind: str, section: str, name: str, path: Path) -> Iterator[Diagnostic]:
+        if name not in written[section]:
+            near = nearest(name, tuple(written[section]))
+            yield error("unknown-name", f"there is no {kind} `{name}`", path, f"a {kind} of this policy", near)
+
+    owners: list[tuple[Path, Any]] = [(("gateway",), gateway)]
+    owners += [
+        ((section, name), owner)
+        for section in ("keys", "teams", "organizations")
+        for name, owner in sections.get(section, {}).items()
+    ]
+    for path, owner in owners:
+        for number, budget in enumerate(owner.budget):
+            yield from named("budget", "budgets", budget, (*path, "budget", number))
+            if budget in owner.budget[:number]:
+                yield error("duplicate-item", f"`{budget}` stands here twice", (*path, "budget", number), "each once")
+        if path[0] == "keys" and owner.team is not None:
+            yield from named("team", "teams", owner.team, (*path, "team"))
+        if path[0] == "teams" and owner.organization is not None:
+            yield from named("organization", "organizations", owner.organization, (*path, "organization"))
+    for name, budget in sections.get("budgets", {}).items():
+        if sum(amount is not None for amount in (budget.usd, budget.tokens, budget.requests)) != 1:
+            message = "a budget has exactly one amount"
+            yield error("one-amount", message, ("budgets", name), "one of `usd`, `tokens` and `requests`")
+        if isinstance(budget.on_spent, Downgrade):
+            model, path = budget.on_spent.downgrade, ("budgets", name, "on_spent", "downgrade")
+            yield from named("model", "models", model, path)
+    for name, limit in sections.get("limits", {}).items():
+        if limit.requests is None and limit.tokens is None:
+            yield error("one-amount", "a limit limits something", ("limits", name), "`requests`, `tokens` or both")
 
 
 class _Matches:

@@ -20,8 +20,14 @@ _NAMES: dict[str, TypeAdapter[Any]] = {
     "models": TypeAdapter(types.Pattern),
     "keys": TypeAdapter(types.KeyName),
     "limits": TypeAdapter(types.LimitName),
+    "teams": TypeAdapter(types.TeamName),
+    "organizations": TypeAdapter(types.OrganizationName),
+    "budgets": TypeAdapter(types.BudgetName),
+    "prices": TypeAdapter(types.Pattern),
 }
-_FORMS: dict[str, type[BaseModel]] = {"keys": language.Key, "limits": language.Limit}
+_FORMS: dict[str, type[BaseModel]] = {
+    name: form for name, form in language.SECTIONS.items() if isinstance(form, type) and issubclass(form, BaseModel)
+}
 _KEY = "[key]"  # how pydantic tells that a mapping's key is wrong, not its value
 _FIELDS = tuple(language.PolicySpec.model_fields)
 _REQUIRED = ("version", "providers", "models")

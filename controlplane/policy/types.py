@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, WithJsonSchema
@@ -86,6 +87,18 @@ UrlType = Annotated[
 ProviderName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["openai"])]
 KeyName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["alice"])]
 LimitName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["standard"])]
+TeamName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["search"])]
+OrganizationName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["acme"])]
+BudgetName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["monthly"])]
+TimeZone = Annotated[str, _by(grammar.timezone), _text(r"^[A-Za-z0-9_+/-]+$", ["Europe/Berlin"])]
+_NUMBER = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}]}
+Amount = Annotated[InstanceOf[Decimal], _by(grammar.amount, (int, float, str)), WithJsonSchema(_NUMBER)]
+Fraction = Annotated[
+    InstanceOf[Decimal],
+    _by(grammar.fraction, (int, float, str)),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1, "examples": [0.8]}),
+]
+ModelName = Annotated[str, _by(grammar.model), _text(grammar.MODEL, ["gpt-4o-mini"])]
 Pattern = Annotated[str, _by(grammar.pattern), _text(grammar.PATTERN, ["smart", "gpt-*"])]
 UpstreamModel = Annotated[str, _by(grammar.model), _text(grammar.MODEL, ["gpt-4o"])]
 

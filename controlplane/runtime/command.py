@@ -31,6 +31,8 @@ def envoy_child(
     # Rejected configuration comes back over xDS; in the log it would be a dump of secrets, and one line for
     # every attempt to reach a control plane that is away.
     argv += ["--component-log-level", "config:error,upstream:error"]
+    # An entry of the access log reaches the file after this time, so that is what a killed Envoy can lose.
+    argv += ["--file-flush-interval-msec", "100"]
     if workers is not None:
         argv += ["--concurrency", str(workers)]
     return Child(

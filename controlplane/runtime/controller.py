@@ -7,6 +7,7 @@ from datetime import datetime
 
 from controlplane.compiling import Compiled, Compiler
 from controlplane.plan.build import next_expiry
+from controlplane.plan.denials import Spent, denials
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.secrets import Secret, Secrets
 from controlplane.revisions.store import Revision, Source, Store
@@ -14,7 +15,7 @@ from controlplane.runtime import failures
 from controlplane.runtime.changes import Applied, Difference, Live, difference, utc_now, verdict
 from controlplane.runtime.judge import Verdict as Word
 from controlplane.runtime.memory import give_back
-from controlplane.xds.lower import lower
+from controlplane.xds.lower import deny, lower
 from controlplane.xds.resource import EMPTY, LISTENER, ROUTES, Snapshot
 from controlplane.xds.server import AdsServer, NodeView, Verdict
 
@@ -32,9 +33,12 @@ class Controller:
         *,
         prepare: Callable[[Compiled], Awaitable[None]],
         listening: bool = False,
+        spent: tuple[Spent, ...] = (),
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`prepare` starts what a policy needs before it is pushed. `listening`: our own Envoy has its port already."""
+        """`prepare` starts what a policy needs before it is pushed. `listening`: our own Envoy has its port already.
+        `spent`: the accounts that have nothing left.
+        """
         self._compiler, self._store, self._ads, self._now = compiler, store, ads, now
         self._prepare, self._listening = prepare, listening
         self._changing = asyncio.Lock()
@@ -43,6 +47,7 @@ class Controller:
         self._live: Live | None = None
         self._failure: failures.Failure | None = None
         self._draining = False
+        self._spent = spent
 
     @property
     def live(self) -> Live | None:
@@ -80,12 +85,12 @@ class Controller:
             revision = await asyncio.to_thread(
                 self._store.begin, text, compiled.snapshot.version, who, "", "start", self._now()
             )
-            self._ads.publish(compiled.snapshot)
+            self._ads.publish(self._served(compiled))
             return self._go_live(text, compiled, await asyncio.to_thread(self._store.finish, revision.number, "live"))
 
     async def settled(self, timeout_s: float) -> tuple[str, ...]:
         """Waits until a node runs the first policy; the ids of those that do. Raises RejectedError."""
-        snapshot = self._expected_live().compiled.snapshot
+        snapshot = self._served(self._expected_live().compiled)
         deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
             seen, left = self._ads.generation, deadline - asyncio.get_running_loop().time()
@@ -155,6 +160,17 @@ class Controller:
                 await self._push(compiled, self._live, ACKNOWLEDGE_S)
                 self._go_live(self._live.text, compiled, self._live.revision)
 
+    async def enforce(self, spent: tuple[Spent, ...]) -> None:
+        """Refuses or downgrades requests of these accounts from now on, and no longer those of others."""
+        async with self._changing:
+            self._spent = spent
+            if self._live is not None:
+                self._ads.publish(self._served(self._live.compiled))
+
+    def snapshot(self) -> Snapshot | None:
+        """What nodes are told."""
+        return self._served(self._live.compiled) if self._live else None
+
     async def drain(self) -> None:
         """Makes /health say so, for load balancers to turn away."""
         self._draining = True
@@ -223,9 +239,10 @@ class Controller:
         return self._live
 
     def _served(self, compiled: Compiled) -> Snapshot:
-        if not self._draining:
-            return compiled.snapshot
-        return lower(compiled.plan, compiled.secrets, self._compiler.around, draining=True)
+        snapshot = compiled.snapshot
+        if self._draining:
+            snapshot = lower(compiled.plan, compiled.secrets, self._compiler.around, draining=True)
+        return deny(snapshot, denials(compiled.plan, self._spent))
 
 
 async def _approve(compiled: Compiled, known: Snapshot = EMPTY) -> None:

@@ -81,6 +81,18 @@ def run_folder(state: Path) -> RunFolder:
     return RunFolder(base / name)
 
 
+def usage_log(state: Path) -> Path:
+    """Where Envoy writes its access log; the folder is created. What was not read yet survives in it.
+
+    Raises:
+        RunFolderError: the folder cannot be created.
+    """
+    folder = state.resolve() / "usage"
+    with _saying(folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder / "requests.log"
+
+
 @contextmanager
 def lock(state: Path) -> Iterator[None]:
     """Holds the state folder for one control plane; the kernel lets go of it however the process ends.

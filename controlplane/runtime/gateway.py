@@ -15,13 +15,16 @@ import structlog
 import uvicorn
 
 from controlplane.admin.app import create_app
+from controlplane.admin.usage import Usage
 from controlplane.compiling import Compiled, Compiler
+from controlplane.plan.denials import Spent
 from controlplane.policy.check import check, secret_refs
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.language import Gateway as Settings
 from controlplane.policy.load import LoadCache
 from controlplane.revisions.store import Store
 from controlplane.runtime import settings
+from controlplane.runtime.accounting import Accounting
 from controlplane.runtime.bootstrap import Node, build_bootstrap
 from controlplane.runtime.changes import Applied, Live, utc_now
 from controlplane.runtime.child import Child
@@ -30,7 +33,7 @@ from controlplane.runtime.controller import Controller
 from controlplane.runtime.envoy import find_envoy
 from controlplane.runtime.envoy_admin import EnvoyAdmin
 from controlplane.runtime.failures import ApplyError, NotReadyError
-from controlplane.runtime.folder import RunFolder, lock, run_folder
+from controlplane.runtime.folder import RunFolder, lock, run_folder, usage_log
 from controlplane.runtime.judge import in_envoys_words
 from controlplane.runtime.memory import frugal
 from controlplane.runtime.process import connection_limit
@@ -61,6 +64,7 @@ class Gateway:
     controller: Controller
     console: Console
     started: Settings
+    accounting: Accounting
 
 
 async def serve(policy: Path, who: str, console: Console) -> None:
@@ -97,9 +101,12 @@ async def _running(
         await ads.start()
         stack.push_async_callback(ads.stop, 1.0)
         supervisor = await stack.enter_async_context(Supervisor(folder))
-        compiler = Compiler(str(policy), secret_reader(policy.parent), surroundings(folder), cache)
+        around = surroundings(folder, usage_log(state))
+        compiler = Compiler(str(policy), secret_reader(policy.parent), around, cache)
         adopting = await _serving(folder)
-        controller = Controller(compiler, store, ads, prepare=_sidecars(supervisor, folder), listening=adopting)
+        accounting = Accounting(folder, state.resolve())
+        prepare = _sidecars(supervisor, folder, accounting)
+        controller = Controller(compiler, store, ads, prepare=prepare, listening=adopting, spent=accounting.spent())
         admin = await stack.enter_async_context(EnvoyAdmin(folder.admin_socket))
         try:
             live = await controller.start(text, who)
@@ -108,13 +115,14 @@ async def _running(
             nodes = await controller.settled(_READY_S)
             if not await admin.wait_ready(_READY_S):
                 raise NotReadyError(f"Envoy is not ready after {_READY_S:g} s; its log is {folder.log('envoy')}")
-            await stack.enter_async_context(_admin_api(controller, store, supervisor, live))
+            usage = stack.enter_context(Usage(accounting, live.compiled))
+            await stack.enter_async_context(_admin_api(controller, store, supervisor, live, usage))
         except Exception:
             if adopting:  # the traffic of an earlier control plane goes on, whatever keeps this one from starting
                 await supervisor.leave()
             raise
         console.started(live, nodes)
-        yield Gateway(policy, text, controller, console, started)
+        yield Gateway(policy, text, controller, console, started, accounting)
         console.draining(started.drain / 1000)
 
 
@@ -137,7 +145,9 @@ async def _start_envoy(supervisor: Supervisor, folder: RunFolder, gateway: Setti
     await supervisor.start(child)
 
 
-def _sidecars(supervisor: Supervisor, folder: RunFolder) -> Callable[[Compiled], Awaitable[None]]:
+def _sidecars(
+    supervisor: Supervisor, folder: RunFolder, accounting: Accounting
+) -> Callable[[Compiled], Awaitable[None]]:
     """Starts what a policy needs to run beside Envoy, before the policy is pushed."""
 
     async def prepare(compiled: Compiled) -> None:
@@ -145,6 +155,7 @@ def _sidecars(supervisor: Supervisor, folder: RunFolder) -> Callable[[Compiled],
             argv = (sys.executable, "-m", "sidecars.mock", "--listen", f"unix:{folder.mock_socket}")
             await supervisor.start(Child(name="mock", argv=argv))
             await _listens(folder.mock_socket, folder.log("mock"))
+        await supervisor.start(accounting.tell(compiled))
 
     return prepare
 
@@ -162,11 +173,13 @@ async def _listens(socket: str, log: Path) -> None:
 
 
 @asynccontextmanager
-async def _admin_api(controller: Controller, store: Store, supervisor: Supervisor, live: Live) -> AsyncIterator[None]:
+async def _admin_api(
+    controller: Controller, store: Store, supervisor: Supervisor, live: Live, usage: Usage
+) -> AsyncIterator[None]:
     """The admin API in this process. Its signals are the gateway's, so uvicorn must not take them."""
     own = live.compiled.policy.gateway.admin
     token = live.compiled.secrets[own.token] if own.token else None
-    app = create_app(controller, store, supervisor.states, token)
+    app = create_app(controller, store, supervisor.states, usage, token)
     config = uvicorn.Config(
         app, host=own.listen.host, port=own.listen.port, log_config=None, lifespan="off", access_log=False
     )
@@ -193,7 +206,11 @@ async def _until_signalled(gateway: Gateway) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_follow(gateway)), group.create_task(_expire(gateway))]
+        tasks = [
+            group.create_task(_follow(gateway)),
+            group.create_task(_expire(gateway)),
+            group.create_task(_enforce(gateway)),
+        ]
         await signalled.wait()
         for each in tasks:
             each.cancel()
@@ -215,6 +232,19 @@ async def _follow(gateway: Gateway) -> None:
                 seen = await _apply_file(gateway, seen)
             if changed - {gateway.policy}:
                 await _refresh(gateway)
+
+
+async def _enforce(gateway: Gateway) -> None:
+    """Passes on to the edge which accounts are spent, as soon as the collector tells."""
+    accounting = gateway.accounting
+    seen: tuple[Spent, ...] | None = None
+    told = changes(lambda: (accounting.standing,))
+    async with aclosing(told):
+        while True:
+            if (spent := accounting.spent()) != seen:
+                await gateway.controller.enforce(spent)
+                seen = spent
+            await anext(told)
 
 
 async def _apply_file(gateway: Gateway, seen: str) -> str:

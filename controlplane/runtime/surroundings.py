@@ -31,10 +31,10 @@ def secret_files(base: Path, refs: tuple[SecretRef, ...]) -> frozenset[Path]:
     return frozenset(base / ref.name for ref in refs if ref.kind == "file")
 
 
-def surroundings(folder: RunFolder | None) -> Surroundings:
-    """Without a run folder (to validate, say) the sockets are names that nothing listens at."""
+def surroundings(folder: RunFolder | None, usage_log: Path | None = None) -> Surroundings:
+    """Without a run folder (to validate, say) the sockets are names that nothing listens at, and no log is written."""
     mock = folder.mock_socket if folder else "/run/headgate/mock.sock"
-    return Surroundings(_ca_bundle(), MappingProxyType({"mock": mock}))
+    return Surroundings(_ca_bundle(), MappingProxyType({"mock": mock}), str(usage_log or "/dev/null"))
 
 
 def _ca_bundle() -> str:

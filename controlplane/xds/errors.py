@@ -10,9 +10,11 @@ from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.core.v3 import substitution_format_string_pb2 as formats
 from envoy.config.route.v3 import route_components_pb2 as route
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
+from envoy.type.matcher.v3 import metadata_pb2 as metadata
+from envoy.type.matcher.v3 import value_pb2 as value
 
 from controlplane.xds.names import MODEL
-from controlplane.xds.protos import uint
+from controlplane.xds.protos import boolean, uint
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -56,7 +58,8 @@ def direct(status: int, message: str, code: str, param: str | None = None) -> ro
 
 def local_replies() -> hcm.LocalReplyConfig:
     """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins."""
-    mappers = [
+    mappers = [hcm.ResponseMapper(filter=_own_words())]
+    mappers += [
         _mapper(_status(status), body(message, kind, code, param)) for status, message, kind, code, param in _BY_STATUS
     ]
     mappers += [
@@ -74,6 +77,16 @@ def _mapper(when: accesslog.AccessLogFilter, answer: dict[str, Any], status: int
     absent = base.HeaderValueOption.HeaderAppendAction.ADD_IF_ABSENT
     mapper.headers_to_add.add(header={"key": "x-request-id", "value": "%UNIQUE_ID%"}, append_action=absent)
     return mapper
+
+
+def _own_words() -> accesslog.AccessLogFilter:
+    """Answers whose script has said all there is to say: nothing is put in their place."""
+    said = metadata.MetadataMatcher(
+        filter="headgate", path=[{"key": "own_words"}], value=value.ValueMatcher(bool_match=True)
+    )
+    return accesslog.AccessLogFilter(
+        metadata_filter=accesslog.MetadataFilter(matcher=said, match_if_key_not_found=boolean(False))
+    )
 
 
 def _status(code: int) -> accesslog.AccessLogFilter:

@@ -20,7 +20,7 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
 from google.protobuf.message import Message
 
 from controlplane.plan.ir import Plan, ServerTls
-from controlplane.xds import cors, errors, limits, names
+from controlplane.xds import cors, denials, errors, limits, names, usage
 from controlplane.xds.keys import nothing
 from controlplane.xds.protos import boolean, millis, pack, uint
 from controlplane.xds.scripts import script
@@ -30,9 +30,10 @@ _HTTP = "type.googleapis.com/envoy.extensions.filters.http."
 _LIMIT_HEADERS = ("limit", "remaining", "reset")
 
 
-def lower(plan: Plan) -> listener.Listener:
-    """The listener, with its filter chain in the order in which requests pass it."""
+def lower(plan: Plan, usage_log: str) -> listener.Listener:
+    """The listener, with its filter chain in the order in which requests pass it. `usage_log`: a file's path."""
     manager = _manager(plan)
+    manager.access_log.append(usage.log(usage_log))
     chain = components.FilterChain(
         filters=[components.Filter(name="http", typed_config=pack(manager))],
         transport_socket=_tls(plan.edge.tls) if plan.edge.tls else None,
@@ -77,6 +78,9 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
         chain.append(_filter("limit-headers", _limit_headers()))
     nothing = "header_mutation.v3.HeaderMutation"
     chain.append(_discovered(names.KEYS, "api_key_auth.v3.ApiKeyAuth", nothing))
+    spent = _discovered(names.SPENT, denials.TYPE, nothing)
+    spent.disabled = True
+    chain.append(spent)
     # Raises the limit of what filters may hold back, for requests only: answers keep Envoy's small buffers.
     body = buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))
     chain.append(_filter(names.BODY, body, disabled=True))
@@ -137,10 +141,12 @@ def _limit_headers() -> headers.HeaderMutation:
 
 
 def _model() -> lua.Lua:
-    """Reads the body's `model`, cheaper than the `transform` filter, which parses the whole body."""
+    """Reads the body's `model`, cheaper than the `transform` filter, which parses the whole body; then the usage."""
     made = lua.Lua(clear_route_cache=boolean(False))
     for name, renames in ((names.MODEL_SCRIPT, "false"), (names.RENAME_SCRIPT, "true")):
         made.source_codes[name].inline_string = f"local RENAMES = {renames}\n{script('model')}"
+    # The first route names the script of the request; the model's route, which names none, gets this one's answer.
+    made.default_source_code.inline_string = script("usage")
     return made
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from envoy.config.core.v3 import extension_pb2 as extension
 from google.protobuf.any_pb2 import Any as AnyProto
 
+from controlplane.plan.denials import Denial
 from controlplane.plan.ir import Endpoint, Plan, Upstream
 from controlplane.policy.secrets import Secrets
-from controlplane.xds import clusters, endpoints, keys, limits, listener, names, routes, sds
+from controlplane.xds import clusters, denials, endpoints, keys, limits, listener, names, routes, sds
 from controlplane.xds import resource as xds
 from controlplane.xds.protos import pack
 from controlplane.xds.surroundings import Surroundings
@@ -34,13 +35,23 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
                 yield _resource(xds.ENDPOINTS, assignment, name=cluster.name, tie=cluster.version)
     for secret in sds.lower(plan, secrets):
         yield _resource(xds.SECRET, secret)
-    yield _resource(xds.LISTENER, listener.lower(plan))
+    yield _resource(xds.LISTENER, listener.lower(plan, around.usage_log))
     authentication = keys.nothing() if plan.open else keys.authentication(plan, secrets)
     yield _extension(names.KEYS, pack(authentication))
     yield _permissions(keys.restricted(plan.keys))
+    yield _extension(names.SPENT, pack(keys.nothing()))
     for limit in plan.limits:
         yield _extension(names.limit(limit.name), pack(limits.lower(limit)))
     yield _resource(xds.ROUTES, routes.lower(plan, draining=draining))
+
+
+def deny(snapshot: xds.Snapshot, denied: tuple[Denial, ...]) -> xds.Snapshot:
+    """The same snapshot, with requests of spent accounts refused or downgraded."""
+    if not denied:
+        return snapshot
+    made = _resource(xds.EXTENSION, denials.lower(denied))
+    kept = [each for named in snapshot.resources.values() for each in named.values()]
+    return xds.Snapshot.of(made if each.name == made.name and each.type_url == xds.EXTENSION else each for each in kept)
 
 
 def _placed(upstream: Upstream, around: Surroundings) -> Upstream:

@@ -7,12 +7,14 @@ from controlplane.plan.ir import Target
 # Internal request headers, removed from what clients send.
 CLIENT = "x-headgate-client"
 MODEL = "x-headgate-model"
-INTERNAL_HEADERS = (CLIENT, MODEL, "x-headgate-path", "x-client", "x-model")
+INSTEAD = "x-headgate-instead"  # the model to serve in place of the one asked for
+INTERNAL_HEADERS = (CLIENT, MODEL, INSTEAD, "x-headgate-path", "x-client", "x-model")
 
 LISTENER = "edge"
 ROUTES = "models"
 KEYS = "keys"
 PERMISSIONS = "permissions"
+SPENT = "spent"
 BODY = "body"
 SERVER_CERTIFICATE = "edge-certificate"
 CLIENT_CA = "edge-client-ca"

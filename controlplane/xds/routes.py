@@ -36,9 +36,10 @@ _LISTING = r"/v1/models([/?](?s:.*))?"
 
 # What a client sends for the gateway, and what would tell a provider about the client.
 _NOT_FOR_PROVIDERS = (
-    names.CLIENT, names.MODEL, "authorization", "x-api-key", "api-key", "cookie",
+    names.CLIENT, names.MODEL, names.INSTEAD, "authorization", "x-api-key", "api-key", "cookie",
     "openai-organization", "openai-project", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host",
     "x-forwarded-port", "x-real-ip", "forwarded", "x-envoy-external-address",
+    "accept-encoding",  # usage cannot be read from a compressed answer
 )  # fmt: skip
 # What a provider says about the gateway's account with it, and about itself.
 _NOT_FOR_CLIENTS = (
@@ -123,11 +124,14 @@ def _reading(plan: Plan, *more: str) -> matchers.OnMatch:
         '`content-type: application/json`, or a multipart form with one "model" field.'
     )
     made = route.Route(match={"prefix": "/"}, direct_response=errors.direct(400, message, "model_required", "model"))
-    renames = any(model.upstream_model is not None for model in plan.routes)
+    downgrades = any(account.on_spent.startswith("downgrade:") for account in plan.accounts)
+    renames = downgrades or any(model.upstream_model is not None for model in plan.routes)
     script = lua.LuaPerRoute(name=names.RENAME_SCRIPT if renames else names.MODEL_SCRIPT)
     enabled = {names.MODEL_FILTER: route.FilterConfig(config=pack(script))}
     if any(key.models is not None for key in plan.keys):
         enabled[names.PERMISSIONS] = _ENABLED
+    if plan.accounts:
+        enabled[names.SPENT] = _ENABLED
     enabled.update(dict.fromkeys(more, _ENABLED))
     for name, enable in enabled.items():
         made.typed_per_filter_config[name].CopyFrom(pack(enable))
@@ -175,16 +179,18 @@ def _all_first_bytes_ms(model: Route) -> int:
 
 
 def _upstream_models(model: Route) -> base.Metadata | None:
-    """What the scripts read: the name for all attempts, or one per cluster ("": as the client wrote it)."""
+    """What the scripts read: the name for all attempts, or one per cluster ("": as the client wrote it), and whether
+    streams may be asked for their usage.
+    """
     metadata = base.Metadata()
     if model.per_attempt:
         attempts = {names.target_cluster(target): target.model or "" for target in model.targets}
         metadata.filter_metadata[names.ATTEMPT_FILTER].update(attempts)
     elif model.upstream_model is not None:
         metadata.filter_metadata[names.MODEL_FILTER].update({"model": model.upstream_model})
-    else:
-        return None
-    return metadata
+    if not model.stream_usage:
+        metadata.filter_metadata[names.MODEL_FILTER].update({"stream_usage": "never"})
+    return metadata if metadata.filter_metadata else None
 
 
 def _groups(model: Route) -> dict[str, object]:

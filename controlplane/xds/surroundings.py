@@ -7,7 +7,10 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """`ca_bundle`: PEM file of the certificate authorities trusted by default. `sidecars`: kind -> unix socket path."""
+    """`ca_bundle`: PEM file of the certificate authorities trusted by default. `usage_log`: the file Envoy writes its
+    access log to. `sidecars`: kind -> unix socket path.
+    """
 
     ca_bundle: str
     sidecars: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    usage_log: str = "/dev/null"

@@ -1,8 +1,8 @@
 -- Reads the model that a request asks for into the model header, so that routes and permissions can match on it,
 -- and gives the body the name that the model's provider expects where the route names one.
 -- Every byte that is not part of the name stays as it was. Only the route of POST requests to endpoints enables it.
--- RENAMES, set in front of this script, says whether any route names another model.
-local find, byte, sub, lower = string.find, string.byte, string.sub, string.lower
+-- RENAMES, set in front of this script, says whether any route names another model, or a budget may put one in place.
+local find, byte, sub, lower, match = string.find, string.byte, string.sub, string.lower, string.match
 
 local function closing_quote(s, from)
   local q = from
@@ -111,23 +111,103 @@ local function model_span(s, content_type)
   end
 end
 
+-- The place of the value of a top-level key, written in quotes; of the last one, as for JSON parsers. The depth is counted
+-- from the nearest place where it is known (`known` is where the model's closing quote stands), then from key to key.
+local function value_at(s, key, known)
+  local p, e = find(s, key, 1, true)
+  local at, depth, found = nil, 0, nil
+  while p do
+    local value = byte(s, p - 1) ~= 92 and match(s, "^%s*:%s*()", e + 1)
+    if value then
+      local left, right = p - 1, #s - e
+      if at then
+        depth = depth + depth_between(s, at, left)
+      elseif p > known and p - known < right then
+        depth = 1 + depth_between(s, known + 1, left)
+      elseif left < right then
+        depth = depth_between(s, 1, left)
+      else
+        depth = -depth_between(s, e + 1, #s)
+      end
+      at = e + 1
+      if depth == 1 then found = value end
+    end
+    p, e = find(s, key, e + 1, true)
+  end
+  return found
+end
+
+local function streams(s, known)
+  local value = value_at(s, '"stream"', known)
+  return value and sub(s, value, value + 3) == "true"
+end
+
+-- What to write in place of which bytes so that the stream's usage is asked for: text, from, to. Nil where the client
+-- asked itself, or wrote what the provider will refuse.
+local function asking_for_usage(s, known)
+  local options = value_at(s, '"stream_options"', known)
+  if not options then return ',"stream_options":{"include_usage":true}', known + 1, known end
+  if sub(s, options, options + 3) == "null" then return '{"include_usage":true}', options, options + 3 end
+  if byte(s, options) ~= 123 then return nil end
+  local i, depth, value, change, p, q = options + 1, 1, nil, nil, nil, nil
+  while depth > 0 do
+    i, change, p, q = step(s, i)
+    if not i then return nil end
+    depth = depth + change
+    if p and depth == 1 and sub(s, p, q) == '"include_usage"' then value = match(s, "^%s*:%s*()", i) or value end
+  end
+  if not value then
+    return '"include_usage":true' .. (find(s, "^%s*}", options + 1) and "" or ","), options + 1, options
+  end
+  local word = match(s, "^%a+", value)
+  if word == "false" or word == "null" then return "true", value, value + #word - 1 end
+end
+
+-- What this request's access log entry and its answer's script must know: "!" if usage is to be hidden, else "-",
+-- the client, the model.
+local function note(handle, headers, model, hide)
+  local client = headers:get("x-headgate-client") or ""
+  handle:streamInfo():dynamicMetadata():set("headgate", "request", (hide and "!" or "-") .. client .. "\n" .. model)
+end
+
+-- Only these take `stream_options`. A query may follow.
+local function is_completion(path)
+  return sub(path, 1, 20) == "/v1/chat/completions" or sub(path, 1, 15) == "/v1/completions"
+end
+
 function envoy_on_request(handle)
   local body = handle:body()
   if not body then return end
   local s = body:getBytes(0, body:length())
   local headers = handle:headers()
-  local from, to, plain = model_span(s, headers:get("content-type") or "")
+  local content_type = headers:get("content-type") or ""
+  local from, to, plain = model_span(s, content_type)
   if not from or to < from or to - from > 255 then return end
   local model = sub(s, from, to)
   if not plain then
     model = unescape(model)
     if find(model, "%c") then return end
   end
-  headers:replace("x-headgate-model", model)
+  local instead = RENAMES and headers:get("x-headgate-instead") -- a budget is spent: serve a cheaper model
+  headers:replace("x-headgate-model", instead or model)
   handle:clearRouteCache()
-  local upstream = RENAMES and handle:metadata():get("model")
-  if upstream then
-    local length = body:setBytes(sub(s, 1, from - 1) .. upstream .. sub(s, to + 1))
-    headers:replace("content-length", tostring(length))
+  local upstream = RENAMES and (handle:metadata():get("model") or instead)
+  local text, first, last
+  if find(s, '"stream"', 1, true) and is_completion(headers:get(":path")) and sub(content_type, 1, 10) ~= "multipart/"
+    and streams(s, to + 1) and handle:metadata():get("stream_usage") ~= "never" then
+    text, first, last = asking_for_usage(s, to + 1)
   end
+  note(handle, headers, model, text)
+  if not text then
+    if not upstream then return end
+    s = sub(s, 1, from - 1) .. upstream .. sub(s, to + 1)
+  else
+    upstream = upstream or sub(s, from, to)
+    if first > to then
+      s = sub(s, 1, from - 1) .. upstream .. sub(s, to + 1, first - 1) .. text .. sub(s, last + 1)
+    else
+      s = sub(s, 1, first - 1) .. text .. sub(s, last + 1, from - 1) .. upstream .. sub(s, to + 1)
+    end
+  end
+  headers:replace("content-length", tostring(body:setBytes(s)))
 end

@@ -28,7 +28,7 @@ class Tokens:
 class UsageRecord:
     """One request. Names are as in the policy; "" where there is none (no key: the gateway is open)."""
 
-    id: str  # the request id, unique
+    id: str  # unique: the request id, which clients may choose, and after a dot where its entry stood in the log
     at_us: int  # when it arrived: microseconds since the epoch, UTC
     key: str
     team: str

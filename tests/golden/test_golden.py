@@ -85,7 +85,7 @@ def _without_scripts(value: Any) -> Any:
         return {key: _without_scripts(of) for key, of in value.items()}
     if isinstance(value, list):
         return [_without_scripts(of) for of in value]
-    for name in ("model", "models", "attempt"):
-        if isinstance(value, str) and value.endswith(script(name)):
-            return value.removesuffix(script(name)) + f"<{name}.lua>"
+    for name in ("usage", "model", "models", "attempt"):
+        if isinstance(value, str):
+            value = value.replace(script(name), f"<{name}.lua>")
     return value

@@ -1,67 +1,21 @@
-"""The scripts that Envoy runs, run by themselves in LuaJIT against a stand-in for Envoy's stream handle.
-
-Bytes are Latin-1 strings on both sides. What only a real Envoy can show is in tests/e2e.
-"""
+"""The scripts that Envoy runs, run by themselves in LuaJIT. What only a real Envoy can show is in tests/e2e."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-import lupa.luajit21 as lua
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-SCRIPTS = Path(__file__).parents[3] / "envoy" / "lua"
-HANDLE = """
-local function headers_of(store)
-  return {
-    get = function(_, name) return store[name] end,
-    replace = function(_, name, value) store[name] = value end,
-    add = function(_, name, value) store[name] = value end,
-  }
-end
-function run(body, headers, metadata)
-  local answer
-  local buffer = {
-    length = function() return #body end,
-    getBytes = function(_, from, count) return body:sub(from + 1, from + count) end,
-    setBytes = function(_, bytes) body = bytes return #bytes end,
-  }
-  envoy_on_request({
-    headers = function() return headers_of(headers) end,
-    body = function() return body ~= "" and buffer or nil end,
-    metadata = function() return {get = function(_, key) return metadata[key] end} end,
-    clearRouteCache = function() end,
-    respond = function(_, head, text) answer = {head[":status"], text} end,
-  })
-  return body, headers, answer
-end
-"""
-JSON = {"content-type": "application/json"}
+from tests.unit.lua.handle import Script
 
-
-class Script:
-    """One script, loaded once; `run` gives the body and the headers afterwards."""
-
-    def __init__(self, name: str, before: str = "") -> None:
-        runtime = lua.LuaRuntime(encoding="latin-1")
-        runtime.execute(before + (SCRIPTS / f"{name}.lua").read_text() + HANDLE)
-        self._run, self._table = runtime.globals().run, runtime.table_from
-
-    def run(self, body: bytes, headers: dict[str, str], metadata: dict[str, str] | None = None) -> Any:
-        found, after, answer = self._run(
-            body.decode("latin-1"), self._table(dict(headers)), self._table(metadata or {})
-        )
-        return found.encode("latin-1"), dict(after), answer and list(answer.values())
-
-
+JSON = {"content-type": "application/json", ":path": "/v1/embeddings"}
 MODEL = Script("model", "local RENAMES = true\n")
 ATTEMPT = Script("attempt", 'local CLUSTER, BASE_PATH = "farm~2", "/openai/v1"\n')
 
 
 def asked(body: bytes, headers: dict[str, str] = JSON) -> str | None:
-    return MODEL.run(body, headers)[1].get("x-headgate-model")  # type: ignore[no-any-return]
+    return MODEL.request(body, headers).headers.get("x-headgate-model")
 
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,40}", fullmatch=True)
@@ -94,22 +48,22 @@ def test_finds_the_model_that_a_json_parser_finds(case: tuple[bytes, str]) -> No
 @given(bodies(), names)
 def test_renames_the_model_and_changes_no_other_byte(case: tuple[bytes, str], upstream: str) -> None:
     body, name = case
-    renamed, headers, _ = MODEL.run(body, JSON, {"model": upstream})
-    assert json.loads(renamed) == {**json.loads(body), "model": upstream}
-    assert headers["content-length"] == str(len(renamed))
-    at = renamed.index(json.dumps(upstream)[1:-1].encode())
+    renamed = MODEL.request(body, JSON, {"model": upstream})
+    assert json.loads(renamed.body) == {**json.loads(body), "model": upstream}
+    assert renamed.headers["content-length"] == str(len(renamed.body))
+    at = renamed.body.index(json.dumps(upstream)[1:-1].encode())
     assert any(
-        renamed[:i] + name.encode() + renamed[i + len(upstream) :] == body
-        for i in range(at, len(renamed))
-        if renamed[i : i + len(upstream)] == upstream.encode()
+        renamed.body[:i] + name.encode() + renamed.body[i + len(upstream) :] == body
+        for i in range(at, len(renamed.body))
+        if renamed.body[i : i + len(upstream)] == upstream.encode()
     )
 
 
 @given(bodies(), names)
 def test_an_attempt_renames_the_same_way(case: tuple[bytes, str], upstream: str) -> None:
     body, _ = case
-    at_the_edge = MODEL.run(body, JSON, {"model": upstream})[0]
-    assert ATTEMPT.run(body, {**JSON, ":path": "/v1/x"}, {"farm~2": upstream})[0] == at_the_edge
+    at_the_edge = MODEL.request(body, JSON, {"model": upstream}).body
+    assert ATTEMPT.request(body, {**JSON, ":path": "/v1/x"}, {"farm~2": upstream}).body == at_the_edge
 
 
 @given(st.binary(max_size=300) | st.text(alphabet='{}[]":,\\ model\n', max_size=80).map(str.encode))
@@ -159,7 +113,7 @@ def test_escapes_in_a_name_are_decoded(written: bytes, meant: str) -> None:
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_other_content_types_have_no_model(content_type: str) -> None:
-    assert asked(b'{"model":"x"}', {"content-type": content_type}) is None
+    assert asked(b'{"model":"x"}', {**JSON, "content-type": content_type}) is None
 
 
 def form(*parts: tuple[str, bytes], boundary: str = "B") -> bytes:
@@ -172,17 +126,17 @@ def form(*parts: tuple[str, bytes], boundary: str = "B") -> bytes:
     )
 
 
-FORM = {"content-type": "multipart/form-data; boundary=B"}
+FORM = {"content-type": "multipart/form-data; boundary=B", ":path": "/v1/audio/transcriptions"}
 
 
 @given(st.binary(max_size=200).filter(lambda b: b"--B" not in b), names, names)
 def test_a_form_is_read_and_renamed_like_a_body(file: bytes, name: str, upstream: str) -> None:
     body = form(("file", file), ("model", name.encode()), ("language", b"en"))
-    renamed, headers, _ = MODEL.run(body, FORM, {"model": upstream})
-    assert headers["x-headgate-model"] == name
-    assert renamed == form(("file", file), ("model", upstream.encode()), ("language", b"en"))
-    attempt = ATTEMPT.run(body, {**FORM, ":path": "/v1/x"}, {"farm~2": upstream})
-    assert attempt[0] == renamed
+    renamed = MODEL.request(body, FORM, {"model": upstream})
+    assert renamed.headers["x-headgate-model"] == name
+    assert renamed.body == form(("file", file), ("model", upstream.encode()), ("language", b"en"))
+    attempt = ATTEMPT.request(body, {**FORM, ":path": "/v1/x"}, {"farm~2": upstream})
+    assert attempt.body == renamed.body
 
 
 def test_a_form_with_two_models_has_none() -> None:
@@ -194,22 +148,24 @@ def test_json_before_a_form_is_not_read() -> None:
 
 
 def test_an_attempt_starts_from_the_clients_path() -> None:
-    _, first, _ = ATTEMPT.run(b"{}", {**JSON, ":path": "/v1/chat/completions?a=1"}, {})
+    first = ATTEMPT.request(b"{}", {**JSON, ":path": "/v1/chat/completions?a=1"}).headers
     assert first[":path"] == "/openai/v1/chat/completions?a=1"
-    _, second, _ = ATTEMPT.run(b"{}", first, {})
+    second = ATTEMPT.request(b"{}", first).headers
     assert second[":path"] == first[":path"], "a path already rewritten is rewritten again"
 
 
 def test_an_attempt_without_a_name_of_its_own_restores_the_length() -> None:
     headers = {**JSON, ":path": "/v1/x", "content-length": "999"}
-    body, after, _ = ATTEMPT.run(b'{"model":"a"}', headers, {"farm~2": ""})
-    assert body == b'{"model":"a"}'
-    assert after["content-length"] == "13"
+    adapted = ATTEMPT.request(b'{"model":"a"}', headers, {"farm~2": ""})
+    assert adapted.body == b'{"model":"a"}'
+    assert adapted.headers["content-length"] == "13"
 
 
 def listing(access: str, client: str, path: str) -> Any:
     script = Script("models", f'local MODELS = "gpt-4o\\topenai\\nmeta/llama\\tfarm\\n"\nlocal ACCESS = "{access}"\n')
-    status, text = script.run(b"", {":path": path, "x-headgate-client": client})[2]
+    answer = script.request(b"", {":path": path, "x-headgate-client": client}).answer
+    assert answer is not None
+    status, text = answer
     return status, json.loads(text)
 
 

@@ -1,0 +1,122 @@
+"""Usage and budgets over the admin API: what the ledger knows, and how accounts stand."""
+
+import threading
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter, HTTPException, Query
+
+from controlplane.admin import views
+from controlplane.compiling import Compiled
+from controlplane.policy import grammar
+from controlplane.runtime.accounting import Accounting
+from extproc.usage.ledger import Ledger
+
+_DAY_US = 86_400_000_000
+_OWN = ("key", "team", "organization", "model", "provider", "served_model")
+
+
+class Usage:
+    """Reads the ledger of one gateway, which is opened when it is first asked. Close it in the end."""
+
+    def __init__(self, accounting: Accounting, compiled: Compiled) -> None:
+        self._accounting, self._url = accounting, accounting.ledger_url(compiled)
+        self._ledger: Ledger | None = None
+        self._asking = threading.Lock()  # a ledger is for one thread at a time
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._asking:
+            if self._ledger is not None:
+                self._ledger.close()
+
+    def alarms(self) -> list[dict[str, str]]:
+        """What the collector wants the operator to know."""
+        found: list[dict[str, str]] = self._accounting.told().get("alarms", [])
+        return found
+
+    def router(self) -> APIRouter:
+        router = APIRouter()
+        router.get("/usage", summary="Requests, tokens, cost and latency, grouped")(self.usage)
+        router.get("/usage/unpriced", summary="Models that were used without a known price")(self.unpriced)
+        router.get("/usage/records", summary="Single requests, newest first")(self.records)
+        router.get("/budgets", summary="How budgets and token limits stand")(self.budgets)
+        return router
+
+    def usage(
+        self,
+        by: Annotated[str, Query(description="Comma-separated: key, team, organization, model, provider, day …")] = "",
+        since: Annotated[str, Query(description="A time, or an age such as 24h.")] = "30d",
+        until: Annotated[str, Query(description="A time, or an age.")] = "",
+        key: str | None = None,
+        team: str | None = None,
+        organization: str | None = None,
+        model: str | None = None,
+        provider: str | None = None,
+    ) -> dict[str, Any]:
+        start, end = _range(since, until)
+        given = {"key": key, "team": team, "organization": organization, "model": model, "provider": provider}
+        where = {name: value for name, value in given.items() if value is not None}
+        try:
+            with self._asking:
+                found = self._opened().usage([name for name in by.split(",") if name], start, end, where)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from None
+        return {"since": _iso(start), "until": _iso(end), "rows": [views.usage_row(row) for row in found]}
+
+    def unpriced(self, since: str = "30d", until: str = "") -> dict[str, Any]:
+        start, end = _range(since, until)
+        with self._asking:
+            found = self._opened().unpriced(start, end)
+        return {"rows": [views.unpriced_model(each) for each in found]}
+
+    def records(
+        self,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        key: str | None = None,
+        team: str | None = None,
+        model: str | None = None,
+        provider: str | None = None,
+    ) -> dict[str, Any]:
+        given = {"key": key, "team": team, "model": model, "provider": provider}
+        where = {name: value for name, value in given.items() if value is not None}
+        with self._asking:
+            found = self._opened().records(where, limit)
+        return {"rows": [views.usage_record(record) for record in found]}
+
+    def budgets(self) -> dict[str, Any]:
+        return {"rows": [views.account(each) for each in self._accounting.told().get("accounts", [])]}
+
+    def _opened(self) -> Ledger:
+        if self._ledger is None:
+            self._ledger = Ledger.open(self._url)
+        return self._ledger
+
+
+def _range(since: str, until: str) -> tuple[int, int]:
+    now = datetime.now(UTC)
+    return _moment(since, now, "since"), _moment(until, now, "until") + (1 if not until else 0)
+
+
+def _moment(text: str, now: datetime, name: str) -> int:
+    """Microseconds since the epoch of a time, or of an age before now; now itself for none."""
+    at_us = int(now.timestamp() * 1_000_000)
+    if not text:
+        return at_us
+    try:
+        return at_us - grammar.duration(text) * 1000
+    except ValueError:
+        pass
+    try:
+        return int(grammar.moment(text).timestamp() * 1_000_000)
+    except ValueError as error:
+        raise HTTPException(422, f"{name}: {error}, or an age such as 24h or 30d") from None
+
+
+def _iso(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1e6, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,58 @@
+"""Budgets and token limits -> accounts: one for each owner that names one."""
+
+from collections.abc import Iterator
+
+from controlplane.policy import language
+from controlplane.policy.accounts import Budget, Downgrade
+from extproc.usage.accounting import AccountSpec
+from extproc.usage.budgets import OwnerKind, Unit
+from extproc.usage.record import PICO
+from extproc.usage.windows import ROLLING
+
+# Token limits are accounts too, under a name that no budget can have.
+LIMIT = "limit:"
+
+
+def accounts(policy: language.Policy) -> Iterator[AccountSpec]:
+    """What the collector counts. It tells when an account is spent, and the edge then refuses or downgrades."""
+    for name in policy.gateway.budget:
+        yield _account(name, policy.budgets[name], "", "")
+    for organization, spec in policy.organizations.items():
+        for name in spec.budget:
+            yield _account(name, policy.budgets[name], "organization", organization)
+    for team, of in policy.teams.items():
+        for name in of.budget:
+            yield _account(name, policy.budgets[name], "team", team)
+    for key, one in policy.keys.items():
+        for name in one.budget:
+            yield _account(name, policy.budgets[name], "key", key)
+        for name in one.limits:
+            rate = policy.limits[name].tokens
+            if rate is not None:
+                yield AccountSpec(LIMIT + name, "key", key, "tokens", rate.amount, seconds=rate.per_seconds)
+
+
+def _account(name: str, budget: Budget, kind: OwnerKind, owner: str) -> AccountSpec:
+    unit, amount = _amount(budget)
+    rolling = budget.window == "rolling"
+    downgrade = budget.on_spent.downgrade if isinstance(budget.on_spent, Downgrade) else None
+    return AccountSpec(
+        budget=name,
+        owner_kind=kind,
+        owner=owner,
+        unit=unit,
+        amount=amount,
+        period=None if rolling else budget.per,
+        zone=budget.timezone,
+        seconds=ROLLING[budget.per] if rolling else 0,
+        warn=tuple(format(part, "f") for part in budget.warn),
+        on_spent=f"downgrade:{downgrade}" if downgrade else str(budget.on_spent),
+    )
+
+
+def _amount(budget: Budget) -> tuple[Unit, int]:
+    if budget.usd is not None:
+        return "pico", int(budget.usd * PICO)
+    if budget.tokens is not None:
+        return "tokens", budget.tokens
+    return "requests", budget.requests or 0

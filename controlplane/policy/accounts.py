@@ -1,0 +1,90 @@
+"""What the language says about money and tokens: owners, budgets, prices."""
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from controlplane.policy.types import (
+    Amount,
+    BudgetName,
+    Count,
+    Fraction,
+    ModelName,
+    OrganizationName,
+    Strict,
+    TimeZone,
+)
+
+
+def _several(value: Any) -> Any:
+    """One name is a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+BudgetNames: TypeAlias = Annotated[
+    list[BudgetName],
+    BeforeValidator(_several, json_schema_input_type=BudgetName | list[BudgetName]),
+]
+
+
+class Team(Strict):
+    """Keys that belong together."""
+
+    organization: OrganizationName | None = Field(None, description="The organization it is part of.")
+    budget: BudgetNames = Field([], description="Budgets that its keys share.")
+
+
+class Organization(Strict):
+    """Teams that belong together."""
+
+    budget: BudgetNames = Field([], description="Budgets that its teams share.")
+
+
+class Downgrade(Strict):
+    """Serve a cheaper model instead."""
+
+    downgrade: ModelName = Field(description="The model of this policy to serve.")
+
+
+def _on_spent(value: Any) -> str:
+    return "<downgrade>" if isinstance(value, dict) else "<word>"
+
+
+OnSpent: TypeAlias = Annotated[
+    Annotated[Literal["block", "warn"], Tag("<word>")] | Annotated[Downgrade, Tag("<downgrade>")],
+    Discriminator(_on_spent),
+]
+
+
+class Budget(Strict):
+    """What may be spent in a period: exactly one of `usd`, `tokens` and `requests`."""
+
+    usd: Amount | None = Field(None, description="US dollars, by the prices of the catalog and of this policy.")
+    tokens: Count | None = Field(None, description="Tokens, input and output.")
+    requests: Count | None = Field(None, description="Requests that reached a provider.")
+    per: Literal["day", "week", "month"] = Field(description="The period.")
+    window: Literal["calendar", "rolling"] = Field(
+        "calendar", description="Calendar periods, or the last 24 hours, 7 or 30 days."
+    )
+    timezone: TimeZone = Field("UTC", description="Where calendar periods begin.")
+    warn: list[Fraction] = Field([], description="Parts of the budget at which to warn, such as 0.8.")
+    on_spent: OnSpent = Field(
+        "block", description="What to do with requests when it is spent: 429, nothing, or a cheaper model."
+    )
+
+
+class Price(Strict):
+    """What a model costs: US dollars per 1,000,000 tokens, or for one of something."""
+
+    input: Amount | None = Field(None, description="Per 1,000,000 input tokens.")
+    output: Amount | None = Field(None, description="Per 1,000,000 output tokens.")
+    cached_input: Amount | None = Field(None, description="Per 1,000,000 input tokens read from a cache.")
+    cache_write: Amount | None = Field(None, description="Per 1,000,000 input tokens written to a cache.")
+    reasoning: Amount | None = Field(None, description="Per 1,000,000 reasoning tokens; as output by default.")
+    request: Amount | None = Field(None, description="For each request.")
+
+    def stated(self) -> dict[str, Decimal]:
+        """The rates that are set."""
+        rates = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: rate for name, rate in rates.items() if rate is not None}

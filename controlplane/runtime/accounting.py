@@ -1,0 +1,70 @@
+"""The collector as the control plane sees it: what it is told, how it is started, what it says."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from controlplane.compiling import Compiled
+from controlplane.plan.denials import Spent, spent
+from controlplane.runtime.child import Child
+from controlplane.runtime.folder import RunFolder, usage_log
+from controlplane.xds.accounting import lower
+from extproc.usage.accounting import dump
+
+NAME = "usage"
+LEDGER = "HEADGATE_LEDGER"
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """Files of the accounting: what must survive lies in the state folder."""
+
+    folder: RunFolder
+    state: Path
+
+    @property
+    def log(self) -> Path:
+        return usage_log(self.state)
+
+    @property
+    def standing(self) -> Path:
+        """Where the collector tells how accounts stand."""
+        return self.log.with_name("standing.json")
+
+    def ledger_url(self, compiled: Compiled) -> str:
+        """The URL of the ledger; it may hold a password."""
+        ref = compiled.plan.ledger
+        if ref is not None:
+            return compiled.secrets[ref].reveal()
+        return f"sqlite:///{self.log.with_name('ledger.db')}"
+
+    def tell(self, compiled: Compiled) -> Child:
+        """Writes the accounting document of a policy; the collector that reads it.
+
+        Raises:
+            RunFolderError: the document cannot be written.
+        """
+        document = self.folder.write("accounting.json", dump(lower(compiled.plan)))
+        argv = [sys.executable, "-m", "extproc.usage", "--log", str(self.log), "--document", str(document)]
+        argv += ["--standing", str(self.standing), "--memory", str(self.log.with_name("memory.json"))]
+        argv += ["--envoy-admin", self.folder.admin_socket]
+        env = MappingProxyType({LEDGER: self.ledger_url(compiled)})
+        return Child(name=NAME, argv=tuple(argv), env=env, stop_s=10.0)
+
+    def told(self) -> dict[str, Any]:
+        """What the collector last told; nothing before it did for the first time, or if the file is damaged."""
+        try:
+            found = json.loads(self.standing.read_bytes())
+        except (OSError, ValueError):
+            found = None
+        return found if isinstance(found, dict) else {"accounts": [], "alarms": []}
+
+    def spent(self) -> tuple[Spent, ...]:
+        """Accounts that have nothing left."""
+        try:
+            return spent(self.told())
+        except (KeyError, TypeError):
+            return ()

@@ -1,0 +1,17 @@
+-- Answers requests whose budget or token limit is spent, or has them served by another model. DENIALS is set in front
+-- of this script: identity -> {until_s, rate, body} or {downgrade}, and only those it names get here.
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local denial = DENIALS[headers:get("x-headgate-client") or ""]
+  if not denial then return end
+  if denial.downgrade then return headers:replace("x-headgate-instead", denial.downgrade) end
+  local left = denial.until_s - tonumber(handle:timestampString()) / 1000
+  if left <= 0 then return end -- whoever should have told the edge is late
+  local answer = {[":status"] = "429", ["content-type"] = "application/json"}
+  answer["retry-after"] = string.format("%d", math.max(1, math.ceil(left)))
+  -- Trying again helps against a rate, soon; a budget is spent until its period ends.
+  if not denial.rate then answer["x-should-retry"] = "false" end
+  -- Else the gateway's general words for 429 would take the place of these.
+  handle:streamInfo():dynamicMetadata():set("headgate", "own_words", true)
+  handle:respond(answer, denial.body)
+end

@@ -1,0 +1,115 @@
+"""The lines of Envoy's access log: what they hold, and what one says about its request.
+
+Envoy writes a JSON object per line, by the format commands below:
+https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/observability/access_log/usage#command-operators
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+# Short names, since every request writes all of them. `request` and `answer` are left by the scripts in envoy/lua.
+FORMAT = MappingProxyType(
+    {
+        "id": "%REQ(x-request-id)%",
+        "at": "%START_TIME(%s%6f)%",
+        "request": "%DYNAMIC_METADATA(headgate:request)%",
+        "answer": "%DYNAMIC_METADATA(headgate:answer)%",
+        "cluster": "%UPSTREAM_CLUSTER_RAW%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "status": "%RESPONSE_CODE%",
+        "flags": "%RESPONSE_FLAGS%",
+        "details": "%RESPONSE_CODE_DETAILS%",
+        "path": "%REQ(:PATH)%",
+        "type": "%RESP(content-type)%",
+        "first": "%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)%",
+        "took": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
+        "ms": "%DURATION%",
+        "in": "%BYTES_RECEIVED%",
+        "out": "%BYTES_SENT%",
+        "from": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    }
+)
+
+# Envoy's words for a client that left, and for a provider that broke off: the answer did not go to its end.
+_BROKEN = frozenset({"DC", "DR", "UR", "UC", "UT", "SI", "LR", "DT", "UPE", "OM", "UMSDR"})
+
+
+class EntryError(ValueError):
+    """A line of the log is not an entry; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request as Envoy saw it. Times in microseconds; "" and None where Envoy knows nothing."""
+
+    id: str
+    at_us: int
+    client: str  # the identity that authentication found
+    model: str  # "" when the request did not get as far as being read
+    instead: str  # the model that was served in its place, since a budget was spent; or ""
+    cluster: str
+    attempts: int
+    status: int
+    details: str
+    surface: str
+    content_type: str
+    first_us: int | None
+    took_us: int
+    bytes_in: int
+    bytes_out: int
+    address: str
+    answered_model: str
+    usage: tuple[str, ...]  # JSON texts
+    complete: bool
+
+    @property
+    def streamed(self) -> bool:
+        return self.content_type.startswith("text/event-stream")
+
+
+def parse(line: bytes) -> Entry:
+    """Raises EntryError."""
+    try:
+        found = orjson.loads(line)
+        client, model, instead = [*(found["request"] or "-")[1:].split("\n"), "", ""][:3]
+        answered, *usage = (found["answer"] or "").split("\n")
+        return Entry(
+            id=found["id"] or "",
+            at_us=int(found["at"]),
+            client=client,
+            model=model,
+            instead=instead,
+            cluster=found["cluster"] or "",
+            attempts=found["attempts"] or 0,
+            status=found["status"] or 0,
+            details=found["details"] or "",
+            surface=surface(found["path"] or ""),
+            content_type=found["type"] or "",
+            first_us=_micros(found["first"]),
+            took_us=_micros(found["took"]) or int(found["ms"] or 0) * 1000,
+            bytes_in=found["in"] or 0,
+            bytes_out=found["out"] or 0,
+            address=found["from"] or "",
+            answered_model=answered,
+            usage=tuple(usage),
+            complete=not _broken(found["flags"] or "", found["status"] or 0),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EntryError(f"not an entry of the access log ({error}): {line[:120]!r}") from error
+
+
+def surface(path: str) -> str:
+    """The API of a path, whatever a provider's base path is: its last steps, such as "chat/completions"."""
+    steps = path.partition("?")[0].strip("/").split("/")
+    return "/".join(steps[-2:]) if len(steps) > 1 and steps[-2] in ("chat", "images", "audio") else steps[-1]
+
+
+def _micros(value: Any) -> int | None:
+    return int(value) if value not in (None, "", "-") else None
+
+
+def _broken(flags: str, status: int) -> bool:
+    return status == 0 or not _BROKEN.isdisjoint(flags.split(","))

@@ -1,0 +1,32 @@
+"""Who a request is from: the identity that authentication puts into a header, and that the access log tells.
+
+`KEY`, `TEAM/KEY` or `ORGANIZATION/TEAM/KEY`, then the names of the limits that apply, each between semicolons:
+`acme/search/alice;standard;`. An organization without a team leaves the team empty: `acme//alice`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The names in an identity; "" where there is none."""
+
+    key: str
+    team: str = ""
+    organization: str = ""
+
+
+def identity(owner: Owner, limits: Iterable[str] = ()) -> str:
+    """Membership in limits travels with the identity, so that giving one key a limit refills no bucket of others."""
+    steps = [owner.organization, owner.team, owner.key]
+    while len(steps) > 1 and not steps[0]:
+        del steps[0]
+    names = sorted(limits)
+    return ";".join(("/".join(steps), *names, "")) if names else "/".join(steps)
+
+
+def owner(identity: str) -> Owner:
+    """The inverse, limits left out."""
+    steps = identity.partition(";")[0].rsplit("/", 2)
+    return Owner(*reversed(steps))

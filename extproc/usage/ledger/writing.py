@@ -1,0 +1,144 @@
+"""Records into the database: once each, into the rollups with them, and all or nothing."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection, insert, select
+
+from extproc.usage.ledger.bulk import Bulk, Row
+from extproc.usage.ledger.histogram import add, decode, encode
+from extproc.usage.ledger.rollup import Cell, Place, by_minute, coarser
+from extproc.usage.ledger.schema import BOUNDED, ID_LIMIT, days, hours, minutes, series
+from extproc.usage.ledger.spans import DAY, HOUR
+from extproc.usage.record import UsageRecord
+
+# Key, team, organization, model, provider, served model: what a series is.
+Names = tuple[str, ...]
+
+DIMENSIONS = ("key", "team", "organization", "model", "provider", "served_model")
+
+_NAME_LIMIT = 256  # characters; a client may send any text as a model's name
+
+
+class SeriesNumbers:
+    """The numbers of the series met so far. Forgets all of them when they are too many."""
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._limit = limit
+        self._known: dict[Names, int] = {}
+
+    def clear(self) -> None:
+        self._known = {}
+
+    def of(self, connection: Connection, records: Iterable[UsageRecord]) -> tuple[list[int], dict[Names, int]]:
+        """The series of each record, and those of them that are to be remembered once the transaction is committed."""
+        names: list[Names] = [(r.key, r.team, r.organization, r.model, r.provider, r.served_model) for r in records]
+        known = self._known
+        unknown = {name for name in names if name not in known}
+        found = _numbers(connection, unknown) if unknown else {}
+        return [known[name] if name in known else found[name] for name in names], found
+
+    def remember(self, found: dict[Names, int]) -> None:
+        if len(self._known) + len(found) > self._limit:
+            self.clear()
+        self._known.update(found)
+
+
+def insert_new(
+    connection: Connection, bulk: Bulk, batch: Sequence[tuple[UsageRecord, int]]
+) -> list[tuple[UsageRecord, int]]:
+    """Inserts the records, each with the number of its series, whose id is new, and adds them to the rollups."""
+    added = bulk.insert_records(connection, [_row(record, number) for record, number in batch])
+    new = batch if added is None else _first_of_each(batch, added)
+    if new:
+        cells = by_minute(new)
+        _add(connection, bulk, cells)
+    return list(new)
+
+
+def refusal(record: UsageRecord) -> str | None:
+    """Why no database can hold this record."""
+    values = dict(zip(BOUNDED, _numbers_of(record), strict=True))
+    for name, value in values.items():
+        if value is not None and not 0 <= value <= BOUNDED[name]:
+            return f"{name} is {value}, expected 0 to {BOUNDED[name]}"
+    for name in ("id", "surface"):
+        text: str = getattr(record, name)
+        if text != _storable(text):
+            return f"{name} holds a character that no database takes"
+    if len(record.id) > ID_LIMIT:
+        return f"id has {len(record.id)} characters, expected at most {ID_LIMIT}"
+    return None
+
+
+def _first_of_each(batch: Sequence[tuple[UsageRecord, int]], ids: set[str]) -> list[tuple[UsageRecord, int]]:
+    left = set(ids)
+    new = []
+    for record, number in batch:
+        if record.id in left:
+            left.remove(record.id)
+            new.append((record, number))
+    return new
+
+
+def _add(connection: Connection, bulk: Bulk, cells: dict[Place, Cell]) -> None:
+    by_hour = coarser(cells, HOUR)
+    for table, sums in ((minutes, cells), (hours, by_hour), (days, coarser(by_hour, DAY))):
+        places = sorted(sums)
+        before = bulk.histograms(connection, table, places)
+        bulk.add(connection, table, [_rollup_row(place, sums[place], before.get(place)) for place in places])
+
+
+def _rollup_row(place: Place, cell: Cell, before: str | None) -> Row:
+    histogram = cell.histogram
+    if before is not None:
+        histogram = decode(before)
+        add(histogram, cell.histogram)
+    return (*place, *cell.counts, encode(histogram))
+
+
+def _row(r: UsageRecord, number: int) -> Row:
+    """A row in the order of the table's columns."""
+    t = r.tokens
+    return (
+        r.id, r.at_us, number, r.surface, r.attempts, r.status,
+        t.input, t.output, t.cached, t.cache_write, t.reasoning,
+        r.estimated, r.cost_pico, r.first_byte_us, r.duration_us,
+        r.bytes_in, r.bytes_out, r.streamed, r.complete, r.cache_hit,
+    )  # fmt: skip
+
+
+def _numbers_of(r: UsageRecord) -> tuple[int | None, ...]:
+    t = r.tokens
+    return (
+        r.at_us, r.attempts, r.status, t.input, t.output, t.cached, t.cache_write, t.reasoning,
+        r.cost_pico, r.first_byte_us, r.duration_us, r.bytes_in, r.bytes_out,
+    )  # fmt: skip
+
+
+def _storable(text: str) -> str:
+    """What every database takes: no NUL, no half of a surrogate pair."""
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def _numbers(connection: Connection, unknown: set[Names]) -> dict[Names, int]:
+    """Finds the series, and makes those that are absent. Under the write lock: nobody else makes them meanwhile."""
+    cleaned = {names: tuple(_storable(name[:_NAME_LIMIT]) for name in names) for names in unknown}
+    digests = {
+        names: hashlib.blake2b("\0".join(clean).encode(), digest_size=16).hexdigest()
+        for names, clean in cleaned.items()
+    }
+    found: dict[str, int] = {}
+    wanted = sorted(set(digests.values()))
+    for at in range(0, len(wanted), 1000):  # databases bound the parameters of a statement
+        query = select(series.c.digest, series.c.id).where(series.c.digest.in_(wanted[at : at + 1000]))
+        found.update((row.digest, row.id) for row in connection.execute(query))
+    absent = {
+        digests[names]: {"digest": digests[names], **dict(zip(DIMENSIONS, clean, strict=True))}
+        for names, clean in cleaned.items()
+        if digests[names] not in found
+    }
+    if absent:
+        made = connection.execute(insert(series).returning(series.c.digest, series.c.id), list(absent.values()))
+        found.update((row.digest, row.id) for row in made)
+    return {names: found[digest] for names, digest in digests.items()}
