@@ -12,6 +12,7 @@ from datetime import datetime
 
 from controlplane.plan.build import plan
 from controlplane.plan.ir import Plan
+from controlplane.plan.tokens import Tokens, missing
 from controlplane.policy.check import check, resolve, secret_refs
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.language import Policy
@@ -41,6 +42,7 @@ class Compiler:
     read: Callable[[SecretRef], str]
     around: Surroundings
     cache: LoadCache
+    tokens: Callable[[datetime], Tokens | None] = lambda _: None  # the issued keys, if any were ever issued
 
     def compile(self, text: str | bytes, now: datetime) -> Compiled:
         """Raises PolicyError with every diagnostic if there is an error among them."""
@@ -52,10 +54,14 @@ class Compiler:
         if checked.policy is None:
             raise PolicyError(checked.diagnostics)
         secrets, problems = resolve(secret_refs(checked.policy), self.read, checked.places)
+        tokens = self.tokens(now)
+        problems += tuple(missing(checked.policy, tokens))
         diagnostics = (*checked.diagnostics, *problems)
         if any(diagnostic.severity is Severity.ERROR for diagnostic in problems):
             raise PolicyError(diagnostics)
-        made = plan(checked.policy, now=now)
+        if tokens is not None:
+            diagnostics = tuple(diagnostic for diagnostic in diagnostics if diagnostic.code != "open-gateway")
+        made = plan(checked.policy, now=now, tokens=tokens)
         return Compiled(checked.policy, secrets, made, lower(made, secrets, self.around), diagnostics)
 
 

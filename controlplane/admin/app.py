@@ -4,24 +4,31 @@ import secrets as crypto
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from controlplane.admin import views
+from controlplane.admin.keys import router as key_calls
+from controlplane.admin.origin import origin
 from controlplane.admin.usage import Usage
+from controlplane.audit.entry import Action, Actor, Event
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.secrets import Secret
 from controlplane.revisions.store import RevisionsError, Store
+from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.child import ProcessState
 from controlplane.runtime.controller import ACKNOWLEDGE_S, Controller
 from controlplane.runtime.failures import ApplyError, ChangedError
+from controlplane.runtime.keys import Keys
 from controlplane.xds.redact import dump
 from controlplane.xds.resource import EMPTY
 from extproc.usage.ledger import LedgerError
 
+_HARMLESS = ("/validate", "/diff")  # calls that only ask
 LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"]
 
 
@@ -57,15 +64,19 @@ def create_app(
     store: Store,
     processes: Callable[[], tuple[ProcessState, ...]],
     usage: Usage,
+    keys: Keys,
+    auditing: Auditing,
     token: Secret | None,
 ) -> FastAPI:
     """The application. Without a token it must listen on loopback only, and takes requests to loopback names only."""
     app = FastAPI(title="Headgate admin API", version="1", dependencies=[Depends(_guard(token))])
     if token is None:  # or a page in a browser could reach it under a name of its own
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)
+    _add_audit(app, auditing)
     _add_errors(app)
-    _add_reads(app, controller, store, processes, usage)
+    _add_reads(app, controller, store, processes, usage, auditing)
     app.include_router(usage.router())
+    app.include_router(key_calls(controller, keys, auditing))
     _add_policy_calls(app, controller)
     _add_changes(app, controller, store)
     return app
@@ -84,6 +95,19 @@ def _guard(token: Secret | None) -> Callable[..., Awaitable[None]]:
             raise HTTPException(401, "send `Authorization: Bearer TOKEN` with the token of gateway.admin.token")
 
     return guard
+
+
+def _add_audit(app: FastAPI, auditing: Auditing) -> None:
+    """Every call that may change something, refused ones too, is in the audit log."""
+
+    @app.middleware("http")
+    async def audited(request: Request, proceed: RequestResponseEndpoint) -> Response:
+        answer = await proceed(request)
+        if request.method not in ("GET", "HEAD", "OPTIONS") and request.url.path not in _HARMLESS:
+            actor = Actor("user", "admin", origin(request))
+            target = f"{request.method} {request.url.path}"
+            await auditing.tell(Event(actor, Action.ADMIN_CALLED, target, {"status": answer.status_code}))
+        return answer
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -113,6 +137,7 @@ def _add_reads(
     store: Store,
     processes: Callable[[], tuple[ProcessState, ...]],
     usage: Usage,
+    auditing: Auditing,
 ) -> None:
     @app.get("/status", summary="What is live, on which nodes, and the last edit that failed")
     async def status() -> dict[str, Any]:
@@ -121,7 +146,7 @@ def _add_reads(
             "failure": views.failure(controller.failure) if controller.failure else None,
             "nodes": [views.node(node) for node in controller.nodes()],
             "processes": [views.process(process) for process in processes()],
-            "alarms": usage.alarms(),
+            "alarms": [*usage.alarms(), *auditing.alarms()],
         }
 
     @app.get("/nodes", summary="Connected nodes, with what each acknowledged and rejected")
@@ -172,14 +197,15 @@ def _add_policy_calls(app: FastAPI, controller: Controller) -> None:
 
 def _add_changes(app: FastAPI, controller: Controller, store: Store) -> None:
     @app.post("/apply", summary="Makes a policy live on every node, or changes nothing")
-    async def apply(body: ApplyBody) -> dict[str, Any]:
+    async def apply(body: ApplyBody, request: Request) -> dict[str, Any]:
         done = await controller.apply(
-            body.policy, body.who, body.why, "api", expected=body.expected, timeout_s=body.timeout
-        )
+            body.policy, body.who, body.why, "api", expected=body.expected, timeout_s=body.timeout,
+            origin=origin(request),
+        )  # fmt: skip
         return views.applied(done)
 
     @app.post("/rollback", summary="Makes the policy of an earlier revision live")
-    async def rollback(body: RollbackBody) -> dict[str, Any]:
+    async def rollback(body: RollbackBody, request: Request) -> dict[str, Any]:
         number = body.revision
         if number == "previous":
             before = store.previous(_live(controller).revision.number)
@@ -187,7 +213,7 @@ def _add_changes(app: FastAPI, controller: Controller, store: Store) -> None:
                 raise HTTPException(404, "there is no earlier revision")
             number = before.number
         try:
-            return views.applied(await controller.rollback(number, body.who, body.why))
+            return views.applied(await controller.rollback(number, body.who, body.why, origin(request)))
         except KeyError:
             raise HTTPException(404, f"there is no revision {number}") from None
 

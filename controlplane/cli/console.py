@@ -149,6 +149,38 @@ def unpriced(view: View) -> None:
     out.print("add them to `prices` in the policy: their requests to come then have a cost")
 
 
+def issued(view: View) -> None:
+    """The secret alone on standard output, so that it can be piped; what to know about it beside."""
+    until = f", good until {_time(view['expires'])}" if view["expires"] else ""
+    err.print(f"key [bold]{escape(view['name'])}[/] is live{until}. Its secret, shown this once:")
+    out.print(view["secret"], soft_wrap=True, highlight=False, markup=False)
+
+
+def revoked(view: View) -> None:
+    out.print(f"key {escape(view['name'])} is revoked")
+
+
+def keys(view: View) -> None:
+    if not view["rows"]:
+        out.print("no keys were issued yet; `ctl keys issue NAME`")
+        return
+    table = _table("key", "state", "team", "models", "limits", "budget", "issued", "expires")
+    for row in view["rows"]:
+        models = "all" if row["models"] is None else ", ".join(row["models"])
+        dates = ((row[name] or "never")[:10] for name in ("issued", "expires"))
+        cells = (row["name"], row["state"], row["team"] or "", models, ", ".join(row["limits"]), row["budget"] or "")
+        table.add_row(*(escape(cell) for cell in (*cells, *dates)))
+    out.print(table)
+
+
+def verified(view: View) -> None:
+    if not view["problems"]:
+        out.print(f"[green]{view['entries']} entries, none changed[/]; head {view['head']}", soft_wrap=True)
+    for problem in view["problems"]:
+        where = f"{problem['file']}:{problem['line']}" if problem["line"] else problem["file"]
+        out.print(f"[red]{escape(where)}[/]: {escape(problem['what'])}")
+
+
 def budgets(view: View) -> None:
     if not view["rows"]:
         out.print("the policy has no budgets and no token limits")

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.admin import views
+from controlplane.audit.entry import Head
+from controlplane.audit.verify import head, verify
 from controlplane.compiling import Compiled, Compiler
 from controlplane.plan import explain
 from controlplane.policy.check import check
@@ -103,3 +105,26 @@ def answer(policy: Path, request: Path | None, key: str | None) -> dict[str, Any
         raise UseError(f"the policy has no valid key named {key!r}; it has: {names}") from None
     groups = [[dict(zip(("provider", "model", "weight"), t, strict=True)) for t in g] for g in found.groups]
     return {**asdict(found), "groups": groups}
+
+
+def verify_audit(folder: Path, kept: str) -> dict[str, Any]:
+    """Raises UseError for a folder without a log, or a head that is none."""
+    _expect_audit(folder)
+    try:
+        found = verify(folder, Head.parse(kept) if kept else None)
+    except ValueError as error:
+        raise UseError(str(error)) from None
+    if isinstance(found, list):
+        return {"entries": None, "head": None, "problems": [asdict(problem) for problem in found]}
+    return {"entries": found.entries, "head": str(found.head), "problems": []}
+
+
+def audit_head(folder: Path) -> str:
+    """Raises UseError for a folder without a log, OSError when it cannot be read."""
+    _expect_audit(folder)
+    return str(head(folder))
+
+
+def _expect_audit(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UseError(f"there is no audit log at {folder}: name the folder `audit` of the gateway's state folder")

@@ -11,6 +11,7 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
+from urllib.parse import quote
 
 import typer
 from rich.markup import escape
@@ -26,6 +27,14 @@ from controlplane.runtime.failures import ApplyError, NotReadyError
 from controlplane.runtime.folder import RunFolderError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+keys_app = typer.Typer(no_args_is_help=True, help="Keys that the gateway issues itself.")
+app.add_typer(keys_app, name="keys")
+
+
+audit_app = typer.Typer(no_args_is_help=True, help="The audit log.")
+app.add_typer(audit_app, name="audit")
 
 
 class Format(StrEnum):
@@ -51,6 +60,8 @@ Server = Annotated[
         "--server", envvar="HEADGATE_SERVER", help=f"URL of the control plane's admin API [default: {DEFAULT}]"
     ),
 ]
+AUDIT = Path(".headgate/audit")
+AuditFolder = Annotated[Path, typer.Argument(help="The log's folder: `audit` in the state folder.", metavar="FOLDER")]
 Why = Annotated[str, typer.Option("--why", "-m", help="Why, for the history.")]
 
 
@@ -187,6 +198,72 @@ def usage(
         _rows(output, view, console.usage)
 
 
+@keys_app.command("issue")
+def issue_key(
+    name: Annotated[str, typer.Argument(help="A name for the key.")],
+    team: Annotated[str | None, typer.Option(help="A team of the live policy.")] = None,
+    models: Annotated[str, typer.Option(help="Models it may use, comma-separated, exact or ending in *.")] = "",
+    limits: Annotated[str, typer.Option(help="Limits of the live policy, comma-separated.")] = "",
+    budget: Annotated[str | None, typer.Option(help="A budget of the live policy.")] = None,
+    expires: Annotated[str | None, typer.Option(help="When it ends: a time, or how long it is good (30d).")] = None,
+    server: Server = None,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Issues a key: a signed token that the edge verifies by itself. Its secret is shown this once."""
+    body = {"name": name, "team": team, "models": _names(models) or None, "limits": _names(limits)}
+    view = Remote(server or DEFAULT).post("/keys", {**body, "budget": budget, "expires": expires, "who": _who()})
+    _show(output, view, console.issued)
+
+
+@keys_app.command("list")
+def list_keys(server: Server = None, output: FormatOption = Format.TEXT) -> None:
+    """Lists issued keys, without their secrets."""
+    _show(output, Remote(server or DEFAULT).get("/keys"), console.keys)
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    name: Annotated[str, typer.Argument(help="The key's name.")],
+    server: Server = None,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Revokes a key: the edge refuses it from now on."""
+    view = Remote(server or DEFAULT).delete(f"/keys/{quote(name, safe='')}", who=_who())
+    _show(output, view, console.revoked)
+
+
+@keys_app.command("rotate")
+def rotate_key(
+    name: Annotated[str, typer.Argument(help="The key's name.")],
+    overlap: Annotated[str, typer.Option(help="How long the old secret is still accepted.")] = "1h",
+    server: Server = None,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Issues a key anew under its name; the old secret ends after the overlap."""
+    body = {"overlap": overlap, "who": _who()}
+    view = Remote(server or DEFAULT).post(f"/keys/{quote(name, safe='')}/rotate", body)
+    _show(output, view, console.issued)
+
+
+@audit_app.command("verify")
+def verify_audit(
+    folder: AuditFolder = AUDIT,
+    head: Annotated[str, typer.Option(help="What `ctl audit head` printed earlier: shows a cut end.")] = "",
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Checks every entry of an audit log; exit code 1 when something was changed."""
+    found = local.verify_audit(folder, head)
+    _show(output, found, console.verified)
+    if found["problems"]:
+        raise typer.Exit(1)
+
+
+@audit_app.command("head")
+def audit_head(folder: AuditFolder = AUDIT) -> None:
+    """Prints the end of an audit log, to be kept elsewhere: it proves later that nothing was cut off."""
+    console.out.print(local.audit_head(folder), soft_wrap=True, highlight=False)
+
+
 @app.command()
 def budgets(server: Server = None, output: FormatOption = Format.TEXT) -> None:
     """Shows how budgets and token limits stand."""
@@ -234,6 +311,10 @@ def _show(output: Format, view: Any, human: Any) -> None:
         _json(view)
     else:
         human(view)
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def _rows(output: Rows, view: dict[str, Any], human: Any) -> None:

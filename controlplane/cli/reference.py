@@ -7,12 +7,13 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
 
+import typer
 from typer.models import ArgumentInfo, OptionInfo
 
 from controlplane.cli.main import app
@@ -68,16 +69,27 @@ def policy_page() -> str:
 def cli_page() -> str:
     """Every command with its arguments and options, from the command line itself."""
     parts = ["# Command line\n", _WRITTEN_BY, f"{_plain(str(app.info.help))}\n"]
-    for command in app.registered_commands:
-        function = command.callback
-        if function is None:
-            raise TypeError(f"the command {command.name} has no function")
-        name, params = command.name or function.__name__, _parameters(function)
+    for name, function in commands():
+        params = _parameters(function)
         parts += [f"## ctl {name}\n", f"{_plain(function.__doc__)}\n", f"    {_usage(name, params)}\n"]
         if params:
             rows = [(param.name, param.default, param.help) for param in params]
             parts.append(_table(("argument or option", "default", "meaning"), rows))
     return "\n".join(parts)
+
+
+def commands() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Every command as it is typed after `ctl`, and the function behind it."""
+    yield from _commands(app, "")
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            yield from _commands(group.typer_instance, f"{group.name} ")
+
+
+def _commands(group: typer.Typer, before: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    for command in group.registered_commands:
+        if command.callback is not None:
+            yield before + (command.name or command.callback.__name__), command.callback
 
 
 def diagnostics_page() -> str:
@@ -208,7 +220,8 @@ def _value(of: Any) -> str:
 
 
 def _default(value: Any) -> str:
-    return "" if value in (None, False, "") else _code(getattr(value, "value", value))
+    text = str(value) if isinstance(value, Path) else getattr(value, "value", value)
+    return "" if value in (None, False, "") else _code(text)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

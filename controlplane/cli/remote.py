@@ -33,6 +33,9 @@ class Remote:
     def post(self, path: str, body: dict[str, Any]) -> Any:
         return self._ask("POST", path, json=body)
 
+    def delete(self, path: str, **query: Any) -> Any:
+        return self._ask("DELETE", path, params=query)
+
     def reachable(self) -> bool:
         """Whether a control plane answers here at all."""
         try:

@@ -1,7 +1,8 @@
 """Budgets and token limits -> accounts: one for each owner that names one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from controlplane.plan.tokens import Tokens
 from controlplane.policy import language
 from controlplane.policy.accounts import Budget, Downgrade
 from extproc.usage.accounting import AccountSpec
@@ -26,10 +27,22 @@ def accounts(policy: language.Policy) -> Iterator[AccountSpec]:
     for key, one in policy.keys.items():
         for name in one.budget:
             yield _account(name, policy.budgets[name], "key", key)
-        for name in one.limits:
-            rate = policy.limits[name].tokens
-            if rate is not None:
-                yield AccountSpec(LIMIT + name, "key", key, "tokens", rate.amount, seconds=rate.per_seconds)
+        yield from _limits(policy, key, one.limits)
+
+
+def accounts_of(tokens: Tokens | None, policy: language.Policy) -> Iterator[AccountSpec]:
+    """Those of issued keys."""
+    for key in tokens.keys if tokens else ():
+        if key.budget is not None:
+            yield _account(key.budget, policy.budgets[key.budget], "key", key.name)
+        yield from _limits(policy, key.name, key.limits)
+
+
+def _limits(policy: language.Policy, key: str, names: Iterable[str]) -> Iterator[AccountSpec]:
+    for name in names:
+        rate = policy.limits[name].tokens
+        if rate is not None:
+            yield AccountSpec(LIMIT + name, "key", key, "tokens", rate.amount, seconds=rate.per_seconds)
 
 
 def _account(name: str, budget: Budget, kind: OwnerKind, owner: str) -> AccountSpec:

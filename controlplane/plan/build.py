@@ -5,11 +5,11 @@ from datetime import datetime
 from types import MappingProxyType
 
 from controlplane.plan import upstreams
-from controlplane.plan.accounts import accounts
+from controlplane.plan.accounts import accounts, accounts_of
 from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, ServerTls, Target, Upstream
 from controlplane.plan.lanes import assign
+from controlplane.plan.tokens import IssuedKey, Tokens, identity_of, owner
 from controlplane.policy import language
-from extproc.usage.identity import Owner, identity
 
 # What Envoy calls the reasons to try again: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/router_filter#x-envoy-retry-on
 # It does not tell a timeout from a reset, so either word covers both.
@@ -17,7 +17,7 @@ _CONDITIONS = {"timeout": "reset", "reset": "reset", "connect": "connect-failure
 _STATUSES = "retriable-status-codes"
 
 
-def plan(policy: language.Policy, *, now: datetime) -> Plan:
+def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None) -> Plan:
     """The plan of a checked policy. Keys that expired by `now` (aware, UTC) are not in it."""
     built = {name: upstreams.build(name, provider) for name, provider in policy.providers.items()}
     routes, lanes, foreign = assign((_route(name, model, built) for name, model in policy.models.items()), built)
@@ -28,24 +28,26 @@ def plan(policy: language.Policy, *, now: datetime) -> Plan:
     keys = tuple(
         _key(name, key, policy) for name, key in policy.keys.items() if key.expires is None or key.expires > now
     )
+    issued = tuple(_issued(key) for key in tokens.keys) if tokens else ()
     return Plan(
         edge=_edge(policy.gateway),
         upstreams=MappingProxyType(adapted),
         routes=routes,
-        keys=keys,
+        keys=(*keys, *issued),
         limits=tuple(
             Limit(name, limit.requests.amount, limit.requests.per_seconds)
             for name, limit in policy.limits.items()
             if limit.requests is not None
         ),
-        open=not policy.keys,
+        open=not policy.keys and tokens is None,
         expired=tuple(name for name, key in policy.keys.items() if key.expires is not None and key.expires <= now),
-        accounts=tuple(accounts(policy)),
+        accounts=(*accounts(policy), *accounts_of(tokens, policy)),
         prices=tuple(
             (pattern, tuple((name, format(rate, "f")) for name, rate in price.stated().items()))
             for pattern, price in policy.prices.items()
         ),
         ledger=policy.gateway.ledger,
+        tokens=tokens,
     )
 
 
@@ -101,7 +103,11 @@ def _retry(model: language.Model, groups: tuple[tuple[Target, ...], ...]) -> Ret
 
 def _key(name: str, key: language.Key, policy: language.Policy) -> Key:
     models = None if key.models is None or "*" in key.models else tuple(key.models)
-    organization = policy.teams[key.team].organization if key.team else None
-    owner = Owner(name, key.team or "", organization or "")
-    native = [limit for limit in key.limits if policy.limits[limit].requests is not None]
-    return Key(name, identity(owner, native), key.secret, models, tuple(key.limits), owner)
+    who = owner(policy, name, key.team)
+    limits = tuple(key.limits)
+    return Key(name, identity_of(policy, who, limits), key.secret, models, limits, who)
+
+
+def _issued(key: IssuedKey) -> Key:
+    models = None if key.models is None or "*" in key.models else key.models
+    return Key(key.name, key.identity, None, models, key.limits, key.owner)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from controlplane.plan.tokens import Tokens
 from controlplane.policy.secrets import SecretRef
 from extproc.usage.accounting import AccountSpec
 from extproc.usage.identity import Owner
@@ -172,7 +173,7 @@ class Key:
 
     name: str
     identity: str
-    secret: SecretRef
+    secret: SecretRef | None  # None: an issued key, known by its signature
     models: tuple[str, ...] | None
     limits: tuple[str, ...]
     owner: Owner
@@ -210,3 +211,4 @@ class Plan:
     accounts: tuple[AccountSpec, ...] = ()  # budgets and token limits, for each owner
     prices: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()  # pattern -> rates, as written in the policy
     ledger: SecretRef | None = None
+    tokens: Tokens | None = None  # issued keys, where any were ever issued

@@ -37,6 +37,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "nested-group": "A weighted group names a model with several targets. Name models with one target only.",
         "matches-nothing": "Warning: a key's pattern matches no model of the policy. Correct or remove it.",
         "too-many-targets": "A model comes down to more targets than it may have. Name fewer, or fewer models of many.",
+        "issued-key-needs": "An issued key bears a limit or budget that the policy lacks. Put it back, or revoke it.",
         "one-amount": "A budget has one of `usd`, `tokens`, `requests`; a limit has one at least. Write what is meant.",
         "duplicate-item": "An entry of a list stands there twice. Remove one of the two.",
         # What fits together.

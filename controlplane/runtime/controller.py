@@ -5,6 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
+from controlplane.audit.entry import Action, Actor, Event
 from controlplane.compiling import Compiled, Compiler
 from controlplane.plan.build import next_expiry
 from controlplane.plan.denials import Spent, denials
@@ -22,6 +23,10 @@ from controlplane.xds.server import AdsServer, NodeView, Verdict
 ACKNOWLEDGE_S = 10.0
 
 
+async def _unheard(_: Event) -> None:
+    """Where nobody keeps an audit log."""
+
+
 class Controller:
     """Holds the live policy and changes it, one change at a time."""
 
@@ -34,13 +39,14 @@ class Controller:
         prepare: Callable[[Compiled], Awaitable[None]],
         listening: bool = False,
         spent: tuple[Spent, ...] = (),
+        tell: Callable[[Event], Awaitable[None]] = _unheard,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         """`prepare` starts what a policy needs before it is pushed. `listening`: our own Envoy has its port already.
-        `spent`: the accounts that have nothing left.
+        `spent`: the accounts that have nothing left. `tell` hears of every change for the audit log.
         """
         self._compiler, self._store, self._ads, self._now = compiler, store, ads, now
-        self._prepare, self._listening = prepare, listening
+        self._prepare, self._listening, self._tell = prepare, listening, tell
         self._changing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._pushed: Secrets = {}
@@ -126,29 +132,37 @@ class Controller:
         *,
         expected: int | None = None,
         timeout_s: float = ACKNOWLEDGE_S,
+        origin: str = "",
     ) -> Applied:
         """Makes a policy live on every node, or changes nothing.
 
-        `expected` is the revision that the caller compared with: another one live is a ChangedError.
+        `expected` is the revision that the caller compared with: another one live is a ChangedError. `origin` is the
+        address that the call came from, if any.
         Raises PolicyError, ApplyError.
         """
         async with self._changing:
+            actor = Actor("user", who or "unknown", origin or source)
             try:
                 applied = await self._apply(text, who, why, source, expected, timeout_s)
             except (PolicyError, failures.ApplyError) as error:
                 self._failure = failures.failure(error, self._now(), source)
+                await self._tell(Event(actor, Action.POLICY_REJECTED, "policy", {"error": self._failure.code}))
                 raise
             finally:
                 give_back()
             self._failure = None
+            if applied.changed:
+                action = Action.POLICY_ROLLED_BACK if source == "rollback" else Action.POLICY_APPLIED
+                await self._tell(Event(actor, action, f"revision {applied.revision.number}", {"why": why}))
             return applied
 
-    async def rollback(self, number: int, who: str, why: str) -> Applied:
+    async def rollback(self, number: int, who: str, why: str, origin: str = "") -> Applied:
         """Applies the policy of an earlier revision. Raises KeyError, PolicyError, ApplyError."""
         earlier = await asyncio.to_thread(self._store.get, number)
         if earlier is None:
             raise KeyError(number)
-        return await self.apply(earlier.policy_text, who, why or f"back to revision {number}", "rollback")
+        why = why or f"back to revision {number}"
+        return await self.apply(earlier.policy_text, who, why, "rollback", origin=origin)
 
     async def refresh(self) -> None:
         """Compiles the live policy again: a secret file changed, or a key expired."""
@@ -158,7 +172,8 @@ class Controller:
             compiled = await self._checked(self._live.text)
             if compiled.snapshot.version != self._live.compiled.snapshot.version:
                 await self._push(compiled, self._live, ACKNOWLEDGE_S)
-                self._go_live(self._live.text, compiled, self._live.revision)
+            # Also where nothing changed for the edge: when it will change next may be another moment now.
+            self._go_live(self._live.text, compiled, self._live.revision)
 
     async def enforce(self, spent: tuple[Spent, ...]) -> None:
         """Refuses or downgrades requests of these accounts from now on, and no longer those of others."""

@@ -16,6 +16,7 @@ import uvicorn
 
 from controlplane.admin.app import create_app
 from controlplane.admin.usage import Usage
+from controlplane.audit.log import AuditLog
 from controlplane.compiling import Compiled, Compiler
 from controlplane.plan.denials import Spent
 from controlplane.policy.check import check, secret_refs
@@ -25,6 +26,7 @@ from controlplane.policy.load import LoadCache
 from controlplane.revisions.store import Store
 from controlplane.runtime import settings
 from controlplane.runtime.accounting import Accounting
+from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.bootstrap import Node, build_bootstrap
 from controlplane.runtime.changes import Applied, Live, utc_now
 from controlplane.runtime.child import Child
@@ -35,6 +37,7 @@ from controlplane.runtime.envoy_admin import EnvoyAdmin
 from controlplane.runtime.failures import ApplyError, NotReadyError
 from controlplane.runtime.folder import RunFolder, lock, run_folder, usage_log
 from controlplane.runtime.judge import in_envoys_words
+from controlplane.runtime.keys import Keys
 from controlplane.runtime.memory import frugal
 from controlplane.runtime.process import connection_limit
 from controlplane.runtime.supervise import Supervisor
@@ -65,6 +68,8 @@ class Gateway:
     console: Console
     started: Settings
     accounting: Accounting
+    keys: Keys
+    auditing: Auditing
 
 
 async def serve(policy: Path, who: str, console: Console) -> None:
@@ -102,11 +107,21 @@ async def _running(
         stack.push_async_callback(ads.stop, 1.0)
         supervisor = await stack.enter_async_context(Supervisor(folder))
         around = surroundings(folder, usage_log(state))
-        compiler = Compiler(str(policy), secret_reader(policy.parent), around, cache)
+        keys = stack.enter_context(Keys(state.resolve()))
+        compiler = Compiler(str(policy), secret_reader(policy.parent), around, cache, keys.tokens)
         adopting = await _serving(folder)
+        auditing = Auditing(AuditLog.open(state.resolve() / "audit"))
         accounting = Accounting(folder, state.resolve())
         prepare = _sidecars(supervisor, folder, accounting)
-        controller = Controller(compiler, store, ads, prepare=prepare, listening=adopting, spent=accounting.spent())
+        controller = Controller(
+            compiler,
+            store,
+            ads,
+            prepare=prepare,
+            listening=adopting,
+            spent=accounting.spent(),
+            tell=auditing.tell,
+        )
         admin = await stack.enter_async_context(EnvoyAdmin(folder.admin_socket))
         try:
             live = await controller.start(text, who)
@@ -116,13 +131,13 @@ async def _running(
             if not await admin.wait_ready(_READY_S):
                 raise NotReadyError(f"Envoy is not ready after {_READY_S:g} s; its log is {folder.log('envoy')}")
             usage = stack.enter_context(Usage(accounting, live.compiled))
-            await stack.enter_async_context(_admin_api(controller, store, supervisor, live, usage))
+            await stack.enter_async_context(_admin_api(controller, store, supervisor, live, usage, keys, auditing))
         except Exception:
             if adopting:  # the traffic of an earlier control plane goes on, whatever keeps this one from starting
                 await supervisor.leave()
             raise
         console.started(live, nodes)
-        yield Gateway(policy, text, controller, console, started, accounting)
+        yield Gateway(policy, text, controller, console, started, accounting, keys, auditing)
         console.draining(started.drain / 1000)
 
 
@@ -174,12 +189,18 @@ async def _listens(socket: str, log: Path) -> None:
 
 @asynccontextmanager
 async def _admin_api(
-    controller: Controller, store: Store, supervisor: Supervisor, live: Live, usage: Usage
+    controller: Controller,
+    store: Store,
+    supervisor: Supervisor,
+    live: Live,
+    usage: Usage,
+    keys: Keys,
+    auditing: Auditing,
 ) -> AsyncIterator[None]:
     """The admin API in this process. Its signals are the gateway's, so uvicorn must not take them."""
     own = live.compiled.policy.gateway.admin
     token = live.compiled.secrets[own.token] if own.token else None
-    app = create_app(controller, store, supervisor.states, usage, token)
+    app = create_app(controller, store, supervisor.states, usage, keys, auditing, token)
     config = uvicorn.Config(
         app, host=own.listen.host, port=own.listen.port, log_config=None, lifespan="off", access_log=False
     )
@@ -210,6 +231,7 @@ async def _until_signalled(gateway: Gateway) -> None:
             group.create_task(_follow(gateway)),
             group.create_task(_expire(gateway)),
             group.create_task(_enforce(gateway)),
+            group.create_task(gateway.auditing.keep_up()),
         ]
         await signalled.wait()
         for each in tasks:
@@ -279,9 +301,10 @@ async def _refresh(gateway: Gateway) -> None:
 
 
 async def _expire(gateway: Gateway) -> None:
-    """Compiles the live policy again whenever a key expires."""
+    """Compiles the live policy again whenever a key expires, or a rotated one ends."""
     while True:
-        until = gateway.controller.next_expiry()
+        moments = (gateway.controller.next_expiry(), gateway.keys.next_change(utc_now()))
+        until = min((moment for moment in moments if moment is not None), default=None)
         wait = 3600.0 if until is None else min(3600.0, max(0.0, (until - utc_now()).total_seconds()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait + 0.01):

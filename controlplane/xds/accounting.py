@@ -1,20 +1,28 @@
 """plan -> the accounting document: what the collector must know to turn access log entries into usage records."""
 
-from controlplane.plan.ir import Plan
+from controlplane.plan.ir import Plan, Route
 from controlplane.xds import names
 from extproc.usage.accounting import Accounting, Provider
 
 
 def lower(plan: Plan) -> Accounting:
     """Clusters' providers, what providers are asked for under another name than the client's, prices, accounts."""
-    asked: dict[str, dict[str, str]] = {}
-    for route in plan.routes:
-        for target in route.targets:
-            if target.model is not None and target.model != route.name:
-                asked.setdefault(route.name, {})[names.target_cluster(target)] = target.model
     clusters = {
         names.cluster(upstream.name, lane): Provider(upstream.name, upstream.kind, upstream.host)
         for upstream in plan.upstreams.values()
         for lane in range(upstream.lanes)
     }
-    return Accounting(clusters, asked, {"": {name: dict(rates) for name, rates in plan.prices}}, plan.accounts)
+    prices = {"": {name: dict(rates) for name, rates in plan.prices}}
+    return Accounting(clusters, _asked(plan.routes), prices, plan.accounts)
+
+
+def _asked(routes: tuple[Route, ...]) -> dict[str, dict[str, str]]:
+    """Model or pattern -> cluster -> name. Where a pattern renames, those within it that do not must be told, too."""
+    renaming = tuple(
+        route.prefix for route in routes if route.prefix is not None and any(each.model for each in route.targets)
+    )
+    return {
+        route.name: {names.target_cluster(target): target.model or "" for target in route.targets}
+        for route in routes
+        if any(target.model not in (None, route.name) for target in route.targets) or route.name.startswith(renaming)
+    }

@@ -15,6 +15,7 @@ from envoy.type.matcher.v3 import value_pb2 as value
 
 from controlplane.xds.names import MODEL
 from controlplane.xds.protos import boolean, uint
+from controlplane.xds.tokens import refusals
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -56,9 +57,14 @@ def direct(status: int, message: str, code: str, param: str | None = None) -> ro
     return answer
 
 
-def local_replies() -> hcm.LocalReplyConfig:
-    """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins."""
+def local_replies(*, tokens: bool) -> hcm.LocalReplyConfig:
+    """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins.
+
+    `tokens`: clients may send tokens, whose refusals are not all 401 by themselves.
+    """
     mappers = [hcm.ResponseMapper(filter=_own_words())]
+    if tokens:
+        mappers.append(_mapper(refusals(), body(_NO_KEY, INVALID, "invalid_api_key"), 401))
     mappers += [
         _mapper(_status(status), body(message, kind, code, param)) for status, message, kind, code, param in _BY_STATUS
     ]

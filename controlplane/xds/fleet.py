@@ -18,8 +18,10 @@ from envoy.config.core.v3 import grpc_service_pb2 as grpc
 from envoy.config.ratelimit.v3 import rls_pb2 as rls
 from envoy.config.route.v3 import route_components_pb2 as route
 from envoy.extensions.filters.http.ratelimit.v3 import rate_limit_pb2 as ratelimit
+from envoy.extensions.filters.http.set_metadata.v3 import set_metadata_pb2 as metadata
 from envoy.type.matcher.v3 import regex_pb2 as regex
 from envoy.type.matcher.v3 import string_pb2 as strings
+from google.protobuf.struct_pb2 import Struct
 
 from controlplane.xds import limits, names
 from controlplane.xds.protos import boolean, millis
@@ -79,10 +81,20 @@ def lower(fleet: Sequence[FleetLimit], *, timeout_ms: int = 250) -> ratelimit.Ra
         status_on_error={"code": 503},
         stat_prefix="fleet",
         disable_x_envoy_ratelimited_header=True,
-        rate_limit_service=rls.RateLimitServiceConfig(
-            grpc_service=service, transport_api_version=source.ApiVersion.V3
-        ),
+        rate_limit_service=rls.RateLimitServiceConfig(grpc_service=service, transport_api_version=source.ApiVersion.V3),
         rate_limits=[*map(_reserve, fleet), *_settle(fleet)],
+    )
+
+
+def no_counts(fleet: Sequence[FleetLimit]) -> metadata.Config:
+    """A filter that says 0 for each count, to be placed before those that set them.
+
+    Where a count is absent, Envoy leaves its descriptor out, but writes a warning for every such request.
+    """
+    counts = Struct()
+    counts.update(dict.fromkeys(_counts(fleet), 0))
+    return metadata.Config(
+        metadata=[metadata.Metadata(metadata_namespace=NAMESPACE, allow_overwrite=True, value=counts)]
     )
 
 
@@ -127,16 +139,19 @@ def _settle(fleet: Sequence[FleetLimit]) -> list[route.RateLimit]:
 
     The status is always there: a request that reports no tokens must give its ticket back too.
     """
-    counts = COUNTS if any(limit.priced for limit in fleet) else COUNTS[:1]
+    counts = _counts(fleet)
     formats = [f"%DYNAMIC_METADATA({NAMESPACE}:{count})%" for count in counts]
     return [_count("status", "%RESPONSE_CODE%"), *map(_count, counts, formats)]
 
 
+def _counts(fleet: Sequence[FleetLimit]) -> Sequence[str]:
+    """The kinds of tokens matter for money only."""
+    return COUNTS if any(limit.priced for limit in fleet) else COUNTS[:1]
+
+
 def _count(what: str, number: str) -> route.RateLimit:
     ticket = _Action(
-        metadata=_Action.MetaData(
-            descriptor_key="ticket", metadata_key={"key": TICKETS, "path": [{"key": "ticket"}]}
-        )
+        metadata=_Action.MetaData(descriptor_key="ticket", metadata_key={"key": TICKETS, "path": [{"key": "ticket"}]})
     )
     kind = _Action(generic_key=_Action.GenericKey(descriptor_key="count", descriptor_value=what))
     return route.RateLimit(

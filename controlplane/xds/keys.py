@@ -33,7 +33,8 @@ def authentication(plan: Plan, secrets: Secrets) -> auth.ApiKeyAuth:
         forwarding=auth.Forwarding(header=names.CLIENT, hide_credentials=True),
     )
     for key in plan.keys:
-        config.credentials.add(key=secrets[key.secret].reveal(), client=key.identity)
+        if key.secret is not None:
+            config.credentials.add(key=secrets[key.secret].reveal(), client=key.identity)
     return config
 
 

@@ -20,7 +20,7 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
 from google.protobuf.message import Message
 
 from controlplane.plan.ir import Plan, ServerTls
-from controlplane.xds import cors, denials, errors, limits, names, usage
+from controlplane.xds import cors, denials, errors, limits, names, tokens, usage
 from controlplane.xds.keys import nothing
 from controlplane.xds.protos import boolean, millis, pack, uint
 from controlplane.xds.scripts import script
@@ -53,7 +53,7 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         stat_prefix="edge",
         rds=hcm.Rds(config_source=names.ads(), route_config_name=names.ROUTES),
         http_filters=_filters(plan),
-        local_reply_config=errors.local_replies(),
+        local_reply_config=errors.local_replies(tokens=plan.tokens is not None),
         early_header_mutation_extensions=[_scrub()],
         use_remote_address=boolean(True),
         skip_xff_append=True,
@@ -77,7 +77,10 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     if plan.limits:
         chain.append(_filter("limit-headers", _limit_headers()))
     nothing = "header_mutation.v3.HeaderMutation"
-    chain.append(_discovered(names.KEYS, "api_key_auth.v3.ApiKeyAuth", nothing))
+    if plan.tokens is not None:
+        chain.append(_discovered(names.TOKENS, tokens.JWT_TYPE, nothing))
+        chain.append(_discovered(names.REVOCATIONS, tokens.RBAC_TYPE, nothing))
+    chain.append(_discovered(names.KEYS, "api_key_auth.v3.ApiKeyAuth", tokens.MATCHED_TYPE, nothing))
     spent = _discovered(names.SPENT, denials.TYPE, nothing)
     spent.disabled = True
     chain.append(spent)

@@ -11,7 +11,7 @@ from google.protobuf.any_pb2 import Any as AnyProto
 from controlplane.plan.denials import Denial
 from controlplane.plan.ir import Endpoint, Plan, Upstream
 from controlplane.policy.secrets import Secrets
-from controlplane.xds import clusters, denials, endpoints, keys, limits, listener, names, routes, sds
+from controlplane.xds import clusters, denials, endpoints, keys, limits, listener, names, routes, sds, tokens
 from controlplane.xds import resource as xds
 from controlplane.xds.protos import pack
 from controlplane.xds.surroundings import Surroundings
@@ -36,13 +36,27 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
     for secret in sds.lower(plan, secrets):
         yield _resource(xds.SECRET, secret)
     yield _resource(xds.LISTENER, listener.lower(plan, around.usage_log))
-    authentication = keys.nothing() if plan.open else keys.authentication(plan, secrets)
-    yield _extension(names.KEYS, pack(authentication))
+    yield from _authentication(plan, secrets)
     yield _permissions(keys.restricted(plan.keys))
     yield _extension(names.SPENT, pack(keys.nothing()))
     for limit in plan.limits:
         yield _extension(names.limit(limit.name), pack(limits.lower(limit)))
     yield _resource(xds.ROUTES, routes.lower(plan, draining=draining))
+
+
+def _authentication(plan: Plan, secrets: Secrets) -> Iterator[xds.Resource]:
+    if plan.open:
+        yield _extension(names.KEYS, pack(keys.nothing()))
+        return
+    static = keys.authentication(plan, secrets)
+    if plan.tokens is None:
+        yield _extension(names.KEYS, pack(static))
+        return
+    yield _extension(names.TOKENS, pack(tokens.authentication(plan.tokens.jwks, ())))
+    yield _extension(
+        names.REVOCATIONS, pack(tokens.revocations(plan.tokens.revoked) if plan.tokens.revoked else keys.nothing())
+    )
+    yield _extension(names.KEYS, pack(tokens.static_keys(static)))
 
 
 def deny(snapshot: xds.Snapshot, denied: tuple[Denial, ...]) -> xds.Snapshot:

@@ -8,11 +8,14 @@ from controlplane.plan.ir import Target
 CLIENT = "x-headgate-client"
 MODEL = "x-headgate-model"
 INSTEAD = "x-headgate-instead"  # the model to serve in place of the one asked for
-INTERNAL_HEADERS = (CLIENT, MODEL, INSTEAD, "x-headgate-path", "x-client", "x-model")
+TOKEN_ID = "x-headgate-token-id"  # noqa: S105 - the name of a header
+INTERNAL_HEADERS = (CLIENT, MODEL, INSTEAD, TOKEN_ID, "x-headgate-path", "x-client", "x-model")
 
 LISTENER = "edge"
 ROUTES = "models"
 KEYS = "keys"
+TOKENS = "tokens"
+REVOCATIONS = "revocations"
 PERMISSIONS = "permissions"
 SPENT = "spent"
 BODY = "body"

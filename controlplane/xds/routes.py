@@ -36,7 +36,7 @@ _LISTING = r"/v1/models([/?](?s:.*))?"
 
 # What a client sends for the gateway, and what would tell a provider about the client.
 _NOT_FOR_PROVIDERS = (
-    names.CLIENT, names.MODEL, names.INSTEAD, "authorization", "x-api-key", "api-key", "cookie",
+    names.CLIENT, names.MODEL, names.INSTEAD, names.TOKEN_ID, "authorization", "x-api-key", "api-key", "cookie",
     "openai-organization", "openai-project", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host",
     "x-forwarded-port", "x-real-ip", "forwarded", "x-envoy-external-address",
     "accept-encoding",  # usage cannot be read from a compressed answer
@@ -92,7 +92,7 @@ def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
     get = matchers.regex(":method", "GET|HEAD")
     rest = matchers.first_of(
         [
-            (matchers.every(matchers.regex(":path", _HEALTH), get), matchers.action("health", _health(draining))),
+            (matchers.every(matchers.regex(":path", _HEALTH), get), matchers.action("health", _health(plan, draining))),
             (matchers.regex(":path", _LISTING), matchers.then(matchers.lookup(":method", listed, {}, only_get))),
             (matchers.regex(":path", _WITH_QUERY), endpoint),
         ],
@@ -101,13 +101,14 @@ def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
     return matchers.lookup(":path", dict.fromkeys(PATHS, endpoint), {}, matchers.then(rest))
 
 
-def _health(draining: bool) -> route.Route:
+def _health(plan: Plan, draining: bool) -> route.Route:
     """GET /health for load balancers: 200, or 503 once the gateway drains."""
     answer = route.DirectResponseAction(status=503 if draining else 200)
     answer.body.inline_string = "draining\n" if draining else "ok\n"
     made = route.Route(match={"prefix": "/"}, direct_response=answer)
     # Load balancers have no key.
-    made.typed_per_filter_config[names.KEYS].CopyFrom(pack(route.FilterConfig(disabled=True)))
+    for name in (names.KEYS, *((names.TOKENS, names.REVOCATIONS) if plan.tokens else ())):
+        made.typed_per_filter_config[name].CopyFrom(pack(route.FilterConfig(disabled=True)))
     return made
 
 

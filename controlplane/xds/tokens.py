@@ -34,7 +34,7 @@ from controlplane.keys.issue import ISSUER, LEEWAY_S, PREFIX
 from controlplane.xds import matchers, names
 from controlplane.xds.protos import pack, uint
 
-TOKEN_ID = "x-headgate-token-id"  # noqa: S105 - the name of a header
+TOKEN_ID = names.TOKEN_ID
 _ISSUER, _SUBJECT, _TEAM = "x-headgate-issuer", "x-headgate-subject", "x-headgate-team"
 # Internal request headers: clients must not send them, providers must not see them.
 HEADERS = (TOKEN_ID, _ISSUER, _SUBJECT, _TEAM)

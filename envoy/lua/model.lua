@@ -164,10 +164,12 @@ local function asking_for_usage(s, known)
 end
 
 -- What this request's access log entry and its answer's script must know: "!" if usage is to be hidden, else "-",
--- the client, the model.
-local function note(handle, headers, model, hide)
+-- the client, the model, and what is served in its place if a budget is spent.
+local function note(handle, headers, model, hide, instead)
   local client = headers:get("x-headgate-client") or ""
-  handle:streamInfo():dynamicMetadata():set("headgate", "request", (hide and "!" or "-") .. client .. "\n" .. model)
+  local told = (hide and "!" or "-") .. client .. "\n" .. model
+  if instead then told = told .. "\n" .. instead end
+  handle:streamInfo():dynamicMetadata():set("headgate", "request", told)
 end
 
 -- Only these take `stream_options`. A query may follow.
@@ -197,7 +199,7 @@ function envoy_on_request(handle)
     and streams(s, to + 1) and handle:metadata():get("stream_usage") ~= "never" then
     text, first, last = asking_for_usage(s, to + 1)
   end
-  note(handle, headers, model, text)
+  note(handle, headers, model, text, instead)
   if not text then
     if not upstream then return end
     s = sub(s, 1, from - 1) .. upstream .. sub(s, to + 1)

@@ -7,24 +7,21 @@ All keys of a prefix share a hash tag, for one script touches several of them: i
 """
 
 from collections.abc import Callable, Sequence
+from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool
-from redis.asyncio import Redis as Client
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
+from extproc.limits.line import Line
 from extproc.limits.stores import Charge, Hold, Standing, StoreError, Verdict
 
 _FOLDER = Path(__file__).parent / "redis_lua"
-_CONNECTIONS = 64
 _VALUES = 5  # in an answer, for each hold
 
 
 class RedisStore:
-    """`timeout_s` bounds each call as a whole, waiting for a connection included.
+    """`timeout_s` bounds each call as a whole. Raises ValueError for a URL that is none.
 
     `clock` replaces Redis's own in tests: microseconds since the epoch.
     """
@@ -32,20 +29,12 @@ class RedisStore:
     def __init__(
         self, url: str, *, prefix: str = "headgate", timeout_s: float = 0.05, clock: Callable[[], int] | None = None
     ) -> None:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_CONNECTIONS,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
-        self._client = Client.from_pool(pool)
+        self._line = Line(url, timeout_s)
         self._prefix = prefix
         self._clock = clock
         common = _text("bucket")
-        self._reserve = self._client.register_script(common + _text("reserve"))
-        self._settle = self._client.register_script(common + _text("settle"))
+        self._reserve = _Script(common + _text("reserve"))
+        self._settle = _Script(common + _text("settle"))
 
     async def reserve(self, call: str, holds: Sequence[Hold]) -> Verdict:
         keys, args = self._start(call)
@@ -69,16 +58,15 @@ class RedisStore:
         await self._run(self._settle, keys, args)
 
     async def ping(self) -> None:
-        """Tries a connection made anew; raises StoreError. A Redis that only reads is away too."""
+        """Tries a new connection, and whether it may write: replicas do not. Raises StoreError."""
+        await self._line.hang_up()
         try:
-            await self._client.connection_pool.disconnect()
-            await self._client.ping()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreError(_words(error)) from None
+            await self._line.call("SET", f"{{{self._prefix}}}:ping", "", "PX", 1000)
+        except (RedisError, OSError) as error:
+            raise _away(error) from None
 
     async def close(self) -> None:
-        await self._client.aclose()
-        await self._client.connection_pool.disconnect()
+        await self._line.close()
 
     def _start(self, call: str) -> tuple[list[str], list[Any]]:
         return [], [self._clock() if self._clock else "", call]
@@ -87,18 +75,27 @@ class RedisStore:
         name = f"{{{self._prefix}}}:{key}"
         keys += (name, f"{name}:held")
 
-    async def _run(self, script: Any, keys: list[str], args: list[Any]) -> Any:
-        """EVALSHA; a Redis that does not know the script, because it was restarted, is given it."""
+    async def _run(self, script: "_Script", keys: list[str], args: list[Any]) -> Any:
+        """A Redis that does not know the script, because it was restarted, is given it."""
         try:
-            return await script(keys, args)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreError(_words(error)) from None
+            try:
+                return await self._line.call("EVALSHA", script.sha, len(keys), *keys, *args)
+            except NoScriptError:
+                return await self._line.call("EVAL", script.text, len(keys), *keys, *args)
+        except (RedisError, OSError) as error:
+            raise _away(error) from None
+
+
+class _Script:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        # Redis names scripts by this; nothing depends on it being hard to forge.
+        self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _text(name: str) -> str:
     return (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
 
 
-def _words(error: Exception) -> str:
-    """Without what was sent: an answer to AUTH repeats nothing, and neither may this."""
-    return f"{type(error).__name__}: {error}"
+def _away(error: Exception) -> StoreError:
+    return StoreError(f"{type(error).__name__}: {error}".rstrip(": "))

@@ -1,8 +1,8 @@
 """The settings of the rate limit service: what the control plane writes for it, as JSON. It holds no secret.
 
-    {"rules": {"standard": {"kind": "tokens", "amount": 200000, "per_s": 60, "scope": "fleet", "on_error": "deny"}},
-     "prices": {"gpt-4o*": {"input": "2.50", "output": "10"}},
-     "redis": {"url_env": "HEADGATE_REDIS_URL"}}
+{"rules": {"standard": {"kind": "tokens", "amount": 200000, "per_s": 60, "scope": "fleet", "on_error": "deny"}},
+ "prices": {"gpt-4o*": {"input": "2.50", "output": "10"}},
+ "redis": {"url_env": "HEADGATE_REDIS_URL"}}
 """
 
 from collections.abc import Mapping
@@ -125,6 +125,10 @@ class Rule:
     def room(self) -> int:
         """What fits into one window."""
         return self.burst or self.amount
+
+    @property
+    def lease_us(self) -> int:
+        return self.lease_s * SECOND
 
     @property
     def window_us(self) -> int:

@@ -3,16 +3,14 @@
 A bucket counts what is used: what was spent and still counts, plus what is held for requests in progress. It never
 grows beyond its amount as long as no charge is more than what was held for it, whatever runs at the same time.
 
-A rolling bucket counts in `STEPS` steps: what was spent counts for the window's length and at most one step longer,
-never shorter. Clock steps: one that goes back makes everything in a bucket count from then on; nothing is forgotten.
+A rolling bucket counts in `extproc.usage.windows.STEPS` steps: what was spent counts for the window's length and at
+most one step longer, never shorter. Clock steps: one that goes back makes everything in a bucket count from then on; nothing is forgotten.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
-
-from extproc.usage.windows import STEPS as STEPS
 
 SOON_US = 1_000_000  # when to come back for what others hold: nobody knows when they are done
 KEPT_US = 86_400_000_000  # how long the counter of a calendar window stays after its end, for requests that run on
@@ -56,7 +54,7 @@ class Charge:
     """Puts `actual` in the place of what a call held. Charged once: what is not held any more changes nothing.
 
     `anyway`: charge it also when nothing is held: the hold was never asked for, or nobody knows whether it was taken.
-    `end`: the calendar window that it was taken in.
+    `end`: the calendar window that it was taken in, 0 without one.
     """
 
     bucket: Bucket

@@ -6,27 +6,22 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
-import httpx
 import structlog
 
-from extproc.usage.collector import Collector, Paths
-from extproc.usage.ledger import Ledger, LedgerError, LedgerUnavailable
+from extproc.usage.collector import ROTATE, Collector, Paths
+from extproc.usage.envoy import Envoy
+from extproc.usage.ledger import Ledger, LedgerError
 
 _IDLE_S = 0.05
-_ABSENT_S = 1.0
+_LAST_S = 5.0  # for reading what is there, once it is to stop
 
 
 def main() -> int:
     """Exit code 0 after SIGTERM or SIGINT, 1 when the ledger can never be used."""
-    parser = argparse.ArgumentParser(prog="extproc.usage", description=__doc__)
-    parser.add_argument("--log", type=Path, required=True, help="Envoy's access log")
-    parser.add_argument("--document", type=Path, required=True, help="the accounting document")
-    parser.add_argument("--standing", type=Path, required=True, help="where to tell how accounts stand")
-    parser.add_argument("--memory", type=Path, required=True, help="where to keep what was learned")
-    parser.add_argument("--envoy-admin", required=True, help="the unix socket of Envoy's admin interface")
-    args = parser.parse_args()
+    args = _arguments()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -36,40 +31,44 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     paths = Paths(args.log, args.document, args.standing, args.memory)
     try:
-        ledger = _open(os.environ["HEADGATE_LEDGER"], stop)
-        if ledger is None:
-            return 0
-    except LedgerError as error:
-        print(f"extproc.usage: {error}", file=sys.stderr)
-        return 1
-    with httpx.Client(transport=httpx.HTTPTransport(uds=args.envoy_admin), base_url="http://envoy", timeout=5) as envoy:
-        collector = Collector(paths, ledger, lambda: _reopen(envoy))
-        while not stop.is_set():
-            if not collector.step():
-                stop.wait(_IDLE_S)
-        while collector.step():
-            pass
-        collector.save()
-    ledger.close()
+        ledger = Ledger(os.environ.get("HEADGATE_LEDGER", ""))
+    except ValueError as error:
+        return _failed(error)
+    with ledger, Envoy(args.envoy_admin) as envoy:
+        try:
+            _run(Collector(paths, ledger, envoy, rotate=args.rotate), stop)
+        except LedgerError as error:
+            return _failed(error)
     return 0
 
 
-def _open(url: str, stop: threading.Event) -> Ledger | None:
-    """Waits for a ledger that is away; usage waits in the log meanwhile."""
+def _failed(error: Exception) -> int:
+    print(f"extproc.usage: {error}", file=sys.stderr)
+    return 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="extproc.usage", description=__doc__)
+    parser.add_argument("--log", type=Path, required=True, help="Envoy's access log")
+    parser.add_argument("--document", type=Path, required=True, help="the accounting document")
+    parser.add_argument("--standing", type=Path, required=True, help="where to tell how accounts stand")
+    parser.add_argument("--memory", type=Path, required=True, help="where to keep what was learned")
+    parser.add_argument("--envoy-admin", required=True, help="the unix socket of Envoy's admin interface")
+    parser.add_argument(
+        "--rotate", type=int, default=ROTATE, metavar="BYTES", help="begin a new access log after so many"
+    )
+    return parser.parse_args()
+
+
+def _run(collector: Collector, stop: threading.Event) -> None:
     while not stop.is_set():
-        try:
-            return Ledger.open(url)
-        except LedgerUnavailable as error:
-            structlog.get_logger().error("the ledger is away", reason=str(error))
-            stop.wait(_ABSENT_S)
-    return None
+        if not collector.step():
+            stop.wait(_IDLE_S)
+    deadline = time.monotonic() + _LAST_S
+    while collector.step() and time.monotonic() < deadline:
+        pass
+    collector.finish()
 
 
-def _reopen(envoy: httpx.Client) -> bool:
-    try:
-        return envoy.post("/reopen_logs").is_success
-    except httpx.TransportError:
-        return False  # without an Envoy there is nothing to reopen
-
-
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

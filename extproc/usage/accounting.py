@@ -54,8 +54,8 @@ class AccountSpec:
 
 @dataclass(frozen=True)
 class Accounting:
-    """`asked`: model -> cluster -> the name the provider is asked for, where it is not the model's own; a wildcard's
-    names pass through. `prices`: provider ("" for all) -> pattern -> price as in schemas/models.json.
+    """`asked`: model or pattern -> cluster -> the name the provider is asked for; "" and what is not there: the
+    client's own. `prices`: provider ("" for all) -> pattern -> price as in schemas/models.json.
     """
 
     clusters: Mapping[str, Provider]
@@ -72,7 +72,16 @@ class Accounting:
 
     def upstream_name(self, model: str, cluster: str) -> str:
         """What the provider was asked for."""
-        return self.asked.get(model, {}).get(cluster, model)
+        names = self.asked.get(model)
+        if names is None:
+            names = next((names for prefix, names in self._patterns if model.startswith(prefix)), None)
+        return (names.get(cluster) if names else None) or model
+
+    @cached_property
+    def _patterns(self) -> list[tuple[str, Mapping[str, str]]]:
+        """The longest first, as Envoy's tries look them up."""
+        found = [(name[:-1], names) for name, names in self.asked.items() if name.endswith("*")]
+        return sorted(found, key=lambda each: len(each[0]), reverse=True)
 
     def price_book(self) -> PriceBook:
         overrides = [

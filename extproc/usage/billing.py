@@ -7,6 +7,7 @@ from extproc.usage.accounting import Accounting
 from extproc.usage.entries import Entry
 from extproc.usage.estimate import Estimator, topped_up
 from extproc.usage.identity import owner
+from extproc.usage.price_book import undated_name
 from extproc.usage.prices import cost
 from extproc.usage.record import Tokens, UsageRecord
 
@@ -78,7 +79,8 @@ class Billing:
         if entry.surface not in _COUNTED:
             return found.tokens or NO_TOKENS, False, found.problem
         generates = entry.surface != "embeddings"
-        guess = self._estimator.estimate(model, entry.streamed, entry.bytes_in, entry.bytes_out, generates=generates)
+        sizes = entry.bytes_in, entry.bytes_out
+        guess = self._estimator.estimate(model, entry.streamed, *sizes, complete=entry.complete, generates=generates)
         if found.tokens is not None:
             guess = topped_up(found.tokens, guess)
         return guess, True, found.problem
@@ -91,7 +93,8 @@ class Billing:
         if tokens is NO_TOKENS and not 200 <= entry.status < 300:
             return 0
         family = self._families.get(entry.cluster, "")
-        names = (entry.answered_model, asked) if entry.answered_model.startswith(asked) else (asked,)
+        answered = entry.answered_model
+        names = (answered, asked) if undated_name(answered) == asked else (asked,)
         for name in names:
             found = self._prices.find(name, family, provider)
             if found is not None:

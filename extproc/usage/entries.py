@@ -74,31 +74,33 @@ def parse(line: bytes) -> Entry:
     """Raises EntryError."""
     try:
         found = orjson.loads(line)
-        client, model, instead = [*(found["request"] or "-")[1:].split("\n"), "", ""][:3]
-        answered, *usage = (found["answer"] or "").split("\n")
+        client, model, instead = [*_text(found, "request")[1:].split("\n"), "", ""][:3]
+        answered, *usage = _text(found, "answer").split("\n")
+        status, flags = _count(found, "status"), _text(found, "flags")
         return Entry(
-            id=found["id"] or "",
+            id=_text(found, "id"),
             at_us=int(found["at"]),
             client=client,
             model=model,
             instead=instead,
-            cluster=found["cluster"] or "",
-            attempts=found["attempts"] or 0,
-            status=found["status"] or 0,
-            details=found["details"] or "",
-            surface=surface(found["path"] or ""),
-            content_type=found["type"] or "",
+            cluster=_text(found, "cluster"),
+            attempts=_count(found, "attempts"),
+            status=status,
+            details=_text(found, "details"),
+            surface=surface(_text(found, "path")),
+            content_type=_text(found, "type"),
             first_us=_micros(found["first"]),
-            took_us=_micros(found["took"]) or int(found["ms"] or 0) * 1000,
-            bytes_in=found["in"] or 0,
-            bytes_out=found["out"] or 0,
-            address=found["from"] or "",
+            took_us=_micros(found["took"]) or _count(found, "ms") * 1000,
+            bytes_in=_count(found, "in"),
+            bytes_out=_count(found, "out"),
+            address=_text(found, "from"),
             answered_model=answered,
             usage=tuple(usage),
-            complete=not _broken(found["flags"] or "", found["status"] or 0),
+            complete=not _broken(flags, status),
         )
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise EntryError(f"not an entry of the access log ({error}): {line[:120]!r}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:  # also orjson's
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise EntryError(f"not an entry of the access log: {reason[:120]}") from error
 
 
 def surface(path: str) -> str:
@@ -107,8 +109,27 @@ def surface(path: str) -> str:
     return "/".join(steps[-2:]) if len(steps) > 1 and steps[-2] in ("chat", "images", "audio") else steps[-1]
 
 
-def _micros(value: Any) -> int | None:
-    return int(value) if value not in (None, "", "-") else None
+def _text(found: dict[str, Any], name: str) -> str:
+    value = found[name]
+    if type(value) is str:
+        return value
+    if value is None:
+        return ""
+    raise TypeError(f"{name} is no text")
+
+
+def _count(found: dict[str, Any], name: str) -> int:
+    value = found[name]
+    if value is None:
+        return 0
+    if type(value) is int and value >= 0:
+        return value
+    raise TypeError(f"{name} is no whole number above zero")
+
+
+def _micros(value: int | str | None) -> int | None:
+    """A duration. Envoy writes "-" where one never began or never ended; a clock that went back makes it zero."""
+    return max(0, int(value)) if value not in (None, "", "-") else None
 
 
 def _broken(flags: str, status: int) -> bool:

@@ -4,7 +4,6 @@ How far it was read is stored with what was read, in one transaction of the ledg
 line, which holds a request id and a time: a name changes when the file is put aside, and inodes are used again.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -12,14 +11,16 @@ from pathlib import Path
 
 from extproc.usage.entries import FORMAT
 
-_BLOCK = 1 << 22  # bytes read at a time: some 7,000 entries
+BLOCK = 1 << 22  # bytes read at a time: some 7,000 entries
+# What a file is known by is looked for in so many bytes of its first line: a client can make a line long.
+_FIRST = 1 << 16
 # Envoy writes the fields sorted by name. A line that a killed Envoy left unfinished has the next one behind it.
 _BEGIN = b'{"' + min(FORMAT).encode() + b'":'
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Whole lines of a file, and where they end in it."""
+    """Lines of a file, and where they end in it. All are whole, but for what `read` says."""
 
     log: str
     start: int
@@ -29,7 +30,7 @@ class Block:
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Each line and where it begins in the file; torn lines apart from what was written behind them."""
         at = self.start
-        for line in self.content.split(b"\n")[:-1]:
+        for line in self.content.split(b"\n"):
             whole = line.rfind(_BEGIN)
             if whole > 0:
                 yield at, line[:whole]
@@ -39,23 +40,39 @@ class Block:
             at += len(line) + 1
 
 
-def identify(path: Path) -> str | None:
-    """What a file is known by; None while it has no whole line."""
+def identify(path: Path, *, last: bool = False) -> str | None:
+    """What a file is known by; None while its first line is not whole, or if it is absent. Raises OSError.
+
+    `last`: nothing is written to it any more: None if it is empty.
+    """
     try:
         with path.open("rb") as file:
-            line = file.readline(1 << 16)
+            line = file.readline(_FIRST)
     except FileNotFoundError:
         return None
-    return blake2b(line, digest_size=8).hexdigest() if line.endswith(b"\n") else None
+    whole = line.endswith(b"\n") or len(line) == _FIRST or (last and line)
+    return blake2b(line, digest_size=8).hexdigest() if whole else None
 
 
-def read(path: Path, log: str, position: int) -> Block:
-    """The next whole lines; empty when there are none yet."""
-    with path.open("rb") as file:
-        file.seek(position)
-        content = file.read(_BLOCK)
-    whole = content.rfind(b"\n") + 1
-    return Block(log, position, position + whole, content[:whole])
+def read(path: Path, log: str, position: int, *, last: bool = False) -> Block:
+    """The next whole lines; empty when there are none yet.
+
+    `last`: nothing is written to the file any more, so that its end is taken as it is. What is longer than a block and
+    no line (a disk that failed may leave anything) is taken in parts. Raises OSError, but not for an absent file.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(position)
+            content = file.read(BLOCK)
+    except FileNotFoundError:
+        content = b""
+    end = content.rfind(b"\n") + 1
+    if not end and len(content) == BLOCK:
+        begin = content.rfind(_BEGIN)  # a part must not end within this
+        end = begin if begin > 0 else BLOCK - len(_BEGIN)
+    elif last and len(content) < BLOCK:
+        end = len(content)
+    return Block(log, position, position + end, content[:end])
 
 
 def put_aside(path: Path) -> Path:
@@ -70,11 +87,3 @@ def aside(path: Path) -> list[Path]:
     """Files that were put aside, oldest first."""
     found = [old for old in path.parent.glob(f"{path.name}.*") if old.suffix[1:].isdigit()]
     return sorted(found, key=lambda old: int(old.suffix[1:]))
-
-
-def unread(path: Path, position: int) -> int:
-    """Bytes behind a position."""
-    try:
-        return max(0, os.stat(path).st_size - position)  # noqa: PTH116 - once per look: pathlib costs three times that
-    except FileNotFoundError:
-        return 0

@@ -32,7 +32,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC
-from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final, Protocol
@@ -42,6 +41,7 @@ import orjson
 import structlog
 
 from extproc.usage.budgets import Account, Event, Restored, Spent, Warned
+from extproc.usage.record import PICO
 from extproc.usage.windows import SECOND, microseconds, utc
 
 TIMEOUT_S: Final = 20  # for a whole attempt; the specification recommends 15 to 30
@@ -217,8 +217,8 @@ def _iso(at_us: int) -> str:
 def _decimal(account: Account, amount: int) -> str:
     if account.unit != "pico":
         return str(amount)
-    text = f"{Decimal(amount).scaleb(-12):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    whole, part = divmod(amount, PICO)
+    return f"{whole}.{part:012d}".rstrip("0").rstrip(".")
 
 
 class Webhooks:
@@ -244,7 +244,7 @@ class Webhooks:
         for delivery in outbox.pending():
             queue = self._queues.get(delivery.endpoint)
             if queue is None:
-                _log.error("webhook dropped: its endpoint is gone", endpoint=delivery.endpoint, event=delivery.event)
+                _log.error("webhook dropped: its endpoint is gone", endpoint=delivery.endpoint, id=delivery.event)
                 outbox.remove(delivery.id)
             else:
                 queue.waiting[delivery.id] = delivery
@@ -287,7 +287,7 @@ class Webhooks:
         outcome = await self._post(queue.endpoint, delivery)
         if delivery.id not in queue.waiting:  # dropped meanwhile
             return
-        about = {"endpoint": delivery.endpoint, "event": delivery.event, "attempts": delivery.attempts + 1}
+        about = {"endpoint": delivery.endpoint, "id": delivery.event, "attempts": delivery.attempts + 1}
         if outcome.done:
             self._remove(queue, delivery.id)
             return

@@ -11,6 +11,7 @@ A model name with directives starts with `mock` (`mock-gpt-4o+status=503`); ever
 model names are percent-decoded, so that they may hold a '+'. Headers win over the model name, which wins over flags.
 
 status          429               answer with this status, 200 to 599; from 300 on in OpenAI's error shape
+first-status    429               the same for the first attempt of a request (`x-request-id`, else body) only
 retry-after     2                 a `retry-after` header with this value
 delay           150ms             wait before the headers
 chunk-delay     20ms              wait before each chunk of a stream

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 from starlette.requests import Request
@@ -67,7 +67,7 @@ class Settings:
 
 def build_app(settings: Settings) -> ASGIApp:
     """The mock as an ASGI application for `WireProtocol`."""
-    state = _State(settings, Stats(), Recorder(settings.record))
+    state = _State(settings, Stats(), Recorder(settings.record), set())
     routes: list[BaseRoute] = [Route(operation.path, _Endpoint(state, operation)) for operation in OPERATIONS]
     routes.append(Route("/health", _Health(state)))
     routes.append(Route("/mock/requests", state.requests, methods=["GET", "DELETE"]))
@@ -80,6 +80,14 @@ class _State:
     settings: Settings
     stats: Stats
     recorder: Recorder
+    tried: set[str]
+
+    def attempt(self, controls: Controls, request: str) -> Controls:
+        """`first-status` holds for the first attempt of a request."""
+        if controls.first_status is None or request in self.tried:
+            return controls
+        self.tried.add(request)
+        return replace(controls, status=controls.first_status)
 
     async def requests(self, request: Request) -> Response:
         """GET /mock/requests?last=N and DELETE /mock/requests."""
@@ -156,6 +164,7 @@ class _Endpoint:
             except MockError as error:
                 problem = error  # told only when no control decides otherwise
             controls = read_controls(controls, body.model, headers)
+            controls = self._state.attempt(controls, _header(headers, b"x-request-id") or body.digest)
             self._admit(headers)
             answer = self._answer(scope, body, controls, problem)
         except MockError as error:

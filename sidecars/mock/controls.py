@@ -26,6 +26,7 @@ class Controls:
     """How one request is answered. Durations are seconds, sizes are bytes."""
 
     status: int = 200
+    first_status: int | None = None
     retry_after: str | None = None
     delay: float = 0.0
     chunk_delay: float = 0.0
@@ -104,6 +105,7 @@ def _header_value(text: str) -> str:
 
 CONTROLS: dict[str, Callable[[str], Any]] = {
     "status": status,
+    "first-status": status,
     "retry-after": _header_value,
     "delay": duration,
     "chunk-delay": duration,

@@ -8,13 +8,15 @@ from sidecars.mock.answer import Usage
 
 @dataclass(slots=True)
 class _Row:
-    """Requests for one model that were answered with one status (0: never answered)."""
+    """Requests for one model that were answered with one status (0: never answered), and their tokens."""
 
     requests: int = 0
     streams: int = 0
     completed: int = 0
     aborts: int = 0
     cuts: int = 0
+    prompt: int = 0
+    completion: int = 0
 
 
 class Stats:
@@ -29,8 +31,6 @@ class Stats:
         self._health_checks = 0
         self._open_requests = 0
         self._open_streams = 0
-        self._prompt_tokens = 0
-        self._completion_tokens = 0
 
     def begin(self) -> "Meter":
         self._open_requests += 1
@@ -41,15 +41,13 @@ class Stats:
 
     def report(self) -> dict[str, Any]:
         """The document of GET /mock/stats."""
-        rows = [{"model": model, "status": status, **asdict(row)} for (model, status), row in self._rows.items()]
-        totals = {name: sum(row[name] for row in rows) for name in _Row.__dataclass_fields__}
+        totals = {name: sum(getattr(row, name) for row in self._rows.values()) for name in _Row.__dataclass_fields__}
         return {
-            **totals,
+            **_view(_Row(**totals)),
             "open_requests": self._open_requests,
             "open_streams": self._open_streams,
-            "tokens": {"prompt": self._prompt_tokens, "completion": self._completion_tokens},
             "health_checks": self._health_checks,
-            "by": rows,
+            "by": [{"model": model, "status": status, **_view(row)} for (model, status), row in self._rows.items()],
         }
 
     def enter(self, model: str, status: int, stream: bool) -> _Row:
@@ -60,10 +58,6 @@ class Stats:
         row.streams += stream
         self._open_streams += stream
         return row
-
-    def spend(self, prompt: int, completion: int) -> None:
-        self._prompt_tokens += prompt
-        self._completion_tokens += completion
 
     def leave(self, stream: bool) -> None:
         self._open_requests -= 1
@@ -87,7 +81,9 @@ class Meter:
 
     def served(self, usage: Usage, sent: int, total: int) -> None:
         """Counts the prompt, and of the completion the share that the chunks sent are of all, rounded down."""
-        self._stats.spend(usage.prompt, usage.completion * sent // total if total else usage.completion)
+        row = self._entered()
+        row.prompt += usage.prompt
+        row.completion += usage.completion * sent // total if total else usage.completion
 
     def completed(self) -> None:
         self._outcome = "completed"
@@ -96,6 +92,16 @@ class Meter:
         self._outcome = "cuts"
 
     def end(self) -> None:
-        row = self._row or self._stats.enter("", 0, False)
+        row = self._entered()
         setattr(row, self._outcome, getattr(row, self._outcome) + 1)
         self._stats.leave(self._stream)
+
+    def _entered(self) -> _Row:
+        if self._row is None:
+            self._row = self._stats.enter("", 0, False)
+        return self._row
+
+
+def _view(row: _Row) -> dict[str, Any]:
+    view = asdict(row)
+    return {**view, "tokens": {"prompt": view.pop("prompt"), "completion": view.pop("completion")}}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import redis
 
 _START_S = 10.0
@@ -25,8 +26,8 @@ class RedisServer:
         binary = shutil.which("redis-server") or shutil.which("valkey-server")
         if binary is None:
             raise RuntimeError("these tests run a real Redis: `apt-get install redis-server`")
-        command = [binary, "--port", "0", "--unixsocket", self._folder / "redis.sock", "--unixsocketperm", "700"]
-        command += ["--save", "", "--appendonly", "no", "--dir", self._folder, "--daemonize", "no"]
+        command = [binary, "--port", "0", "--unixsocket", str(self._folder / "redis.sock"), "--unixsocketperm", "700"]
+        command += ["--save", "", "--appendonly", "no", "--dir", str(self._folder), "--daemonize", "no"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + _START_S
@@ -56,6 +57,13 @@ class RedisServer:
                 return bool(client.ping())
         except redis.RedisError:
             return False
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """One for all tests of a session that neither stop it nor count what is in it: take keys of your own."""
+    with redis_server() as server:
+        yield server
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 -- A bucket is a hash: "u" (or "u" and its calendar window's end) counts what is used, numbers are steps of a rolling
 -- window and what was spent in them, "c" is the step in which it was last looked at, "l" the last one spent in.
--- Beside it, a sorted set holds what is held: "call:amount", by the time at which that ends.
+-- Beside it, a sorted set holds what is held: "call:window's end:amount", by the time at which that ends.
 -- Amounts are 64-bit and stay strings here: Lua's numbers are exact up to 2^53 only.
 local STEPS = 64
 local call, floor = redis.call, math.floor
 
 local function minus(amount)
+  if amount == "0" then return amount end
   return amount:sub(1, 1) == "-" and amount:sub(2) or "-" .. amount
 end
 
@@ -16,7 +17,7 @@ local function clock(given)
 end
 
 local function add(bucket, field, amount)
-  if amount ~= "0" and amount ~= "-0" then call("HINCRBY", bucket, field, amount) end
+  if amount ~= "0" then call("HINCRBY", bucket, field, amount) end
 end
 
 local function spend(bucket, step, amount)

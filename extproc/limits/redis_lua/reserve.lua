@@ -43,7 +43,7 @@ local function take(hold)
   if hold.ask == "0" then return end
   call("HINCRBY", hold.bucket, hold.field, hold.ask)
   if hold.lease_us > 0 then
-    call("ZADD", hold.leases, string.format("%.0f", now + hold.lease_us), id .. ":" .. hold.ask)
+    call("ZADD", hold.leases, string.format("%.0f", now + hold.lease_us), id .. ":" .. hold.last .. ":" .. hold.ask)
   elseif hold.form == "r" then
     spend(hold.bucket, hold.step, hold.ask)
   end

@@ -9,11 +9,12 @@ for i = 1, #KEYS / 2 do
   local lease_us, last, anyway = tonumber(ARGV[at + 5]), ARGV[at + 6], ARGV[at + 7] == "1"
   -- First what ran out: a request that ends after its lease has been counted.
   local step = age(bucket, leases, form, step_us, lease_us, now)
-  local found = call("ZREM", leases, id .. ":" .. held) == 1
+  local found = call("ZREM", leases, id .. ":" .. last .. ":" .. held) == 1
   if found or anyway then
     local field = form == "c" and "u" .. last or "u"
-    -- A calendar window whose counter is gone is long over.
-    if form ~= "c" or call("HEXISTS", bucket, field) == 1 then add(bucket, field, found and change or actual) end
+    -- A calendar window that is over and has no counter any more is long over.
+    local counts = form ~= "c" or tonumber(last) > now or call("HEXISTS", bucket, field) == 1
+    if counts then add(bucket, field, found and change or actual) end
     if form == "r" then spend(bucket, step, actual) end
   end
   keep(bucket, leases, form, step_us, lease_us, tonumber(last), now)

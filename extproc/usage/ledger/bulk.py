@@ -10,102 +10,105 @@ from typing import Any, Protocol
 import orjson
 from sqlalchemy import BigInteger, Boolean, Connection, Integer, Table, Text
 
-from extproc.usage.ledger.rollup import COUNTERS, Place
+from extproc.usage.ledger.rollup import COUNTERS
 from extproc.usage.ledger.schema import TABLES, records
 
 Row = tuple[Any, ...]
 
+# Of a record its time and id, of a rollup's row the start of the bucket and the series.
+Key = tuple[int, str] | tuple[int, int]
+
 
 class Bulk(Protocol):
-    """Statements on many rows; rows are in the order of the table's columns."""
+    """Statements on many rows, under the write lock; rows are in the order of the table's columns."""
 
-    def insert_records(self, connection: Connection, rows: Sequence[Row]) -> set[str] | None:
-        """Inserts the records whose id is new. Returns these ids; None when all were."""
+    def find(self, connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, str]:
+        """The keys that exist; for a rollup with the encoded histogram."""
 
-    def histograms(self, connection: Connection, table: Table, places: Sequence[Place]) -> dict[Place, str]:
-        """The encoded histograms of a rollup's rows that exist."""
-
-    def add(self, connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-        """Inserts rows of a rollup; where one exists, its counters are added up and its histogram is replaced."""
+    def put(self, connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+        """Inserts rows. Where a rollup has one already, counters are added up and the histogram is replaced."""
 
 
 class SqliteBulk:
     """Bulk for SQLite."""
 
-    def insert_records(self, connection: Connection, rows: Sequence[Row]) -> set[str] | None:
-        (last,) = connection.exec_driver_sql("SELECT coalesce(max(rowid), 0) FROM usage_records").one()
-        result = connection.exec_driver_sql(_SQLITE_INSERT, rows)
-        if result.rowcount == len(rows):
-            return None
-        added = connection.exec_driver_sql("SELECT id FROM usage_records WHERE rowid > ?", (last,))
-        return set(added.scalars())
+    def find(self, connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, str]:
+        result = connection.exec_driver_sql(_SQLITE_FIND[table.name], (_document(keys),))
+        return {(at, which): value for at, which, value in result}
 
-    def histograms(self, connection: Connection, table: Table, places: Sequence[Place]) -> dict[Place, str]:
-        result = connection.exec_driver_sql(_SQLITE_HISTOGRAMS[table.name], (orjson.dumps(places).decode(),))
-        return {(at, series): histogram for at, series, histogram in result}
-
-    def add(self, connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-        connection.exec_driver_sql(_SQLITE_ADD[table.name], rows)
+    def put(self, connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+        connection.exec_driver_sql(_SQLITE_PUT[table.name], rows)
 
 
 class PostgresBulk:
     """Bulk for PostgreSQL."""
 
-    def insert_records(self, connection: Connection, rows: Sequence[Row]) -> set[str] | None:
-        ids = set(connection.exec_driver_sql(_POSTGRES_INSERT, (_document(rows),)).scalars())
-        return None if len(ids) == len(rows) else ids
+    def find(self, connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, str]:
+        result = connection.exec_driver_sql(_POSTGRES_FIND[table.name], (_document(keys),))
+        return {(at, which): value for at, which, value in result}
 
-    def histograms(self, connection: Connection, table: Table, places: Sequence[Place]) -> dict[Place, str]:
-        result = connection.exec_driver_sql(_POSTGRES_HISTOGRAMS[table.name], (_document(places),))
-        return {(at, series): histogram for at, series, histogram in result}
-
-    def add(self, connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-        connection.exec_driver_sql(_POSTGRES_ADD[table.name], (_document(rows),))
+    def put(self, connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+        connection.exec_driver_sql(_POSTGRES_PUT[table.name], (_document(rows),))
 
 
 BULK: dict[str, Bulk] = {"sqlite": SqliteBulk(), "postgresql": PostgresBulk()}
 
 
 def _document(rows: Sequence[Row]) -> str:
-    return orjson.dumps(rows).decode()
+    document = orjson.dumps(rows).decode()
+    if "\\u0000" in document:  # PostgreSQL would refuse it, SQLite would cut it off there
+        raise ValueError("text with a NUL")
+    return document
+
+
+def _found(table: Table) -> str:
+    """The columns to find: both of the key, and the value."""
+    at, which = (f"{table.name}.{column.name}" for column in table.primary_key.columns)
+    return f"SELECT {at}, {which}, {table.name}.{'id' if table is records else 'histogram'}"
 
 
 def _insert(table: Table) -> str:
     return f"INSERT INTO {table.name} ({', '.join(column.name for column in table.columns)})"
 
 
-def _values(table: Table) -> str:
-    return f"VALUES ({', '.join('?' * len(table.columns))})"
-
-
-def _select(table: Table) -> str:
-    """The rows of a table out of a JSON list of lists."""
-    names = {Text: "text", BigInteger: "bigint", Integer: "integer", Boolean: "boolean"}
-    columns = (f"(v ->> {at})::{names[type(column.type)]}" for at, column in enumerate(table.columns))
-    return f"SELECT {', '.join(columns)} {_FROM_JSON}"
-
-
 def _upsert(table: Table) -> str:
+    if table is records:
+        return ""
     added = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in COUNTERS)
     return f"ON CONFLICT (at_us, series) DO UPDATE SET {added}, histogram = excluded.histogram"
 
 
+def _marks(table: Table) -> str:
+    return f"VALUES ({', '.join('?' * len(table.columns))})"
+
+
+def _unpacked(table: Table) -> str:
+    """The rows of a table out of a JSON list of lists."""
+    columns = (f"(v ->> {at})::{_POSTGRES_TYPES[type(column.type)]}" for at, column in enumerate(table.columns))
+    return f"SELECT {', '.join(columns)} {_FROM_JSON}"
+
+
+def _sqlite_match(table: Table) -> str:
+    # Qualified: json_each has columns of its own, `id` among them.
+    keys = (
+        f"{table.name}.{column.name} = json_extract(v.value, '$[{at}]')"
+        for at, column in enumerate(table.primary_key.columns)
+    )
+    return f"FROM json_each(?) AS v JOIN {table.name} ON {' AND '.join(keys)}"
+
+
+def _postgres_match(table: Table) -> str:
+    keys = (
+        f"{table.name}.{column.name} = (v ->> {at})::{_POSTGRES_TYPES[type(column.type)]}"
+        for at, column in enumerate(table.primary_key.columns)
+    )
+    return f"{_FROM_JSON} JOIN {table.name} ON {' AND '.join(keys)}"
+
+
 # All names in these statements are the schema's; values are bound.
-_ROLLUPS = tuple(table for grain, table in TABLES.items() if grain != "record")
+_POSTGRES_TYPES = {Text: "text", BigInteger: "bigint", Integer: "integer", Boolean: "boolean"}
 _FROM_JSON = "FROM jsonb_array_elements(%s::jsonb) AS v"
-
-_SQLITE_INSERT = f"{_insert(records)} {_values(records)} ON CONFLICT (id) DO NOTHING"
-_SQLITE_HISTOGRAMS = {
-    table.name: f"SELECT at_us, series, histogram FROM json_each(?) AS place JOIN {table.name} "  # noqa: S608
-    "ON at_us = json_extract(place.value, '$[0]') AND series = json_extract(place.value, '$[1]')"
-    for table in _ROLLUPS
-}
-_SQLITE_ADD = {table.name: f"{_insert(table)} {_values(table)} {_upsert(table)}" for table in _ROLLUPS}
-
-_POSTGRES_INSERT = f"{_insert(records)} {_select(records)} ON CONFLICT (id) DO NOTHING RETURNING id"
-_POSTGRES_HISTOGRAMS = {
-    table.name: f"SELECT at_us, series, histogram {_FROM_JSON} JOIN {table.name} "
-    "ON at_us = (v ->> 0)::bigint AND series = (v ->> 1)::integer"
-    for table in _ROLLUPS
-}
-_POSTGRES_ADD = {table.name: f"{_insert(table)} {_select(table)} {_upsert(table)}" for table in _ROLLUPS}
+_SQLITE_FIND = {table.name: f"{_found(table)} {_sqlite_match(table)}" for table in TABLES.values()}
+_SQLITE_PUT = {table.name: f"{_insert(table)} {_marks(table)} {_upsert(table)}" for table in TABLES.values()}
+_POSTGRES_FIND = {table.name: f"{_found(table)} {_postgres_match(table)}" for table in TABLES.values()}
+_POSTGRES_PUT = {table.name: f"{_insert(table)} {_unpacked(table)} {_upsert(table)}" for table in TABLES.values()}

@@ -68,8 +68,8 @@ class Ledger:
     def write(self, records: Sequence[UsageRecord], log: str, position: int) -> tuple[UsageRecord, ...]:
         """Adds records that were read from `log` up to `position`, all or none of them.
 
-        Records whose id is there already are left as they are and not counted again, so a range may be read twice;
-        not one that is older than the records that `prune` kept. Returns the records that were new.
+        Records whose id and time are there already are left as they are and not counted again, so a range may be
+        read twice; not one that is older than the records that `prune` kept. Returns the records that were new.
 
         Raises:
             RefusedRecordError: a record that no database could hold; the others can be written without it.
@@ -150,7 +150,7 @@ class Ledger:
         """Single requests, newest first, as long as `prune` keeps them.
 
         `where` asks for equal values of ``id``, key, team, organization, model, provider or served_model. For the
-        next page, `before` is (at_us, id) of the last record of this one.
+        next page, `before` is (at_us, id) of the last record of this one. An ``id`` is looked for in all of them.
         """
         with self._database.reading() as connection:
             return single_records(connection, where or {}, limit, before)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     not_,
     or_,
     select,
+    tuple_,
 )
 
 from extproc.usage.ledger.histogram import FIRST_BYTE, add, decode, slot
@@ -94,7 +95,7 @@ def single_records(
     if "id" in where:
         conditions.append(records.c.id == where["id"])
     elif names:
-        conditions.append(records.c.id.in_(_newest_of_series(limit, before)))
+        conditions.append(tuple_(records.c.at_us, records.c.id).in_(_newest_of_series(limit, before)))
     query = select(records, series).join(series, series.c.id == records.c.series).where(*conditions)
     rows = connection.execute(query.order_by(records.c.at_us.desc(), records.c.id.desc()).limit(limit))
     return tuple(_record(row) for row in rows)
@@ -158,10 +159,10 @@ def _time(at_us: int, form: str) -> str:
     return datetime.fromtimestamp(at_us // 1_000_000, UTC).strftime(form)
 
 
-def _newest_of_series(limit: int, before: tuple[int, str] | None) -> Select[tuple[str]]:
+def _newest_of_series(limit: int, before: tuple[int, str] | None) -> Select[tuple[int, str]]:
     """The newest records of the series in the query around it, by their index: a rare key is found at once."""
     inner = records.alias("newest")
-    query = select(inner.c.id).where(inner.c.series == series.c.id)
+    query = select(inner.c.at_us, inner.c.id).where(inner.c.series == series.c.id)
     if before is not None:
         query = query.where(_older(inner, before))
     return query.order_by(inner.c.at_us.desc(), inner.c.id.desc()).limit(limit).correlate(series)

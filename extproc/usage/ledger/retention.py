@@ -38,5 +38,4 @@ def remove(connection: Connection, grain: Grain, before_us: int, rows: int) -> i
     table = TABLES[grain]
     keys = list(table.primary_key.columns)
     oldest = select(*keys).where(table.c.at_us < before_us).order_by(table.c.at_us).limit(rows)
-    match = keys[0].in_(oldest) if len(keys) == 1 else tuple_(*keys).in_(oldest)
-    return connection.execute(delete(table).where(match)).rowcount
+    return connection.execute(delete(table).where(tuple_(*keys).in_(oldest))).rowcount

@@ -57,8 +57,10 @@ series = Table(
 records = Table(
     "usage_records",
     metadata,
+    # A record is known by its id, and found by its time: ids are random, and an index of them alone would touch
+    # another page of the disk for every record.
+    Column("at_us", BigInteger, primary_key=True, autoincrement=False),
     Column("id", Text, primary_key=True),
-    Column("at_us", BigInteger, nullable=False),
     Column("series", Integer, nullable=False),
     Column("surface", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
@@ -82,8 +84,8 @@ records = Table(
         + f" AND length(id) <= {ID_LIMIT}",
         name="usage_bounds",
     ),
-    Index("usage_records_at", "at_us"),
     Index("usage_records_series", "series", "at_us"),
+    sqlite_with_rowid=False,
 )
 
 

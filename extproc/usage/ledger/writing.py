@@ -9,6 +9,7 @@ from extproc.usage.ledger.bulk import Bulk, Row
 from extproc.usage.ledger.histogram import add, decode, encode
 from extproc.usage.ledger.rollup import Cell, Place, by_minute, coarser
 from extproc.usage.ledger.schema import BOUNDED, ID_LIMIT, days, hours, minutes, series
+from extproc.usage.ledger.schema import records as records_table
 from extproc.usage.ledger.spans import DAY, HOUR
 from extproc.usage.record import UsageRecord
 
@@ -47,13 +48,15 @@ class SeriesNumbers:
 def insert_new(
     connection: Connection, bulk: Bulk, batch: Sequence[tuple[UsageRecord, int]]
 ) -> list[tuple[UsageRecord, int]]:
-    """Inserts the records, each with the number of its series, whose id is new, and adds them to the rollups."""
-    added = bulk.insert_records(connection, [_row(record, number) for record, number in batch])
-    new = batch if added is None else _first_of_each(batch, added)
+    """Inserts the records, each with the number of its series, that are new, and adds them to the rollups."""
+    keys = [(record.at_us, record.id) for record, _ in batch]
+    first = dict(zip(reversed(keys), reversed(batch), strict=True))
+    known = bulk.find(connection, records_table, keys)
+    new = [first.pop(key) for key in keys if key in first and key not in known]
     if new:
-        cells = by_minute(new)
-        _add(connection, bulk, cells)
-    return list(new)
+        bulk.put(connection, records_table, [_row(record, number) for record, number in new])
+        _add(connection, bulk, by_minute(new))
+    return new
 
 
 def refusal(record: UsageRecord) -> str | None:
@@ -71,22 +74,12 @@ def refusal(record: UsageRecord) -> str | None:
     return None
 
 
-def _first_of_each(batch: Sequence[tuple[UsageRecord, int]], ids: set[str]) -> list[tuple[UsageRecord, int]]:
-    left = set(ids)
-    new = []
-    for record, number in batch:
-        if record.id in left:
-            left.remove(record.id)
-            new.append((record, number))
-    return new
-
-
 def _add(connection: Connection, bulk: Bulk, cells: dict[Place, Cell]) -> None:
     by_hour = coarser(cells, HOUR)
     for table, sums in ((minutes, cells), (hours, by_hour), (days, coarser(by_hour, DAY))):
         places = sorted(sums)
-        before = bulk.histograms(connection, table, places)
-        bulk.add(connection, table, [_rollup_row(place, sums[place], before.get(place)) for place in places])
+        before = bulk.find(connection, table, places)
+        bulk.put(connection, table, [_rollup_row(place, sums[place], before.get(place)) for place in places])
 
 
 def _rollup_row(place: Place, cell: Cell, before: str | None) -> Row:
@@ -101,7 +94,7 @@ def _row(r: UsageRecord, number: int) -> Row:
     """A row in the order of the table's columns."""
     t = r.tokens
     return (
-        r.id, r.at_us, number, r.surface, r.attempts, r.status,
+        r.at_us, r.id, number, r.surface, r.attempts, r.status,
         t.input, t.output, t.cached, t.cache_write, t.reasoning,
         r.estimated, r.cost_pico, r.first_byte_us, r.duration_us,
         r.bytes_in, r.bytes_out, r.streamed, r.complete, r.cache_hit,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import lupa.luajit21 as lua
+import lupa.luajit21 as lua  # type: ignore[import-untyped]
 
 SCRIPTS = Path(__file__).parents[3] / "envoy" / "lua"
 

@@ -152,7 +152,7 @@ def test_lines_of_json_are_read_like_one_answer() -> None:
 def test_survives_any_answer(pieces: list[bytes]) -> None:
     for headers in (JSON, EVENTS, {"content-type": "audio/mpeg"}, {}):
         for ending in ("last", "empty", "trailers", "left"):
-            answer = USAGE.answer(pieces, headers, ending=ending, note=SHOW)  # type: ignore[arg-type]
+            answer = USAGE.answer(pieces, headers, ending=ending, note=SHOW)
             assert answer.body == b"".join(pieces)
 
 
@@ -304,28 +304,24 @@ def test_a_responses_usage_is_within_its_last_event(places: list[int], length: i
 
 
 pieces = st.sampled_from(
-    [b"\n", b"\n\n", b"\r\n", b"\r", b'"usage": {}', b'"usage":{"a":1}', b'"choices":[ ]', b'\\"usage":{', b"}", b'"'
-     b"data: ", b"x" * 50, b": ping"]
-)  # fmt: skip
+    [b"\n", b"\n\n", b"\r\n", b"\r", b'"usage": {}', b'"usage":{"a":1}', b'"choices":[ ]', b'"', b"data: ", b"x" * 50]
+)
 
 
 def without_usage(body: bytes) -> bytes:
-    """What the script does to a stream, for a whole one with short events."""
     ends = [0, *(found.end() for found in re.finditer(rb"\n\r?\n", body)), len(body)]
     events = [body[a:b] for a, b in pairwise(ends)]
-    usage, choices = re.compile(rb'"usage"\s*:\s*\{'), re.compile(rb'"choices"\s*:\s*\[\s*\]')
-    whole = re.compile(rb'(?<!\\)"usage"\s*:\s*\{[^{}]*\}')
-    return b"".join(e for e in events if not (usage.search(e) and choices.search(e) and whole.search(e)))
+    return b"".join(e for e in events if not (re.search(rb'"usage": ?\{', e) and b'"choices":[ ]' in e))
 
 
-@given(st.lists(pieces | st.binary(max_size=4), max_size=40), places, st.sampled_from(ENDINGS))
+@given(st.lists(pieces, max_size=40), places, st.sampled_from(ENDINGS))
 def test_any_stream_is_the_same_however_it_is_split(parts: list[bytes], places: list[int], ending: Ending) -> None:
     body = b"".join(parts)
-    whole = USAGE.answer([body] if body else [], EVENTS, ending="empty", note=HIDE)
-    cut = USAGE.answer(split(body, places), EVENTS, ending=ending, note=HIDE)
+    hidden = USAGE.answer(split(body, places), EVENTS, ending=ending, note=HIDE)
     shown = USAGE.answer(split(body, places), EVENTS, ending=ending, note=SHOW)
+    assert hidden.body == without_usage(body)
     assert shown.body == body
-    assert cut.body == whole.body
+    assert hidden.usage == shown.usage
 
 
 def elapsed(chunks: list[bytes], headers: dict[str, str], note: str) -> float:

@@ -74,6 +74,17 @@ def test_a_success_status_keeps_the_answer(ask: Ask) -> None:
     assert (empty.status_code, empty.content) == (204, b"")
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_the_first_attempt_of_a_request_may_fail(http: httpx.Client, named: bool) -> None:
+    def ask(request: str) -> int:
+        headers = {"x-mock-first-status": "429"} | ({"x-request-id": request} if named else {})
+        body = {"model": "m", "messages": [{"role": "user", "content": "x" if named else f"for {request}"}]}
+        return http.post("/v1/chat/completions", json=body, headers=headers).status_code
+
+    one, other = f"first-{named}", f"second-{named}"
+    assert [ask(one), ask(one), ask(other), ask(one), ask(other)] == [429, 200, 429, 200, 200]
+
+
 def test_the_client_sees_errors_by_their_type(client: openai.OpenAI) -> None:
     with pytest.raises(openai.RateLimitError):
         client.chat.completions.create(model="mock+status=429", messages=[])
@@ -214,6 +225,7 @@ def test_gzip(ask: Ask, mock: MockProvider) -> None:
     [
         ("status", "99"),
         ("status", "abc"),
+        ("first-status", "42"),
         ("retry-after", ""),
         ("delay", "150"),
         ("chunk-delay", "-1s"),

@@ -105,6 +105,9 @@ async def test_counts_are_exact_when_clients_leave(fresh: MockProvider) -> None:
     # Streams that were left count the prompt and what was sent; answers never begun count nothing.
     assert stats["tokens"]["prompt"] == 2 * (40 + 20 + 30)
     assert 40 + 4 * 30 <= stats["tokens"]["completion"] < 40 * 1000
+    assert row(stats, "mock-done")["tokens"] == {"prompt": 2 * 30, "completion": 4 * 30}
+    assert row(stats, "mock+chunk-delay=1h")["tokens"] == {"prompt": 2 * 20, "completion": 0}
+    assert row(stats, "mock+delay=1h")["tokens"] == {"prompt": 0, "completion": 0}
 
 
 async def test_a_large_plain_answer_that_is_not_read_is_an_abort(fresh: MockProvider) -> None:

@@ -79,8 +79,8 @@ def upgrade() -> None:
 def _create_records() -> None:
     op.create_table(
         "usage_records",
+        sa.Column("at_us", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("id", sa.Text, primary_key=True),
-        sa.Column("at_us", sa.BigInteger, nullable=False),
         sa.Column("series", sa.Integer, nullable=False),
         sa.Column("surface", sa.Text, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
@@ -103,8 +103,8 @@ def _create_records() -> None:
             " AND ".join(f"{name} BETWEEN 0 AND {limit}" for name, limit in _BOUNDS.items()) + " AND length(id) <= 512",
             name="usage_bounds",
         ),
+        sqlite_with_rowid=False,
     )
-    op.create_index("usage_records_at", "usage_records", ["at_us"])
     op.create_index("usage_records_series", "usage_records", ["series", "at_us"])
 
 

@@ -1,0 +1,58 @@
+"""Issued keys as the compiler sees them: a value that the rim reads from their store."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from controlplane.policy.diagnostics import Diagnostic, Severity
+from controlplane.policy.language import Policy
+from extproc.usage.identity import Owner, identity
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A key that the edge knows by its signature. `identity` is in its token, so edits of the policy do not change it.
+
+    Names of limits and of the budget are those of the policy.
+    """
+
+    name: str
+    identity: str
+    models: tuple[str, ...] | None
+    limits: tuple[str, ...]
+    budget: str | None
+    owner: Owner
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """`jwks`: the public keys that verify tokens, as JSON. `revoked`: ids of tokens that are refused nevertheless.
+
+    `keys` are those whose token is accepted.
+    """
+
+    jwks: str
+    revoked: tuple[str, ...]
+    keys: tuple[IssuedKey, ...]
+
+
+def owner(policy: Policy, name: str, team: str | None) -> Owner:
+    """Who a key of this name is. Raises KeyError for a team that the policy does not have."""
+    organization = policy.teams[team].organization if team else None
+    return Owner(name, team or "", organization or "")
+
+
+def identity_of(policy: Policy, who: Owner, limits: tuple[str, ...]) -> str:
+    """The identity of a key; only limits that Envoy counts itself are part of it."""
+    return identity(who, [name for name in limits if policy.limits[name].requests is not None])
+
+
+def missing(policy: Policy, tokens: Tokens | None) -> Iterator[Diagnostic]:
+    """Names that issued keys bear and the policy no longer has: leaving them out would lift a bound unseen."""
+    for key in tokens.keys if tokens else ():
+        wanted = [("limits", name) for name in key.limits] + [("budgets", key.budget)] * (key.budget is not None)
+        for section, name in wanted:
+            if name in getattr(policy, section):
+                continue
+            message = f"the issued key `{key.name}` needs `{name}` of `{section}`, which the policy does not have"
+            hint = f"put it back, or `ctl keys revoke {key.name}`"
+            yield Diagnostic(Severity.ERROR, "issued-key-needs", message, None, f"`{name}` in `{section}`", hint=hint)

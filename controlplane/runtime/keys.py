@@ -1,0 +1,114 @@
+"""Issued keys at the rim: their store and the keys that sign them, in the state folder."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import orjson
+
+from controlplane.keys.issue import Issued, Request
+from controlplane.keys.signing import SigningKeys
+from controlplane.keys.store import IssuedKey, Store
+from controlplane.plan import tokens
+from controlplane.plan.tokens import Tokens, identity_of, owner
+from controlplane.policy.language import Policy
+from extproc.usage.identity import owner as owner_in
+
+
+class UnknownNameError(Exception):
+    """A key to be issued names what the live policy does not have. Its text says what."""
+
+
+class Keys:
+    """The issued keys of one gateway. Calls block for milliseconds. Nothing is created before the first is issued."""
+
+    def __init__(self, state: Path) -> None:
+        self._folder, self._database = state / "keys", state / "keys.db"
+        self._store: Store | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    @property
+    def used(self) -> bool:
+        """Whether a key was ever issued: from then on the gateway is closed to those without one."""
+        return self._folder.is_dir()
+
+    def tokens(self, now: datetime) -> Tokens | None:
+        """What the edge must know. Raises KeysError, SigningError."""
+        if not self.used:
+            return None
+        signing = SigningKeys.open(self._folder, now)
+        accepted = {key.kid for key in signing.accepted(now)}
+        store = self._opened()
+        return Tokens(
+            jwks=orjson.dumps(signing.public_jwks(now), option=orjson.OPT_SORT_KEYS).decode(),
+            revoked=tuple(sorted(each.jti for each in store.revoked(now, accepted))),
+            keys=tuple(_seen(key) for key in store.list(now=now) if key.current and key.kid in accepted),
+        )
+
+    def next_change(self, now: datetime) -> datetime | None:
+        """When `tokens` changes by itself: an overlap ends."""
+        if not self.used:
+            return None
+        signing = SigningKeys.open(self._folder, now).next_change(now)
+        return min((at for at in (signing, self._opened().next_change(now)) if at is not None), default=None)
+
+    def issue(
+        self,
+        policy: Policy,
+        name: str,
+        *,
+        team: str | None,
+        models: tuple[str, ...] | None,
+        limits: tuple[str, ...],
+        budget: str | None,
+        expires: datetime | None,
+        who: str,
+        now: datetime,
+    ) -> Issued:
+        """Raises UnknownNameError, KeyExistsError, KeysError, SigningError."""
+        if name in policy.keys:
+            raise UnknownNameError(f"the policy has a key `{name}` already: choose another name")
+        wanted = [("team", "teams", team), ("budget", "budgets", budget)]
+        for kind, section, value in [*wanted, *(("limit", "limits", limit) for limit in limits)]:
+            if value is not None and value not in getattr(policy, section):
+                raise UnknownNameError(f"the live policy has no {kind} `{value}`")
+        who_is = owner(policy, name, team)
+        identity = identity_of(policy, who_is, limits)
+        request = Request(name, identity, expires, team, models, limits, budget)
+        store = self._opened()  # before the folder: a store that cannot be opened must not close the gateway
+        return store.issue(SigningKeys.open(self._folder, now).current, request, now, who)
+
+    def rotate(self, name: str, overlap: timedelta, who: str, now: datetime) -> Issued:
+        """A new token for a key; the old one is accepted until the overlap ends. Raises KeyError and as `issue`."""
+        if not self.used:
+            raise KeyError(name)
+        return self._opened().rotate(SigningKeys.open(self._folder, now).current, name, overlap, now, who)
+
+    def revoke(self, name: str, who: str, now: datetime) -> tuple[str, ...]:
+        """Ends a key at once; the ids of its tokens. Raises KeyError, KeysError."""
+        if not self.used:
+            raise KeyError(name)
+        return self._opened().revoke(name, now, who)
+
+    def list(self) -> tuple[IssuedKey, ...]:
+        """All that is remembered. Raises KeysError."""
+        return self._opened().list() if self.used else ()
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            self._store = Store.open(f"sqlite:///{self._database}")
+        return self._store
+
+
+def _seen(key: IssuedKey) -> tokens.IssuedKey:
+    """As the compiler sees it: its owner is in its identity."""
+    return tokens.IssuedKey(key.name, key.identity, key.models, key.limits, key.budget, owner_in(key.identity))

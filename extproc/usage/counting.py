@@ -1,0 +1,105 @@
+"""Budgets held against the ledger: what an account has spent comes from there first, and from new records after."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+
+from extproc.usage.budgets import Account, Budgets, Event, Standing
+from extproc.usage.ledger import Ledger
+from extproc.usage.record import UsageRecord
+
+_log = structlog.get_logger()
+
+
+class Counting:
+    """The accounts of the live policy. Until `ready`, what they spent is not known, and nothing is said of them."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._budgets = Budgets(())
+        self._accounts: tuple[Account, ...] | None = None  # None: not known yet
+        self._unseeded: list[Account] = []
+        self._memory: dict[str, Any] | None = None  # what was told, until the accounts are known
+
+    @property
+    def ready(self) -> bool:
+        return self._accounts is not None and not self._unseeded
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Takes what `dump` gave before a restart."""
+        self._memory = memory
+
+    def dump(self) -> dict[str, Any]:
+        return self._budgets.dump() if self._memory is None else self._memory
+
+    def replace(self, accounts: Iterable[Account]) -> None:
+        """Follows a new policy. Raises ValueError for two that are the same account."""
+        accounts = tuple(accounts)
+        waiting = {account.identity for account in (*self._unseeded, *self._budgets.replace(accounts))}
+        self._accounts = accounts
+        self._unseeded = [account for account in accounts if account.identity in waiting]
+
+    def seed(self, now_us: int) -> None:
+        """Fetches what new accounts have spent. Raises LedgerError; it goes on where it was then."""
+        while self._unseeded:
+            account = self._unseeded[0]
+            for amount, since in self._spent(account, now_us):
+                self._budgets.seed(account, amount, since)
+            self._unseeded.pop(0)
+        if self._memory is not None and self._accounts is not None:
+            try:
+                self._budgets.load(self._memory)
+            except (ValueError, ZeroDivisionError) as error:
+                _log.warning("what was told about budgets is lost", reason=str(error))
+            self._memory = None
+
+    def doubt(self) -> None:
+        """Counts from the ledger again: it may hold records, or hold them not, against what was counted here."""
+        if self._accounts is None:
+            return
+        self._memory = self.dump()
+        self._budgets = Budgets(self._accounts)
+        self._unseeded = list(self._accounts)
+
+    def add(self, records: Iterable[UsageRecord]) -> None:
+        """Counts what is new in the ledger."""
+        for record in records:
+            self._budgets.add(record)
+
+    def settle(self, now_us: int) -> list[Event]:
+        """What happened to accounts since the last time; nothing before `ready`."""
+        events = self._budgets.settle(now_us) if self.ready else []
+        for event in events:
+            account = event.account
+            _log.info(type(event).__name__.lower(), budget=account.budget, owner=account.owner or "everyone")
+        return events
+
+    def standings(self, now_us: int) -> list[Standing] | None:
+        """How accounts stand; None before `ready`."""
+        return self._budgets.spent_now(now_us) if self.ready else None
+
+    def _spent(self, account: Account, now_us: int) -> list[tuple[int, int]]:
+        """Amounts and when. All are fetched before the first counts, so that a ledger that goes away counts none twice."""
+        found = []
+        around = stretches(account, now_us)
+        if len(around) > 1 and not self._amount(account, around[0][0], around[-1][1]):
+            return []  # most keys are idle, and a rolling window has 65 stretches
+        for since, until in around:
+            amount = self._amount(account, since, until)
+            if amount:
+                found.append((amount, since))
+        return found
+
+    def _amount(self, account: Account, since: int, until: int) -> int:
+        spent = self._ledger.spent(account.owner_kind, account.owner, since, until)
+        return {"pico": spent.cost_pico, "tokens": spent.tokens, "requests": spent.requests}[account.unit]
+
+
+def stretches(account: Account, now_us: int) -> list[tuple[int, int]]:
+    """The stretches of time whose spending counts now, as `Budgets.seed` wants them, in microseconds."""
+    since = account.window.counted_from(now_us)
+    if account.window.period is not None:
+        return [(since, account.window.bounds(now_us)[1])]  # to its end: clocks may have been ahead
+    step = account.window.step_us
+    return [(start, start + step) for start in range(since, now_us + 1, step)]

@@ -1,0 +1,3 @@
+from tests.support.redis import shared_redis
+
+__all__ = ["shared_redis"]
