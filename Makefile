@@ -4,13 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint bench lock docs clean
+# Servers that the tests start for themselves: PostgreSQL and Redis.
+PACKAGES := postgresql redis-server
+
+.PHONY: run test system lint bench lock docs clean
 
 run: $(STAMP)
 	$(BIN)/ctl up examples/quickstart.yaml
 
-test: $(STAMP) lint
+test: $(STAMP) system lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+system:
+	@command -v redis-server >/dev/null && { command -v postgres || ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(PACKAGES) >/dev/null; \
+	else \
+		echo "the tests need PostgreSQL and Redis: apt-get install $(PACKAGES)"; exit 1; \
+	fi
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -104,7 +104,8 @@ class Rule:
         checks = {
             f"amount is {self.amount}: 1 to {MAX_AMOUNT} is expected": not 1 <= self.amount <= MAX_AMOUNT,
             f"{self.kind} has {'neither' if wanted == 0 else 'one'} of per_s and calendar": windows != wanted,
-            f"per_s is {self.per_s}: 1 to {_MAX_WINDOW_S} is expected": not 1 <= (self.per_s or 1) <= _MAX_WINDOW_S,
+            f"per_s is {self.per_s}: 1 to {_MAX_WINDOW_S} is expected": self.per_s is not None
+            and not 1 <= self.per_s <= _MAX_WINDOW_S,
             f"lease_s is {self.lease_s}: 1 to 604800 is expected": not 1 <= self.lease_s <= 604_800,
             "burst is for requests and tokens with per_s": self.burst is not None
             and (budget or self.per_s is None or not 1 <= self.burst <= MAX_AMOUNT),

@@ -4,7 +4,8 @@ A bucket counts what is used: what was spent and still counts, plus what is held
 grows beyond its amount as long as no charge is more than what was held for it, whatever runs at the same time.
 
 A rolling bucket counts in `extproc.usage.windows.STEPS` steps: what was spent counts for the window's length and at
-most one step longer, never shorter. Clock steps: one that goes back makes everything in a bucket count from then on; nothing is forgotten.
+most one step longer, never shorter. A clock that steps back makes everything in a bucket count from then on; nothing
+is forgotten.
 """
 
 from collections.abc import Sequence

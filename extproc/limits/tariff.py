@@ -43,18 +43,17 @@ class Tariff:
 def most(price: Price, prompt: int, output: int) -> int | None:
     """Picodollars that no request with at most that many tokens exceeds. None where its price cannot bound it.
 
-    Prices per image, minute of audio or character are of things that nobody counts before the request.
+    Prices per image, minute of audio or character are of things that nobody counts before the request. A price of
+    input alone is that of a model whose answers have no tokens, as those for embeddings.
     """
     if (price.image, price.audio_minute, price.character) != (None, None, None):
         return None
     rates = [price.rates, *(tier.rates for tier in price.tiers)]
-    dearest_input, dearest_output = (
-        _dearest(rates, "input", "cached", "cache_write"),
-        _dearest(rates, "output", "reasoning"),
-    )
-    if (dearest_input is None and prompt) or (dearest_output is None and output):
+    dearest_input = _dearest(rates, "input", "cached", "cache_write")
+    if dearest_input is None:
         return None
-    return ceil(prompt * (dearest_input or 0) + output * (dearest_output or 0) + (price.request or 0))
+    dearest_output = _dearest(rates, "output", "reasoning") or 0
+    return ceil(prompt * dearest_input + output * dearest_output + (price.request or 0))
 
 
 def spent(price: Price, total: int | None, prompt: int | None, output: int | None, cached: int | None) -> int | None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -59,8 +58,8 @@ class Accounting:
     """
 
     clusters: Mapping[str, Provider]
-    asked: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
-    prices: Mapping[str, Mapping[str, dict[str, Any]]] = field(default_factory=lambda: MappingProxyType({}))
+    asked: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    prices: Mapping[str, Mapping[str, dict[str, Any]]] = field(default_factory=dict)
     accounts: tuple[AccountSpec, ...] = ()
     version: Literal[1] = 1
 
@@ -92,7 +91,7 @@ class Accounting:
         return PriceBook(load_catalog(), None, overrides)
 
 
-NOTHING = Accounting(MappingProxyType({}))
+NOTHING = Accounting({})
 _ADAPTER = TypeAdapter(Accounting)
 
 

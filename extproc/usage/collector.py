@@ -149,18 +149,21 @@ class Collector:
         return any(self._take_from(path, last=closed) for path in log.aside(active)) or self._take_from(active)
 
     def _take_from(self, path: Path, *, last: bool = False) -> bool:
-        """Takes a block of one file. `last`: nothing is written to it any more, so that it goes when it was read."""
+        """Takes a block of one file, and puts it aside when it is long.
+
+        `last`: nothing is written to it any more, so that it goes when it was read.
+        """
         name = log.identify(path, last=last)
         if name is not None:
             position = self._ledger.position(name)
             block = log.read(path, name, position, last=last)
-            if block.content:
-                self._write(block)
-                return True
             # An Envoy that cannot make its new log, since the disk is full, never tries again.
             if path == self._paths.log and position >= self._rotate and self._reserve.held:
                 log.put_aside(path)
                 self._reopen_at = 0.0
+            if block.content:
+                self._write(block)
+                return True
         if last:
             if name is not None:
                 self._ledger.forget(name)

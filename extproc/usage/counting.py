@@ -80,7 +80,7 @@ class Counting:
         return self._budgets.spent_now(now_us) if self.ready else None
 
     def _spent(self, account: Account, now_us: int) -> list[tuple[int, int]]:
-        """Amounts and when. All are fetched before the first counts, so that a ledger that goes away counts none twice."""
+        """Amounts and when. All are fetched before the first counts: a ledger that goes away has none count twice."""
         found = []
         around = stretches(account, now_us)
         if len(around) > 1 and not self._amount(account, around[0][0], around[-1][1]):

@@ -79,7 +79,7 @@ def parse(line: bytes) -> Entry:
         status, flags = _count(found, "status"), _text(found, "flags")
         return Entry(
             id=_text(found, "id"),
-            at_us=int(found["at"]),
+            at_us=_number(found["at"]),
             client=client,
             model=model,
             instead=instead,
@@ -127,9 +127,15 @@ def _count(found: dict[str, Any], name: str) -> int:
     raise TypeError(f"{name} is no whole number above zero")
 
 
-def _micros(value: int | str | None) -> int | None:
+def _micros(value: object) -> int | None:
     """A duration. Envoy writes "-" where one never began or never ended; a clock that went back makes it zero."""
-    return max(0, int(value)) if value not in (None, "", "-") else None
+    return max(0, _number(value)) if value not in (None, "", "-") else None
+
+
+def _number(value: object) -> int:
+    if type(value) is int or type(value) is str:
+        return int(value)
+    raise TypeError("a time is no number")
 
 
 def _broken(flags: str, status: int) -> bool:

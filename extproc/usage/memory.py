@@ -2,33 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from extproc.usage.files import replace
-
-
-class _Held(TypedDict):
-    held_us: int
-    until_us: int
-
-
-class _Told(TypedDict):
-    account: tuple[str, str, str, str, str, str, int]
-    told: dict[str, int]
-    spent: _Held | None
-
-
-class _Budgets(TypedDict):
-    version: Literal[1]
-    accounts: list[_Told]
-
-
-class _Document(TypedDict):
-    estimator: dict[str, Any]
-    budgets: _Budgets
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +18,40 @@ class Memory:
     budgets: dict[str, Any]
 
 
-_ADAPTER = TypeAdapter(_Document)
+@dataclass(frozen=True, slots=True)
+class _Held:
+    held_us: int
+    until_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    account: tuple[str, str, str, str, str, str, int]
+    told: dict[str, int]
+    spent: _Held | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Budgets:
+    version: Literal[1]
+    accounts: list[_Told]
+
+
+_BUDGETS = TypeAdapter(_Budgets)
 
 
 def read(path: Path) -> Memory | None:
     """None where there is none yet. Raises OSError, and ValueError where the file is damaged."""
     try:
-        content = path.read_bytes()
+        found = orjson.loads(path.read_bytes())
+        _BUDGETS.validate_python(found["budgets"])  # estimators look for themselves
+        return Memory(found["estimator"], found["budgets"])
     except FileNotFoundError:
         return None
-    try:
-        found = _ADAPTER.validate_json(content)
     except ValidationError as error:
-        raise ValueError(f"not a memory of the collector ({error.error_count()} errors)") from None
-    return Memory(found["estimator"], dict(found["budgets"]))
+        raise ValueError(f"not what was told about budgets ({error.error_count()} errors)") from None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a memory of the collector ({error})") from None
 
 
 def write(path: Path, memory: Memory) -> None:

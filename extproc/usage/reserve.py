@@ -36,7 +36,7 @@ class Reserve:
         return time.monotonic() >= self._look_at
 
     def look(self, failed_writes: int | None) -> None:
-        """Makes the reserve when there is room. `failed_writes`: Envoy's count, which should not rise; None: unknown."""
+        """Makes the reserve when there is room. `failed_writes`: Envoy's count, which should not rise, if known."""
         self._look_at = time.monotonic() + _LOOK_S
         before, self._failed_writes = self._failed_writes, failed_writes
         if failed_writes is not None and before is not None and failed_writes > before:

@@ -165,5 +165,5 @@ keys: {alice: {secret: {env: CLIENT}}}
         shown = [running.admin.get(path).text for path in ("/status", "/snapshot", "/history", "/policy", "/models")]
         shown += [running.output()]
         shown += [path.read_text(errors="replace") for path in running.folder.glob("run/**/*.log")]
-        shown += [path.read_bytes().decode("latin-1") for path in running.folder.glob("state/*")]
+        shown += [path.read_bytes().decode("latin-1") for path in running.folder.glob("state/**/*") if path.is_file()]
     assert not [text for text in shown if "very-secret" in text]

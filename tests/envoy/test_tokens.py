@@ -41,7 +41,7 @@ from controlplane.keys.issue import Issued, Request, issue
 from controlplane.keys.signing import SigningKeys
 from controlplane.runtime.envoy import find_envoy
 from controlplane.xds import errors, keys, names, tokens
-from controlplane.xds.protos import pack, uint
+from controlplane.xds.protos import pack
 from controlplane.xds.tokens import Issuer, Membership, RemoteKeys
 from tests.support.gateway import eventually
 
@@ -159,7 +159,7 @@ class Edge:
     def _edge(self) -> listener.Listener:
         scrub = early.HeaderMutation()
         scrub.mutations.extend(mutation.HeaderMutation(remove=h) for h in (*names.INTERNAL_HEADERS, *tokens.HEADERS))
-        manager = hcm.HttpConnectionManager(stat_prefix="edge", local_reply_config=_replies())
+        manager = hcm.HttpConnectionManager(stat_prefix="edge", local_reply_config=errors.local_replies(tokens=True))
         manager.early_header_mutation_extensions.add(name="scrub", typed_config=pack(scrub))
         host = manager.route_config.virtual_hosts.add(name="all", domains=["*"])
         route = host.routes.add(request_headers_to_remove=["authorization", "x-api-key", "api-key"])
@@ -203,15 +203,6 @@ def _upstream(jwks: str) -> hcm.HttpConnectionManager:
     said = (names.CLIENT, tokens.TOKEN_ID, "authorization", "x-api-key", "api-key")
     echo.direct_response.body_format.json_format.update({name: f"%REQ({name})%" for name in said})
     return manager
-
-
-def _replies() -> hcm.LocalReplyConfig:
-    replies = errors.local_replies()
-    first = hcm.ResponseMapper()
-    first.CopyFrom(next(m for m in replies.mappers if "invalid_api_key" in str(m.body_format_override.json_format)))
-    first.filter.CopyFrom(tokens.refusals())
-    first.status_code.CopyFrom(uint(401))
-    return hcm.LocalReplyConfig(mappers=[first, *replies.mappers])
 
 
 @pytest.fixture(scope="module")

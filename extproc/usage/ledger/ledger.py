@@ -2,7 +2,9 @@
 
 One process writes, from one thread; others read at the same time, each with a ledger of its own.
 
-A batch of 1,000 records costs TODO
+Measured with batches of 1,000 at 5,000 records a second, all indexes and rollups included, CPU of the writing process
+per record: on SQLite 11 us over 50 series (12 us in a ledger of 600,000 records), 35 us when every record of a batch is
+of another series, which then has three rows of rollups to itself; on PostgreSQL 8 and 25 us.
 """
 
 from collections.abc import Mapping, Sequence

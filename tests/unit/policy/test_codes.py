@@ -2,9 +2,11 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
+import controlplane.plan
 import controlplane.policy
 from controlplane.policy.codes import CODES
 
@@ -26,11 +28,15 @@ def test_every_meaning_ends_with_the_next_step() -> None:
 
 
 def _used() -> Iterator[str]:
-    for file in Path(controlplane.policy.__path__[0]).glob("*.py"):
+    for file in (file for package in (controlplane.policy, controlplane.plan) for file in _modules(package)):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and _name(node.func) in MAKERS:
                 texts = (arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant))
                 yield from [text for text in texts if isinstance(text, str) and CODE.fullmatch(text)][:1]
+
+
+def _modules(package: ModuleType) -> Iterable[Path]:
+    return Path(package.__path__[0]).glob("*.py")
 
 
 def _name(function: ast.expr) -> str:
