@@ -27,7 +27,7 @@ class Collecting:
 
 
 def collector_costs(folder: Path) -> Collecting:
-    """The collector takes a log of answers by 50 models to 1,000 keys."""
+    """The collector takes a log of answers by 10 models to 100 keys."""
     path, document = folder / "requests.log", folder / "accounting.json"
     document.write_bytes(accounting.dump(Accounting({"up": Provider("up", "openai", "api.openai.com")})))
     argv = [sys.executable, "-m", "extproc.usage", "--log", str(path), "--document", str(document)]
@@ -57,7 +57,7 @@ def _entries() -> bytes:
             "answer": f"gpt-4o-mini\n{usage}", "at": str(now + number * 10), "attempts": 1, "cluster": "up",
             "details": "via_upstream", "first": 410_000 + number % 9000, "flags": "-", "from": "10.0.0.9",
             "id": f"8b446297-6232-4103-8aac-{number:012x}", "in": 250, "ms": 900, "out": 600,
-            "path": "/v1/chat/completions", "request": f"-key-{number % 1000}\ngpt-{number % 50}", "status": 200,
+            "path": "/v1/chat/completions", "request": f"-key-{number % 100}\ngpt-{number % 10}", "status": 200,
             "took": 900_000 + number % 9000, "type": "application/json",
         }  # fmt: skip
         lines.append(json.dumps(entry, separators=(",", ":")))

@@ -115,7 +115,7 @@ def _moment(text: str, now: datetime, name: str) -> int:
     try:
         return int(grammar.moment(text).timestamp() * 1_000_000)
     except ValueError as error:
-        raise HTTPException(422, f"{name}: {error}, or an age such as 24h or 30d") from None
+        raise HTTPException(422, f"{name} is {text!r}, expected {error}, or an age such as 24h or 30d") from None
 
 
 def _iso(at_us: int) -> str:

@@ -1,7 +1,6 @@
 """What the admin API and `ctl --format json` say: plain data, made from the control plane's own values."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -204,8 +203,8 @@ def unpriced_model(found: "UnpricedModel") -> View:
 
 
 def usage_record(found: "UsageRecord") -> View:
-    view = asdict(found)
-    view.update(view.pop("tokens"))
+    view = found._asdict()
+    view.update(view.pop("tokens")._asdict())
     cost = view.pop("cost_pico")
     view["cost"] = None if cost is None else format(Decimal(cost) / PICO, "f")
     view["at"] = datetime.fromtimestamp(view.pop("at_us") / 1e6, UTC).isoformat(timespec="milliseconds")

@@ -1,9 +1,19 @@
 """plan -> why: the tier of every rule, and what one request would get. What `ctl explain` prints."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 
+from controlplane.plan.accounts import LIMIT
 from controlplane.plan.ir import Decision, Key, Plan, Route, Tier
+from extproc.usage.accounting import AccountSpec
+from extproc.usage.budgets import Lag, explain_overshoot
+from extproc.usage.record import PICO
+
+# From the end of a request to the edge knowing its cost: Envoy flushes its log, the collector takes a batch, a small
+# resource is pushed.
+LAG = Lag(flush_us=100_000, batch_us=400_000, push_us=500_000)
 
 
 def decisions(plan: Plan) -> Iterator[Decision]:
@@ -27,8 +37,40 @@ def decisions(plan: Plan) -> Iterator[Decision]:
             ("limits", limit.name, "requests"),
             f"{limit.amount} requests per {limit.per_s} s for each key",
             "local_ratelimit, a bucket per key",
-            "counted per Envoy node; refilled when this limit changes, by nothing else",
+            "exact: never over; counted per Envoy node; refilled when this limit changes, by nothing else",
         )
+    yield from _accounts(plan)
+    if plan.tokens is not None:
+        rule = f"verify issued keys, refuse {len(plan.tokens.revoked)} that are revoked"
+        yield _native(("keys",), rule, "jwt_authn with a cache of verified tokens, rbac on their ids", "no look-up")
+
+
+def _accounts(plan: Plan) -> Iterator[Decision]:
+    """Budgets and token limits. Those that only differ in their owner share one decision."""
+    owners = Counter((account.budget, account.owner_kind) for account in plan.accounts)
+    told = set()
+    for account in plan.accounts:
+        kind = (account.budget, account.owner_kind)
+        if kind in told:
+            continue
+        told.add(kind)
+        limit = account.budget.startswith(LIMIT)
+        path = ("limits", account.budget.removeprefix(LIMIT), "tokens") if limit else ("budgets", account.budget)
+        whose = f"each of {owners[kind]} {account.owner_kind}s" if account.owner_kind else "everyone together"
+        yield Decision(
+            path,
+            f"{_amount(account)} for {whose}",
+            Tier.ASIDE,
+            "counted from the access log; spent accounts are refused or downgraded at the edge",
+            f"eventual, costs requests nothing; overshoot: {explain_overshoot(LAG)}",
+        )
+
+
+def _amount(account: AccountSpec) -> str:
+    amount = f"{format(Decimal(account.amount) / PICO, 'f')} USD"
+    if account.unit != "pico":
+        amount = f"{account.amount} {account.unit}"
+    return f"{amount} per {account.period}" if account.period else f"{amount} in any {account.seconds} s"
 
 
 def _native(path: tuple[str | int, ...], rule: str, mechanism: str, why: str) -> Decision:

@@ -66,7 +66,7 @@ class MemoryStore:
     def _counter(self, bucket: Bucket, lease_us: int, now: int) -> "_Counter":
         counter = self._buckets.get(bucket.key)
         if counter is None or counter.until <= now:
-            counter = self._buckets[bucket.key] = _Counter(bucket.form, bucket.step_us)
+            counter = self._buckets[bucket.key] = _Counter(bucket.form, bucket.step_us, until=now)
         counter.age(now, lease_us)
         return counter
 
@@ -88,7 +88,7 @@ class _Counter:
     held: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
     step: int | None = None
     last: int = 0
-    until: int = 2**63
+    until: int = 0
 
     def age(self, now: int, lease_us: int) -> None:
         """Brings it up to now."""
@@ -141,13 +141,13 @@ class _Counter:
         return Standing(used, wait if over > 0 else 0, max(reset, 0), end, pending)
 
     def keep(self, lease_us: int, end: int, now: int) -> None:
-        """Until when anything in it may count; the later of what it knows, for rules may have changed."""
+        """Until when anything in it may count; never sooner than before: what is held may have a longer lease."""
         until = now + lease_us + SOON_US
         if self.form is Form.ROLLING:
             until += self.step_us * (STEPS + 2)
         elif self.form is Form.CALENDAR:
             until += max(end - now, 0) + KEPT_US
-        self.until = until
+        self.until = max(self.until, until)
 
     def _use(self, end: int, amount: int) -> None:
         self.used[end] = self.used.get(end, 0) + amount
@@ -170,6 +170,7 @@ class _Counter:
         for future in [each for each in self.steps if each > step]:
             self.steps[step] = self.steps.get(step, 0) + self.steps.pop(future)
         self.last = step
+        self.until = 0
         self.held = {call: (min(until, latest), held) for call, (until, held) in self.held.items()}
 
     def _expire(self, now: int) -> None:

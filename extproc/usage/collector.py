@@ -132,7 +132,7 @@ class Collector:
             self._document = written
             billing = Billing(new, self._estimator)
             self._counting.replace(spec.account() for spec in new.accounts)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ArithmeticError) as error:  # the last is decimal's
             self._document = None
             self._alarms.set("document", f"usage is counted as before the last policy: {error}")
             return

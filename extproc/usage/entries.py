@@ -4,9 +4,8 @@ Envoy writes a JSON object per line, by the format commands below:
 https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/observability/access_log/usage#command-operators
 """
 
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -41,8 +40,7 @@ class EntryError(ValueError):
     """A line of the log is not an entry; says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One request as Envoy saw it. Times in microseconds; "" and None where Envoy knows nothing."""
 
     id: str

@@ -7,7 +7,7 @@ exponentially, starts from a prior, and gives observations far outside the usual
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from extproc.usage.reading import MOST_TOKENS
@@ -46,6 +46,10 @@ PRIORS: Mapping[str, Prior] = {
     "plain": Prior(4.0, 350.0),  # id, model, usage
     "stream": Prior(215.0, 430.0),  # one event per token; the first states the role, the last ones how it ended
 }
+
+
+# A model that is well known is looked at now and then: learning costs as much as everything else about a record.
+_LEARNING, _THEN_EVERY = 200, 8  # finished answers
 
 
 class _Line:
@@ -132,6 +136,9 @@ class Estimator:
                 self._models.popitem(last=False)
         else:
             self._models.move_to_end(model)
+        known.finished += 1
+        if known.finished > _LEARNING and known.finished % _THEN_EVERY:
+            return
         bytes_in, bytes_out = min(bytes_in, _MOST_BYTES), min(bytes_out, _MOST_BYTES)
         into, out = _lines(known, streamed, bytes_in)
         expected = 0.0
@@ -141,7 +148,6 @@ class Estimator:
         if bytes_out > 0:
             expected += out.at(bytes_out)
             out.add(bytes_out, tokens.output)
-        known.finished += 1
         error = min(_MOST_ERROR, abs(expected - tokens.total) / max(1, tokens.total))
         known.error += (error - known.error) * max(1 / known.finished, 1 - _KEEP)
 
@@ -216,7 +222,7 @@ _UNKNOWN = _Model()  # never observed: the priors
 
 def topped_up(reported: Tokens, estimated: Tokens) -> Tokens:
     """For a stream that ended before its last usage: Anthropic states the input first, and output only so far."""
-    return replace(reported, output=max(reported.output, estimated.output))
+    return reported._replace(output=max(reported.output, estimated.output))
 
 
 def _lines(model: _Model, streamed: bool, bytes_in: int) -> tuple[_Line, _Line]:

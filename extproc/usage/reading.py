@@ -5,8 +5,7 @@ Anthropic (messages), DeepSeek, Gemini's OpenAI-compatible API, xAI, Mistral, Co
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -27,8 +26,7 @@ _CACHE_WRITE = ("cache_creation_input_tokens", "cache_write_tokens")
 _Object = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What an answer stated: its tokens; or, when `bad`, none and the problem with them; or, when `absent`, neither."""
 
     tokens: Tokens | None = None

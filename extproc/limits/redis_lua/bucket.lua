@@ -81,7 +81,9 @@ local function keep(bucket, leases, form, step_us, lease_us, end_us, now)
   local us = lease_us + 1000000
   if form == "r" then us = us + step_us * (STEPS + 2) end
   if form == "c" then us = us + math.max(end_us - now, 0) + 86400000000 end
-  local ms = string.format("%.0f", math.ceil(us / 1000))
-  call("PEXPIRE", bucket, ms)
-  call("PEXPIRE", leases, ms)
+  local ms = math.ceil(us / 1000)
+  for _, key in ipairs({bucket, leases}) do
+    -- Never sooner than before: what is held already may have a longer lease.
+    if call("PTTL", key) < ms then call("PEXPIRE", key, string.format("%.0f", ms)) end
+  end
 end

@@ -192,7 +192,7 @@ def _record(row: Row[Any]) -> UsageRecord:
     return UsageRecord(id=values[records.c.id], tokens=tokens, **named, **{name: values[name] for name in _PLAIN})
 
 
-_PLAIN = tuple(name for name in UsageRecord.__slots__ if name in records.c and name != "id")
+_PLAIN = tuple(name for name in UsageRecord._fields if name in records.c and name != "id")
 
 _UNPRICED = records.c.cost_pico.is_(None)
 

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -30,7 +29,7 @@ def said(row: UsageRow) -> dict[str, object]:
 
 def own(batch: Iterable[UsageRecord], example: int) -> list[UsageRecord]:
     """The records under an organization of this example."""
-    return [replace(r, id=f"{example}/{r.id}", organization=str(example)) for r in batch]
+    return [r._replace(id=f"{example}/{r.id}", organization=str(example)) for r in batch]
 
 
 def first_of_each(batch: Iterable[UsageRecord]) -> list[UsageRecord]:
