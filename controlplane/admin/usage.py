@@ -11,10 +11,11 @@ from controlplane.admin import views
 from controlplane.compiling import Compiled
 from controlplane.policy import grammar
 from controlplane.runtime.accounting import Accounting
+from extproc.usage.identity import owner
 from extproc.usage.ledger import Ledger
 
 _DAY_US = 86_400_000_000
-_OWN = ("key", "team", "organization", "model", "provider", "served_model")
+_CLIENTS = frozenset({"model", "day", "hour"})  # what a client's usage may be grouped by: not who serves it
 
 
 class Usage:
@@ -67,6 +68,16 @@ class Usage:
                 found = self._opened().usage([name for name in by.split(",") if name], start, end, where)
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
+        return {"since": _iso(start), "until": _iso(end), "rows": [views.usage_row(row) for row in found]}
+
+    def own(self, identity: str, by: str, since: str, until: str) -> dict[str, Any]:
+        """What one client used, as it may see it."""
+        start, end = _range(since, until)
+        names = [name for name in by.split(",") if name]
+        if not set(names) <= _CLIENTS:
+            raise HTTPException(422, f"cannot group by {by!r}: expected some of {', '.join(sorted(_CLIENTS))}")
+        with self._asking:
+            found = self._opened().usage(names, start, end, {"key": owner(identity).key})
         return {"since": _iso(start), "until": _iso(end), "rows": [views.usage_row(row) for row in found]}
 
     def unpriced(self, since: str = "30d", until: str = "") -> dict[str, Any]:

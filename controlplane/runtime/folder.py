@@ -48,6 +48,11 @@ class RunFolder:
     def mock_socket(self) -> str:
         return str(self.path / "mock.sock")
 
+    @property
+    def usage_socket(self) -> str:
+        """Where clients' questions about their usage are answered."""
+        return str(self.path / "usage.sock")
+
     def record(self, name: str) -> Path:
         """The file that says which process runs under a name."""
         return self.path / f"{name}.pid"

@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 
 from controlplane.admin.app import create_app
+from controlplane.admin.clients import create_clients_app
 from controlplane.admin.usage import Usage
 from controlplane.audit.log import AuditLog
 from controlplane.compiling import Compiled, Compiler
@@ -132,6 +133,7 @@ async def _running(
                 raise NotReadyError(f"Envoy is not ready after {_READY_S:g} s; its log is {folder.log('envoy')}")
             usage = stack.enter_context(Usage(accounting, live.compiled))
             await stack.enter_async_context(_admin_api(controller, store, supervisor, live, usage, keys, auditing))
+            await stack.enter_async_context(_clients_api(usage, folder))
         except Exception:
             if adopting:  # the traffic of an earlier control plane goes on, whatever keeps this one from starting
                 await supervisor.leave()
@@ -197,13 +199,31 @@ async def _admin_api(
     keys: Keys,
     auditing: Auditing,
 ) -> AsyncIterator[None]:
-    """The admin API in this process. Its signals are the gateway's, so uvicorn must not take them."""
+    """The admin API in this process."""
     own = live.compiled.policy.gateway.admin
     token = live.compiled.secrets[own.token] if own.token else None
     app = create_app(controller, store, supervisor.states, usage, keys, auditing, token)
     config = uvicorn.Config(
         app, host=own.listen.host, port=own.listen.port, log_config=None, lifespan="off", access_log=False
     )
+    async with _serving_on(config):
+        yield
+
+
+@asynccontextmanager
+async def _clients_api(usage: Usage, folder: RunFolder) -> AsyncIterator[None]:
+    """What clients may ask about themselves, behind Envoy."""
+    Path(folder.usage_socket).unlink(missing_ok=True)  # of a control plane that was killed
+    config = uvicorn.Config(
+        create_clients_app(usage), uds=folder.usage_socket, log_config=None, lifespan="off", access_log=False
+    )
+    async with _serving_on(config):
+        yield
+
+
+@asynccontextmanager
+async def _serving_on(config: uvicorn.Config) -> AsyncIterator[None]:
+    """An API in this process. Its signals are the gateway's, so uvicorn must not take them."""
     server = uvicorn.Server(config)
     sock = config.bind_socket()
     task = asyncio.create_task(server._serve([sock]))

@@ -3,6 +3,7 @@
 import os
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -34,7 +35,8 @@ def secret_files(base: Path, refs: tuple[SecretRef, ...]) -> frozenset[Path]:
 def surroundings(folder: RunFolder | None, usage_log: Path | None = None) -> Surroundings:
     """Without a run folder (to validate, say) the sockets are names that nothing listens at, and no log is written."""
     mock = folder.mock_socket if folder else "/run/headgate/mock.sock"
-    return Surroundings(_ca_bundle(), MappingProxyType({"mock": mock}), str(usage_log or "/dev/null"))
+    made = Surroundings(_ca_bundle(), MappingProxyType({"mock": mock}), str(usage_log or "/dev/null"))
+    return replace(made, usage_socket=folder.usage_socket) if folder else made
 
 
 def _ca_bundle() -> str:

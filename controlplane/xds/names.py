@@ -9,7 +9,8 @@ CLIENT = "x-headgate-client"
 MODEL = "x-headgate-model"
 INSTEAD = "x-headgate-instead"  # the model to serve in place of the one asked for
 TOKEN_ID = "x-headgate-token-id"  # noqa: S105 - the name of a header
-INTERNAL_HEADERS = (CLIENT, MODEL, INSTEAD, TOKEN_ID, "x-headgate-path", "x-client", "x-model")
+OWNER = "x-headgate-owner"  # the client header, where it is told to a part of the gateway
+INTERNAL_HEADERS = (CLIENT, MODEL, INSTEAD, TOKEN_ID, OWNER, "x-headgate-path", "x-client", "x-model")
 
 LISTENER = "edge"
 ROUTES = "models"
@@ -21,6 +22,7 @@ SPENT = "spent"
 BODY = "body"
 SERVER_CERTIFICATE = "edge-certificate"
 CLIENT_CA = "edge-client-ca"
+USAGE_CLUSTER = "headgate/usage"  # no provider can have this name
 XDS_CLUSTER = "headgate-xds"
 
 # Lua filters. The latter two read route metadata under their own name: the model to ask the provider for, one for all

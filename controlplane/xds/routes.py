@@ -12,7 +12,7 @@ from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 from google.protobuf.any_pb2 import Any as AnyProto
 
 from controlplane.plan.ir import Plan, Route
-from controlplane.xds import cors, errors, listing, matchers, names
+from controlplane.xds import cors, errors, listing, matchers, names, usage
 from controlplane.xds.protos import boolean, millis, pack, typed_struct, uint
 
 # The endpoints that carry a model, below /v1.
@@ -32,6 +32,7 @@ _WITH_QUERY = r"/v1/(" + "|".join(ENDPOINTS) + r")\?(?s:.*)"
 _SMALL = "[0-9]{1,6}"
 _ENABLED = route.FilterConfig(config=AnyProto())
 _HEALTH = r"/health(\?(?s:.*))?"
+_USAGE = r"/v1/usage(\?(?s:.*))?"
 _LISTING = r"/v1/models([/?](?s:.*))?"
 
 # What a client sends for the gateway, and what would tell a provider about the client.
@@ -85,9 +86,10 @@ def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
     only_get = _error(405, "%REQ(:METHOD)% is not allowed here: use GET.", "method_not_allowed")
     unknown = _error(404, "Unknown request URL: %REQ(:METHOD)% %REQ(:PATH)%.", "unknown_url")
     methods = {"POST": _nameless(plan)}
+    asked = {"GET": matchers.action("usage", usage.route_to_it())}
     listed = {"GET": matchers.action("listing", listing.route(plan))}
     if plan.edge.cors is not None:
-        methods["OPTIONS"] = listed["OPTIONS"] = cors.preflight(plan.edge.cors)
+        methods["OPTIONS"] = listed["OPTIONS"] = asked["OPTIONS"] = cors.preflight(plan.edge.cors)
     endpoint = matchers.then(matchers.lookup(":method", methods, {}, wrong_method))
     get = matchers.regex(":method", "GET|HEAD")
     rest = matchers.first_of(
@@ -95,6 +97,7 @@ def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
             (matchers.every(matchers.regex(":path", _HEALTH), get), matchers.action("health", _health(plan, draining))),
             (matchers.regex(":path", _LISTING), matchers.then(matchers.lookup(":method", listed, {}, only_get))),
             (matchers.regex(":path", _WITH_QUERY), endpoint),
+            (matchers.regex(":path", _USAGE), matchers.then(matchers.lookup(":method", asked, {}, only_get))),
         ],
         unknown,
     )

@@ -33,7 +33,7 @@ class Billing:
 
     def bill(self, entry: Entry, number: str) -> Billed | None:
         """The record with the id `number`; None for a request that reached no provider: it used nothing."""
-        if not entry.cluster or not entry.attempts:
+        if not entry.cluster or not entry.attempts or not entry.model:
             return None
         provider = self._accounting.clusters.get(entry.cluster)
         name = provider.name if provider else entry.cluster

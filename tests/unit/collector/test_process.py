@@ -25,7 +25,7 @@ class Process:
     """The collector on a place, with a log that is put aside every 64 KiB. Ended with the test."""
 
     def __init__(self, place: Place, url: str | None = None) -> None:
-        self._place, self._url = place, url or place.url
+        self._place, self._url = place, place.url if url is None else url
         self._process: subprocess.Popen[bytes] | None = None
         self.output = place.folder / "output"
 
