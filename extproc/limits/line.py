@@ -42,9 +42,12 @@ class Line:
             connection = self._connection or await self._connect()
             answer: _Answer = asyncio.get_running_loop().create_future()
             self._waiting.append(answer)
-            # Writes before it waits for anything, so that questions and `_waiting` have the same order.
-            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
-            return await answer
+            try:
+                # Writes before it waits for anything, so that questions and `_waiting` have the same order.
+                await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+                return await answer
+            finally:
+                answer.cancel()  # nobody waits for it any more; its place in the order stays
 
     async def hang_up(self) -> None:
         """Breaks the connection; calls in progress fail."""
