@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import edges, live, load, report
+from bench.accounting import collector_costs
 from bench.procs import alone, apart, cpu_us, envoy, free_port, running, wait_file, wait_port
 
 ROUNDS, SECONDS = 7, 2
@@ -26,7 +27,7 @@ def request_costs(folder: Path, *, keep: bool = True) -> list[report.Cost]:
     with running(envoy(folder / "up.yaml"), folder / "up.log"):
         wait_file(socket)
         # The connections of one policy tell those of all.
-        sides = list(_sides(folder, socket))[: None if keep else 3]
+        sides = list(_sides(folder, socket))[: None if keep else 4]
         for _ in range(ROUNDS):
             for side in sides:
                 found.setdefault(side.name, []).append(_turn(side, folder))
@@ -51,12 +52,15 @@ def _sides(folder: Path, socket: Path) -> Iterator[Side]:
     yield Side("bare Envoy", folder / "bare.yaml", port, 1)
     for number, edge in enumerate(edges.edges(0)):
         port, file = free_port(), folder / f"edge-{number}.pb"
-        edges.write_edge(edge.policy.replace("127.0.0.1:0", f"127.0.0.1:{port}"), socket, file)
+        edges.write_edge(
+            edge.policy.replace("127.0.0.1:0", f"127.0.0.1:{port}"), socket, file, accounting=edge.accounting
+        )
         yield Side(edge.name, file, port, edge.models)
 
 
 def _turn(side: Side, folder: Path) -> tuple[float, float]:
     """CPU per request and requests per second of a fresh process: where its memory lies makes some percent."""
+    (folder / "requests.log").unlink(missing_ok=True)
     script = folder / "load.lua"
     load.write_script(script, models=side.models)
     with running(envoy(side.config), folder / "side.log") as process:
@@ -128,9 +132,10 @@ def main() -> None:
         connecting = request_costs(folder, keep=False)
         streams = stream_costs(folder)
         plain = answer_latencies(folder)
+        collecting = collector_costs(folder)
         compiling = live.compile_times()
         reloads = live.reload_times(folder)
-    report.write(costs, connecting, streams, plain, compiling, reloads, SECONDS)
+    report.write(costs, connecting, streams, plain, collecting, compiling, reloads, SECONDS)
 
 
 if __name__ == "__main__":

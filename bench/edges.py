@@ -7,15 +7,20 @@ from pathlib import Path
 from types import MappingProxyType
 
 import yaml
+from envoy.config.bootstrap.v3 import bootstrap_pb2
+from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
 
 from controlplane.compiling import Compiled, Compiler
 from controlplane.policy.load import LoadCache
+from controlplane.xds import names
 from controlplane.xds.link import static_bootstrap
 from controlplane.xds.surroundings import Surroundings
 
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 BUFFER = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer"
 ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+_NOTE = "  note(handle, headers, model, text, instead)\n"
 ANSWER = json.dumps(
     {
         "id": "chatcmpl-1",
@@ -35,6 +40,7 @@ class Edge:
     name: str
     policy: str
     models: int = 1000
+    accounting: bool = True
 
 
 def edges(port: int, models: int = 1000, keys: int = 1000) -> list[Edge]:
@@ -51,8 +57,9 @@ def edges(port: int, models: int = 1000, keys: int = 1000) -> list[Edge]:
     return [
         Edge("10 models, no keys", f"{head}models:\n{_same_names(10)}", 10),
         Edge("1,000 models, 1,000 keys", f"{head}models:\n{same}keys:\n{plain}"),
+        Edge("the same, without accounting", f"{head}models:\n{same}keys:\n{plain}", accounting=False),
         Edge("10,000 models, 1,000 keys", f"{head}models:\n{_same_names(10_000)}keys:\n{plain}", 10_000),
-        Edge("the same, renamed upstream", f"{head}models:\n{renamed}keys:\n{plain}"),
+        Edge("1,000 models renamed upstream, 1,000 keys", f"{head}models:\n{renamed}keys:\n{plain}"),
         Edge("the same, permissions and limits", f"{head}models:\n{renamed}keys:\n{limited}{limits}"),
     ]
 
@@ -62,7 +69,8 @@ def _same_names(models: int) -> str:
 
 
 def compiler(socket: Path) -> Compiler:
-    around = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"mock": str(socket)}))
+    log = str(socket.with_name("requests.log"))
+    around = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"mock": str(socket)}), log)
     return Compiler("policy.yaml", lambda ref: ref.name.replace("KEY_", "sk-"), around, LoadCache())
 
 
@@ -70,9 +78,28 @@ def compiled(policy: str, socket: Path) -> Compiled:
     return compiler(socket).compile(policy, datetime(2026, 1, 1, tzinfo=UTC))
 
 
-def write_edge(policy: str, socket: Path, file: Path) -> None:
+def write_edge(policy: str, socket: Path, file: Path, *, accounting: bool = True) -> None:
     """The policy as a static bootstrap, so that nothing but the request path is measured."""
-    file.write_bytes(static_bootstrap(compiled(policy, socket).snapshot).SerializeToString(deterministic=True))
+    made = static_bootstrap(compiled(policy, socket).snapshot)
+    if not accounting:
+        _without_accounting(made)
+    file.write_bytes(made.SerializeToString(deterministic=True))
+
+
+def _without_accounting(bootstrap: bootstrap_pb2.Bootstrap) -> None:
+    """No access log, no note of the request, no reading of the answer."""
+    http = bootstrap.static_resources.listeners[0].filter_chains[0].filters[0]
+    manager = hcm.HttpConnectionManager()
+    http.typed_config.Unpack(manager)
+    del manager.access_log[:]
+    chain = {each.name: each for each in manager.http_filters}
+    made = lua.Lua()
+    chain[names.MODEL_FILTER].typed_config.Unpack(made)
+    made.ClearField("default_source_code")
+    for source in made.source_codes.values():
+        source.inline_string = source.inline_string.replace(_NOTE, "")
+    chain[names.MODEL_FILTER].typed_config.Pack(made)
+    http.typed_config.Pack(manager)
 
 
 def write_bare(port: int, socket: Path, file: Path) -> None:

@@ -12,6 +12,7 @@ import matplotlib as mpl
 from controlplane.runtime.envoy import envoy_binary
 
 if TYPE_CHECKING:
+    from bench.accounting import Collecting
     from bench.live import Compile, Reload
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -47,6 +48,7 @@ def write(
     connecting: list[Cost],
     streams: Streams,
     plain: tuple[list[float], list[float]],
+    collecting: "Collecting",
     compiling: "Compile",
     reloads: "Reload",
     turn_s: int,
@@ -96,6 +98,12 @@ Four connections, one request at a time on each, to the first byte of the body. 
 |---|---|---|---|---|---|---|
 {_latency("plain answer", *plain)}
 {_latency("first token of a stream", streams.bare_first, streams.edge_first)}
+
+## Accounting
+
+What Envoy pays for it is in the first table: a line of the access log, a note of the request, reading the answer's
+usage. The collector, off the request path, takes {collecting.cpu_us:.0f} CPU µs per record, at
+{collecting.per_second:,.0f} records per second into SQLite (100 keys, 10 models).
 
 ## The control plane
 

@@ -228,7 +228,8 @@ def check_accounts(
     def named(kind: str, section: str, name: str, path: Path) -> Iterator[Diagnostic]:
         if name not in written[section]:
             near = nearest(name, tuple(written[section]))
-            yield error("unknown-name", f"there is no {kind} `{name}`", path, f"a {kind} of this policy", near)
+            expected = f"{'an' if kind == 'organization' else 'a'} {kind} of this policy"
+            yield error("unknown-name", f"there is no {kind} `{name}`", path, expected, near)
 
     owners: list[tuple[Path, Any]] = [(("gateway",), gateway)]
     owners += [

@@ -10,6 +10,7 @@ from controlplane.policy.types import HIDDEN, LOOKS_SECRET
 
 _SECRETS = ("secret", "api_key", "token", "admin_token", "password", "authorization")
 _OTHERS = {"key", "cert", "client_ca", "ca"}
+_PLAIN = {"tokens", "organization", "organizations"}  # near those above, but counts and names
 _FIELD = re.compile(r"""(?<![\w-])["']?(\w[\w-]*)["']?\s*:(?:\s+|$)""")
 _REFERENCE = re.compile(r"\{\s*(?:env:\s*[A-Za-z_][A-Za-z0-9_]*|file:\s*[^\s{},]+)\s*\}")
 _REFERENCE_LINE = re.compile(r"\s*(?:env|file):\s+\S+\s*$")
@@ -86,4 +87,6 @@ def _holds_secret(line: str, field: re.Match[str]) -> bool:
 def _secret_name(name: str) -> bool:
     """Whether a field holds a secret, or would if its name were not misspelt."""
     lower = name.lower()
+    if lower in _PLAIN:
+        return False
     return lower in _OTHERS or "secret" in lower or bool(difflib.get_close_matches(lower, _SECRETS, n=1, cutoff=0.7))

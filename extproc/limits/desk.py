@@ -1,5 +1,6 @@
 """Where requests get room in all their limits, or in none, and give it back when they are done."""
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -73,6 +74,9 @@ class Desk:
         self._shared = shared
         self._counters = counters
         self._clock = clock
+        # Names of calls are unique in the fleet, and over restarts.
+        self._name = f"{os.urandom(9).hex()}."
+        self._calls = itertools.count()
         self._unknown: set[str] = set()
         self._lanes: Mapping[str, Lane] = {}
         self.update(settings)
@@ -85,7 +89,7 @@ class Desk:
     async def reserve(self, asked: Sequence[Asked]) -> Outcome:
         """Takes room in every limit, or in none."""
         now = self._clock()
-        call = os.urandom(12).hex()
+        call = f"{self._name}{next(self._calls):x}"
         places: list[_Place] = []
         for each in asked:
             lane = self._lanes.get(each.limit)

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import os
 from typing import Any
 
 import grpc
@@ -59,11 +60,14 @@ class Service:
         self._server.add_generic_rpc_handlers((self._health(), self._reading()))
 
     async def start(self) -> None:
-        """Raises OSError when the socket cannot be had."""
+        """Raises OSError when the socket cannot be had. Only this user may connect."""
+        mask = os.umask(0o177)
         try:
             self._server.add_insecure_port(f"unix:{self.socket}")
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {self.socket}: {error}") from None
+            raise OSError(f"cannot listen on {self.socket}: {error}. Use a path of a folder that exists") from None
+        finally:
+            os.umask(mask)
         await self._server.start()
 
     async def drain(self, grace_s: float) -> None:

@@ -18,7 +18,8 @@ from tests.support.gateway import Gateway, alive, eventually
 from tests.support.mock import MockProvider
 from tests.support.usage import Row, abandon, ask, ctl, headers, only_record, records, request_id, usage
 
-pytestmark = pytest.mark.xdist_group("accounting")
+# The others have a gateway of their own, and go to any worker.
+one_gateway = pytest.mark.xdist_group("accounting")
 
 _POLICY = """
 providers:
@@ -282,9 +283,10 @@ def _served(mock: MockProvider, model: str) -> int:
     return sum(row["tokens"]["completion"] for row in stats["by"] if row["model"] == model)
 
 
+@one_gateway
 def test_what_an_abandoned_stream_took_is_estimated(gateway: Gateway, provider: MockProvider) -> None:
     for number in range(30):
-        ask(gateway, "m-long", body={**_chat(number, "m-long"), "stream": True}, chunks=str(20 + number))
+        ask(gateway, "m-long", content={**_chat(number, "m-long"), "stream": True}, chunks=str(20 + number))
     errors = {}
     for chunks in (3, 10, 40, 90):
         before = _served(provider, "m-long")
@@ -296,15 +298,17 @@ def test_what_an_abandoned_stream_took_is_estimated(gateway: Gateway, provider: 
     assert max(map(abs, errors.values())) < 0.5, errors
 
 
+@one_gateway
 def test_a_stream_whose_usage_never_comes_is_estimated(gateway: Gateway) -> None:
     for number in range(30):
-        ask(gateway, "m-mute", body={**_chat(number, "m-mute"), "stream": True}, chunks=str(20 + number))
-    answer = ask(gateway, "m-mute", body={**_chat(0, "m-mute"), "stream": True}, chunks="50", no_usage="1")
+        ask(gateway, "m-mute", content={**_chat(number, "m-mute"), "stream": True}, chunks=str(20 + number))
+    answer = ask(gateway, "m-mute", content={**_chat(0, "m-mute"), "stream": True}, chunks="50", no_usage="1")
     record = only_record(gateway, answer.headers["x-request-id"])
     assert (record["estimated"], record["complete"]) == (True, True)
     assert record["output"] == pytest.approx(50, rel=0.2)
 
 
+@one_gateway
 def test_a_plain_answer_without_usage_is_estimated(gateway: Gateway) -> None:
     for number in range(30):
         ask(gateway, "m-still", size=f"{1000 + 200 * number}")
@@ -315,18 +319,20 @@ def test_a_plain_answer_without_usage_is_estimated(gateway: Gateway) -> None:
     assert record["output"] == pytest.approx(words, rel=0.2)
 
 
+@one_gateway
 @pytest.mark.parametrize("stream", [False, True])
 def test_cost_is_exact_to_the_last_digit(gateway: Gateway, stream: bool) -> None:
     body = {**_chat(0, "m-dear"), "stream": stream}
-    answer = ask(gateway, "m-dear", body=body, usage="1234567,8901", cached_tokens="1003", reasoning_tokens="777")
+    answer = ask(gateway, "m-dear", content=body, usage="1234567,8901", cached_tokens="1003", reasoning_tokens="777")
     dear = only_record(gateway, answer.headers["x-request-id"])
     rates = ((1234567 - 1003, "0.15"), (1003, "0.075"), (8901 - 777, "0.60"), (777, "1.2"))
     exact = sum(count * Decimal(rate) / 10**6 for count, rate in rates) + Decimal("0.000123456789")
     assert Decimal(dear["cost"]) == exact
-    tiny = only_record(gateway, ask(gateway, "m-tiny", body=body, usage="3,5").headers["x-request-id"])
+    tiny = only_record(gateway, ask(gateway, "m-tiny", content=body, usage="3,5").headers["x-request-id"])
     assert tiny["cost"] == "0.000000000038"
 
 
+@one_gateway
 def test_sums_of_cost_are_exact(gateway: Gateway) -> None:
     for number in range(20):
         ask(gateway, "m-tiny", key=_ENV["KEY_BOB"], usage=f"{number},1")
@@ -335,16 +341,19 @@ def test_sums_of_cost_are_exact(gateway: Gateway) -> None:
     assert (row["cost"], row["unpriced"]) == ("0.00000000033", 0)
 
 
+@one_gateway
 def test_a_price_of_zero_is_a_price(gateway: Gateway) -> None:
     record = only_record(gateway, ask(gateway, "m-free", usage="5,0").headers["x-request-id"])
     assert Decimal(record["cost"]) == 0
 
 
+@one_gateway
 def test_a_refused_request_costs_nothing(gateway: Gateway) -> None:
     record = only_record(gateway, ask(gateway, "m-dear", status="400").headers["x-request-id"])
     assert Decimal(record["cost"]) == 0
 
 
+@one_gateway
 def test_a_model_without_a_price_costs_null_and_is_listed(gateway: Gateway) -> None:
     answer = ask(gateway, "m-nobody-sells-this", usage="11,7")
     record = only_record(gateway, answer.headers["x-request-id"])
@@ -362,6 +371,7 @@ def test_a_model_without_a_price_costs_null_and_is_listed(gateway: Gateway) -> N
     assert not [row for row in told if row["model"] in ("m-dear", "m-tiny", "m-free")]
 
 
+@one_gateway
 def test_the_command_line_shows_usage(gateway: Gateway) -> None:
     for key, model in (("KEY_ALICE", "m-cli"), ("KEY_BOB", "m-cli"), ("KEY_BOB", "m-tiny")):
         ask(gateway, model, key=_ENV[key], usage="4,2")
@@ -386,6 +396,7 @@ def test_the_command_line_shows_usage(gateway: Gateway) -> None:
     assert (shown.returncode, "m-cli" in shown.stdout) == (0, True)
 
 
+@one_gateway
 @pytest.mark.parametrize("words", [("--by", "colour"), ("--since", "yesterday"), ("--until", "x")])
 def test_the_command_line_says_what_it_does_not_know(gateway: Gateway, words: tuple[str, ...]) -> None:
     done = ctl(gateway, "usage", *words)

@@ -1,10 +1,12 @@
 """One file per case: a policy, a line, and what the compiler makes of it: xDS resources, or diagnostics.
 
-The first line of a case may name what it shows: `# shows: routes, cluster` (all kinds otherwise). Parts that are the
-same in every policy are folded unless it says `# shows whole: routes`. To accept what the compiler now says, run
-`HEADGATE_GOLDEN=write pytest tests/golden` and read the difference.
+The first line of a case may name what it shows: `# shows: routes, cluster` (all kinds of resources otherwise), or
+`# shows: accounting`, the document that the collector gets. Parts that are the same in every policy are folded unless
+it says `# shows whole: routes`. To accept what the compiler now says, run `HEADGATE_GOLDEN=write pytest tests/golden`
+and read the difference.
 """
 
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +21,11 @@ from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.load import LoadCache
 from controlplane.policy.render import render
 from controlplane.policy.secrets import SecretRef
+from controlplane.xds.accounting import lower
 from controlplane.xds.redact import dump
 from controlplane.xds.scripts import script
 from controlplane.xds.surroundings import Surroundings
+from extproc.usage.accounting import dump as dump_accounting
 
 CASES = sorted(Path(__file__).with_name("cases").glob("*.txt"))
 LINE = "=" * 40 + "\n"
@@ -60,6 +64,8 @@ def compiled(policy: str) -> str:
         return "".join(render(d, policy) + "\n" for d in error.diagnostics)
     shown = dump(result.snapshot)
     how, _, kinds = policy.partition("\n")[0].partition(": ")
+    if how == "# shows" and kinds == "accounting":
+        return yaml.safe_dump(json.loads(dump_accounting(lower(result.plan))), width=110, sort_keys=True)
     if how.startswith("# shows"):
         shown = {kind: shown[kind] for kind in kinds.split(", ")}
     configs = {kind: {name: entry["config"] for name, entry in of.items()} for kind, of in shown.items() if of}

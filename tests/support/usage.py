@@ -76,14 +76,20 @@ def ctl(gateway: Gateway, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def ask(
-    gateway: Gateway, model: str, *, key: str = "", path: str = "chat/completions", body: Row | None = None, **mock: str
+    gateway: Gateway,
+    model: str,
+    *,
+    key: str = "",
+    path: str = "chat/completions",
+    content: Row | None = None,
+    **mock: str,
 ) -> httpx.Response:
     """One request, read to its end; `mock` are controls of the mock, written with underscores.
 
     The request's id is in the answer's `x-request-id`.
     """
-    content = body if body is not None else {"messages": [{"role": "user", "content": "hi"}]}
-    return gateway.http.post(f"/v1/{path}", json={**content, "model": model}, headers=headers(gateway, key, **mock))
+    body = {**(content or {"messages": [{"role": "user", "content": "hi"}]}), "model": model}
+    return gateway.http.post(f"/v1/{path}", json=body, headers=headers(gateway, key, **mock))
 
 
 def headers(gateway: Gateway, key: str = "", **mock: str) -> dict[str, str]:

@@ -17,9 +17,10 @@ from extproc.usage.envoy import Envoy
 
 def _bootstrap(folder: Path) -> dict[str, Any]:
     """One listener that writes two logs: one to a file, and one to a disk that is always full."""
-    file = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
+    types = "type.googleapis.com/envoy.extensions"
+    file = f"{types}.access_loggers.file.v3.FileAccessLog"
     manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": f"{types}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "x",
         "access_log": [
             {"name": name, "typed_config": {"@type": file, "path": path, "log_format": {"text_format": "line\n"}}}
@@ -36,7 +37,7 @@ def _bootstrap(folder: Path) -> dict[str, Any]:
         "http_filters": [
             {
                 "name": "router",
-                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+                "typed_config": {"@type": f"{types}.filters.http.router.v3.Router"},
             }
         ],
     }  # fmt: skip

@@ -119,7 +119,7 @@ def test_each_entry_once_whenever_it_is_killed(place: Place, process: Process, w
             writer.some()
             writer.reopen()
 
-        for _ in range(5):
+        for _ in range(3):
             process.start()
             before = recorded()
             goal = before + random.randrange(1, 400)
@@ -166,13 +166,12 @@ def test_it_ends_though_the_ledger_is_away(place: Place) -> None:
 
 
 def test_a_ledger_that_can_never_be_used_ends_it_with_a_reason(place: Place) -> None:
-    for url in ("mysql://user:pa55@host/x", ""):
-        process = Process(place, url)
-        try:
-            process.start()
-            assert process.wait() == 1
-        finally:
-            process.close()
+    process = Process(place, "mysql://user:pa55@host/x")
+    try:
+        process.start()
+        assert process.wait() == 1
+    finally:
+        process.close()
     output = process.output.read_text()
     assert "expected a file, sqlite:///PATH, or postgresql://USER@HOST/NAME" in output
     assert "pa55" not in output and "Traceback" not in output

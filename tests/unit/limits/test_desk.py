@@ -162,8 +162,8 @@ async def test_new_settings_keep_what_is_counted() -> None:
 
 @pytest.mark.parametrize("on_error", ["allow", "deny"])
 async def test_redis_goes_away_and_comes_back(mortal_redis: RedisServer, on_error: Any) -> None:
-    rules = {"t": tokens(1000, on_error=on_error), "near": tokens(1000, "node")}
-    async with desk(mortal_redis, 2.0, **rules) as counting:
+    far, near = tokens(1000, on_error=on_error), tokens(1000, "node")
+    async with desk(mortal_redis, 2.0, t=far, near=near) as counting:
         assert counting.guard is not None
         before = await counting.ask("t", "near")
         assert used(before) == {"near": 100, "t": 100}
@@ -243,8 +243,8 @@ def headers(outcome: Outcome) -> dict[str, str]:
 
 
 async def test_clients_are_told_about_the_tightest_limit() -> None:
-    rules = {"wide": requests(1000, "node"), "narrow": requests(3, "node"), "t": tokens(350, "node")}
-    async with desk(None, **rules) as counting:
+    wide, narrow = requests(1000, "node"), requests(3, "node")
+    async with desk(None, wide=wide, narrow=narrow, t=tokens(350, "node")) as counting:
         told = headers(await counting.ask("wide", "narrow", "t"))
         assert told == {
             "x-ratelimit-limit-requests": "3",

@@ -72,3 +72,10 @@ def test_the_caret_is_under_what_is_wrong(line: str, caret: str) -> None:
 def test_lines_are_those_that_yaml_counts() -> None:
     text = HEAD.replace("\n", "\r") + "# a\u2028b\u2028keys: {k: {secret: {env: K}, x: 1}}"
     assert "keys: {k" in rendered(text)
+
+
+@pytest.mark.parametrize("field", ["tokens: 5", "organization: acme"])
+def test_a_field_that_is_named_nearly_as_a_secret_is_shown(field: str) -> None:
+    text = f"version: 1\nproviders: {{p: {{kind: mock}}}}\nmodels: {{m: p}}\nodd: {{{field}, x: 1}}\n"
+    (found,) = [each for each in check(text, "policy.yaml").diagnostics if each.code == "unknown-field"]
+    assert field in render(found, text)
