@@ -213,12 +213,16 @@ async def _admin_api(
 @asynccontextmanager
 async def _clients_api(usage: Usage, folder: RunFolder) -> AsyncIterator[None]:
     """What clients may ask about themselves, behind Envoy."""
-    Path(folder.usage_socket).unlink(missing_ok=True)  # of a control plane that was killed
+    _remove(folder.usage_socket)  # of a control plane that was killed
     config = uvicorn.Config(
         create_clients_app(usage), uds=folder.usage_socket, log_config=None, lifespan="off", access_log=False
     )
     async with _serving_on(config):
         yield
+
+
+def _remove(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
 
 
 @asynccontextmanager

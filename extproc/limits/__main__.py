@@ -27,6 +27,8 @@ from extproc.limits.service import Service
 from extproc.limits.settings import Settings, SettingsError
 
 _GRACE_S = 5.0
+_LOOK_MS = 1000
+_Stamp = tuple[int, int, int] | None
 _log = structlog.get_logger(__name__)
 
 
@@ -54,6 +56,7 @@ async def _serve(socket: str, file: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, again.set)
+    stamp = _stamp(file)
     settings = documents.read(file)
     counters = Counters()
     async with AsyncExitStack() as stack:
@@ -64,7 +67,7 @@ async def _serve(socket: str, file: Path) -> None:
         service = Service(socket, desk, counters)
         await service.start()
         stack.push_async_callback(service.drain, _GRACE_S)
-        await stack.enter_async_context(_background(_watch(file, again.set)))
+        await stack.enter_async_context(_background(_watch(file, stamp, again.set)))
         await stack.enter_async_context(_background(_follow(file, settings, desk, again)))
         _log.info("limits: ready", socket=socket, rules=len(settings.rules))
         await stop.wait()
@@ -87,14 +90,32 @@ def _guard(settings: Settings, counters: Counters) -> Guard | None:
     return Guard(store, counters)
 
 
-async def _watch(file: Path, changed: Callable[[], None]) -> None:
-    """Sees the file replaced as well as rewritten, so it is the folder that is watched."""
+async def _watch(file: Path, seen: _Stamp, changed: Callable[[], None]) -> None:
+    """Sees the file replaced as well as rewritten, so it is the folder that is watched; and looks now and then."""
 
     def relevant(_: Change, path: str) -> bool:
         return Path(path).name == file.name
 
-    async for _ in awatch(file.parent, watch_filter=relevant, debounce=50, step=25, recursive=False):
-        changed()
+    watching = awatch(
+        file.parent, watch_filter=relevant, debounce=50, step=25, rust_timeout=_LOOK_MS, yield_on_timeout=True
+    )
+    try:
+        async for _ in watching:
+            now = _stamp(file)
+            if now != seen:
+                seen = now
+                changed()
+    except OSError as error:
+        _log.error("the settings cannot be watched: send SIGHUP when they change", reason=str(error))
+
+
+def _stamp(file: Path) -> _Stamp:
+    """What differs between two contents of a file; None when it cannot be seen."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 async def _follow(file: Path, settings: Settings, desk: Desk, again: asyncio.Event) -> None:

@@ -46,8 +46,8 @@ def _overshoot(rule: Rule) -> str:
         return "what the requests in progress use when it is reached: they are charged when they are done"
     bounds = rule.estimate
     return (
-        f"none: {most}, as long as no prompt has more tokens than its bytes / {bounds.bytes_per_token} "
-        f"and no answer more than its cap ({bounds.output} where the request states none); else what a request uses beyond that"
+        f"none: {most}, as long as no prompt has more tokens than its bytes / {bounds.bytes_per_token} and no answer "
+        f"more than its cap ({bounds.output} where the request states none); else what a request uses beyond that"
     )
 
 

@@ -9,7 +9,8 @@ class Counters:
 
     `overruns`: requests that used more than was reserved for them. `unpriced`: that no known price bounds.
     `away_passed` and `away_refused`: requests decided by `on_error`. `outages` of the shared store, and `late`: what
-    was settled only after one; `lost`: what was not, for too much waited.
+    was settled only after one; `lost`: what was not, for too much waited. `errors`: calls that cannot be read, and
+    limits that the settings do not have.
     """
 
     passed: int = 0

@@ -3,7 +3,8 @@
 The `limits` library was looked at: its strategies check one counter in each call, so that a request with several
 limits takes from the first before it knows what the second says, and nothing in it reserves and settles.
 
-All keys of a prefix share a hash tag, for one script touches several of them: in a cluster, they live on one node.
+One Redis (or what a replicated one shows as its primary): a script touches several keys at once, which a Redis Cluster
+allows only on one of its nodes. They share a hash tag, so that a proxy in front of a cluster finds them together.
 """
 
 from collections.abc import Callable, Sequence

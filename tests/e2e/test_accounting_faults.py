@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -47,9 +48,9 @@ def _gateway(provider: MockProvider, *settings: str, **env: str) -> Gateway:
     return Gateway(_POLICY.format(base_url=provider.base_url), settings="\n".join(("budget: all", *settings)), env=env)
 
 
-def _served(gateway: Gateway, count: int, **mock: str) -> list[str]:
+def _served(gateway: Gateway, count: int, delay: str = "0s") -> list[str]:
     """So many requests, all answered as ever; their ids."""
-    answers = [ask(gateway, "m-a", **mock) for _ in range(count)]
+    answers = [ask(gateway, "m-a", delay=delay) for _ in range(count)]
     assert {each.status_code for each in answers} == {200}
     return [each.headers["x-request-id"] for each in answers]
 
@@ -63,7 +64,7 @@ def _all_once(gateway: Gateway, sent: list[str]) -> None:
 
 
 def _alarm(gateway: Gateway, name: str) -> str:
-    return eventually(lambda: alarms(gateway).get(name), f"the alarm {name} is told", 20)
+    return eventually(lambda: alarms(gateway).get(name, ""), f"the alarm {name} is told", 20)
 
 
 def _no_alarm(gateway: Gateway) -> None:
@@ -147,14 +148,17 @@ def test_logs_that_are_put_aside_under_load(provider: MockProvider) -> None:
     with _gateway(provider) as gateway, _load(gateway) as sent:
         log = gateway.folder / "state/usage/requests.log"
         for number in range(1, 4):
-            enough = len(sent) + 40
-            eventually(lambda enough=enough: len(sent) >= enough, "requests were served")
+            eventually(partial(_more_than, sent, len(sent) + 40), "requests were served")
             log.rename(log.with_name(f"{log.name}.{number}"))
             if number % 2:
                 os.kill(gateway.process("usage"), signal.SIGKILL)
             eventually(log.exists, "Envoy began a new one")
         eventually(lambda: not list(log.parent.glob(f"{log.name}.*")), "those put aside are read and gone")
     assert len(sent) >= 120
+
+
+def _more_than(sent: list[str], count: int) -> bool:
+    return len(sent) > count
 
 
 @contextmanager
@@ -179,7 +183,7 @@ def _load(gateway: Gateway) -> Iterator[list[str]]:
     _all_once(gateway, sent)
 
 
-def _says(usage: Any, model: str = "m-odd", *, stream: bool = False) -> dict[str, str]:
+def _says(usage: Any, model: str = "m-odd", *, stream: bool = False) -> dict[str, Any]:
     """The mock's controls for an answer with this usage."""
     text = "some words that were generated "
     if not stream:

@@ -1,5 +1,6 @@
 """Budgets and token limits through the edge: who is refused or served something cheaper, when, and until when."""
 
+import json
 import os
 import signal
 import time
@@ -45,6 +46,7 @@ organizations: {{acme: {{budget: organization}}}}
 teams: {{red: {{budget: team}}, blue: {{organization: acme}}, green: {{organization: acme}}}}
 keys:
   by-requests: {{secret: {{env: BY_REQUESTS}}, budget: requests}}
+  growing: {{secret: {{env: GROWING}}, budget: requests}}
   by-tokens: {{secret: {{env: BY_TOKENS}}, budget: tokens}}
   by-money: {{secret: {{env: BY_MONEY}}, budget: [large, money]}}
   red-1: {{secret: {{env: RED_1}}, team: red}}
@@ -59,7 +61,7 @@ keys:
 """
 _NAMES = (
     "by-requests", "by-tokens", "by-money", "red-1", "red-2", "blue-1", "green-1", "warned", "thrifty", "limited",
-    "twice", "other",
+    "twice", "growing", "other",
 )  # fmt: skip
 _KEYS = {name: f"sk-{name}-0123456789abcdef" for name in _NAMES}
 _ENV = {name.upper().replace("-", "_"): secret for name, secret in _KEYS.items()}
@@ -207,17 +209,23 @@ def test_openais_client_neither_retries_nor_mistakes_it(gateway: Gateway) -> Non
 
 @one_gateway
 def test_more_budget_lets_requests_pass_and_keeps_the_count(gateway: Gateway, provider: MockProvider) -> None:
-    for _ in range(3):
-        ask(gateway, "m-a", key=_KEYS["by-requests"])
-    _refused(gateway, "by-requests")
-    before = budgets(gateway)["requests", "by-requests"]["used"]
+    def used() -> int:
+        count: int = budgets(gateway)["requests", "growing"]["used"]
+        return count
+
+    def served() -> int:
+        return sum(row["requests"] for row in provider.stats()["by"] if row["model"] == "m-growing")
+
+    _refused(gateway, "growing", "m-growing")
+    before = served()
+    eventually(lambda: used() == before, "all are counted")
     gateway.apply_edit(_policy(provider, before + 2))
     try:
-        eventually(lambda: _status(gateway, "by-requests") == 200, "it passes again")
-        eventually(lambda: budgets(gateway)["requests", "by-requests"]["used"] == before + 1, "the count goes on")
-        assert budgets(gateway)["requests", "by-requests"]["amount"] == before + 2
-        assert _status(gateway, "by-requests") == 200
-        _refused(gateway, "by-requests")
+        eventually(lambda: _status(gateway, "growing", "m-growing") == 200, "it passes again")
+        eventually(lambda: used() == before + 1, "the count goes on")
+        assert budgets(gateway)["requests", "growing"]["amount"] == before + 2
+        assert _status(gateway, "growing", "m-growing") == 200
+        _refused(gateway, "growing", "m-growing")
     finally:
         gateway.apply_edit(_policy(provider))
 
@@ -226,8 +234,10 @@ def test_more_budget_lets_requests_pass_and_keeps_the_count(gateway: Gateway, pr
 def test_budgets_are_shown_by_the_command_line(gateway: Gateway) -> None:
     done = ctl(gateway, "budgets")
     assert done.returncode == 0, done.stderr
-    for name in ("requests", "team red", "organization acme", "downgrade"):
-        assert name in done.stdout
+    for name in ("requests", "team red", "organization acme", "key thrifty", "downgrade:cheap"):
+        assert name in done.stdout, done.stdout
+    rows = json.loads(ctl(gateway, "budgets", "--format", "json").stdout)["rows"]
+    assert {(row["budget"], row["owner"]) for row in rows} == set(budgets(gateway))
 
 
 def _limited(answer: httpx.Response) -> None:

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,7 +121,7 @@ def typed(message: Message) -> Any:
     return json_format.MessageToDict(pack(message))
 
 
-def listener(folder: Path) -> dict[str, Any]:
+def listener(folder: Path, limits: Sequence[FleetLimit]) -> dict[str, Any]:
     error = {
         "error": {
             "code": f"%DYNAMIC_METADATA({fleet.TICKETS}:code)%",
@@ -129,7 +129,7 @@ def listener(folder: Path) -> dict[str, Any]:
         }
     }
     usage = lua.Lua(default_source_code={"inline_string": USAGE})
-    filters = [fleet.lower(LIMITS, timeout_ms=5000), fleet.no_counts(LIMITS), usage, router.Router()]
+    filters = [fleet.lower(limits, timeout_ms=5000), fleet.no_counts(limits), usage, router.Router()]
     status = {"comparison": {"op": "EQ", "value": {"defaultValue": 429, "runtimeKey": "none"}}}
     route = {
         "match": {"prefix": "/"},
@@ -159,13 +159,13 @@ def cluster(name: str, socket: Path, **more: Any) -> dict[str, Any]:
     return {"name": name, "type": "STATIC", "connectTimeout": "1s", "loadAssignment": assignment, **more}
 
 
-def configuration(folder: Path, limits: Path) -> bytes:
+def configuration(folder: Path, service: Path, limits: Sequence[FleetLimit] = LIMITS) -> bytes:
     http2 = {"@type": PREFIX + OPTIONS, "explicitHttpConfig": {"http2ProtocolOptions": {}}}
     clusters = [
         cluster("upstream", folder / "upstream"),
-        cluster(fleet.CLUSTER, limits, typedExtensionProtocolOptions={OPTIONS: http2}),
+        cluster(fleet.CLUSTER, service, typedExtensionProtocolOptions={OPTIONS: http2}),
     ]
-    return json.dumps({"staticResources": {"listeners": [listener(folder)], "clusters": clusters}}).encode()
+    return json.dumps({"staticResources": {"listeners": [listener(folder, limits)], "clusters": clusters}}).encode()
 
 
 @pytest.fixture
@@ -244,6 +244,19 @@ async def test_what_was_not_used_is_given_back(edge: Edge) -> None:
 async def test_others_are_not_counted(edge: Edge) -> None:
     answer = await edge.ask({names.CLIENT: "acme/search/bob"})
     assert (answer.status_code, "x-ratelimit-limit-tokens" in answer.headers) == (200, False)
+
+
+def test_envoy_takes_every_kind_of_limit(tmp_path: Path) -> None:
+    every = [
+        FleetLimit(f"{who}-{sized}", clients, who, sized=sized, priced=sized, on_error_deny=sized)
+        for who in Who
+        for sized, clients in ((False, None), (True, "acme/.*"))
+    ]
+    config = tmp_path / "bootstrap.json"
+    config.write_bytes(configuration(tmp_path, tmp_path / "limits", every))
+    command = [str(find_envoy()), "-c", str(config), "--mode", "validate", "--log-level", "error"]
+    judged = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert judged.returncode == 0, judged.stderr
 
 
 async def test_the_service_killed_and_started_again(edge: Edge) -> None:
