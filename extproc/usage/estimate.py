@@ -48,10 +48,6 @@ PRIORS: Mapping[str, Prior] = {
 }
 
 
-# A model that is well known is looked at now and then: learning costs as much as everything else about a record.
-_LEARNING, _THEN_EVERY = 200, 8  # finished answers
-
-
 class _Line:
     """One robust, forgetting fit of `tokens = a * x + b`, where x is the bytes beyond the prior's overhead."""
 
@@ -137,17 +133,13 @@ class Estimator:
         else:
             self._models.move_to_end(model)
         known.finished += 1
-        if known.finished > _LEARNING and known.finished % _THEN_EVERY:
-            return
         bytes_in, bytes_out = min(bytes_in, _MOST_BYTES), min(bytes_out, _MOST_BYTES)
         into, out = _lines(known, streamed, bytes_in)
         expected = 0.0
-        if bytes_in > 0:
-            expected += into.at(bytes_in)
-            into.add(bytes_in, tokens.input)
-        if bytes_out > 0:
-            expected += out.at(bytes_out)
-            out.add(bytes_out, tokens.output)
+        for line, size, seen in ((into, bytes_in, tokens.input), (out, bytes_out, tokens.output)):
+            if size > 0:
+                expected += line.at(size)
+                line.add(size, seen)
         error = min(_MOST_ERROR, abs(expected - tokens.total) / max(1, tokens.total))
         known.error += (error - known.error) * max(1 / known.finished, 1 - _KEEP)
 

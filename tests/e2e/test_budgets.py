@@ -47,6 +47,7 @@ teams: {{red: {{budget: team}}, blue: {{organization: acme}}, green: {{organizat
 keys:
   by-requests: {{secret: {{env: BY_REQUESTS}}, budget: requests}}
   growing: {{secret: {{env: GROWING}}, budget: requests}}
+  client: {{secret: {{env: CLIENT}}, budget: requests}}
   by-tokens: {{secret: {{env: BY_TOKENS}}, budget: tokens}}
   by-money: {{secret: {{env: BY_MONEY}}, budget: [large, money]}}
   red-1: {{secret: {{env: RED_1}}, team: red}}
@@ -61,7 +62,7 @@ keys:
 """
 _NAMES = (
     "by-requests", "by-tokens", "by-money", "red-1", "red-2", "blue-1", "green-1", "warned", "thrifty", "limited",
-    "twice", "growing", "other",
+    "twice", "growing", "client", "other",
 )  # fmt: skip
 _KEYS = {name: f"sk-{name}-0123456789abcdef" for name in _NAMES}
 _ENV = {name.upper().replace("-", "_"): secret for name, secret in _KEYS.items()}
@@ -191,15 +192,11 @@ def test_a_cheaper_model_is_served_at_its_own_price(gateway: Gateway) -> None:
 
 @one_gateway
 def test_openais_client_neither_retries_nor_mistakes_it(gateway: Gateway) -> None:
-    for _ in range(3):
-        ask(gateway, "m-a", key=_KEYS["by-requests"])
-    _refused(gateway, "by-requests")
-    sent: list[httpx.Request] = []
-    http = httpx.Client(event_hooks={"request": [sent.append]})
+    _refused(gateway, "client")
+    sent: list[Any] = []
+    http = openai.DefaultHttpxClient(event_hooks={"request": [sent.append]})
     with (
-        openai.OpenAI(
-            base_url=gateway.base_url, api_key=_KEYS["by-requests"], max_retries=3, http_client=http
-        ) as client,
+        openai.OpenAI(base_url=gateway.base_url, api_key=_KEYS["client"], max_retries=3, http_client=http) as client,
         pytest.raises(openai.RateLimitError) as caught,
     ):
         client.chat.completions.create(model="m-a", messages=[{"role": "user", "content": "hi"}])
@@ -232,6 +229,9 @@ def test_more_budget_lets_requests_pass_and_keeps_the_count(gateway: Gateway, pr
 
 @one_gateway
 def test_budgets_are_shown_by_the_command_line(gateway: Gateway) -> None:
+    for _ in range(2):
+        ask(gateway, "dear", key=_KEYS["thrifty"])
+    eventually(lambda: budgets(gateway)["cheaper", "thrifty"]["spent_until"], "it is spent")
     done = ctl(gateway, "budgets")
     assert done.returncode == 0, done.stderr
     for name in ("requests", "team red", "organization acme", "key thrifty", "downgrade:cheap"):

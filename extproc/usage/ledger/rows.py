@@ -26,7 +26,7 @@ class UsageRow:
     cached_tokens: int  # part of the input
     cache_write_tokens: int  # part of the input
     reasoning_tokens: int  # part of the output
-    cost: Decimal | None  # USD, exact, written with format(cost, "f"); None: no request that costs something has a price
+    cost: Decimal | None  # USD, exact, written with format(cost, "f"); None: no request has a price
     unpriced: int  # requests without a known price
     estimated: int  # requests whose tokens are estimated
     abandoned: int  # requests whose answer did not go to its end
@@ -88,8 +88,7 @@ def usage_row(group: Mapping[str, str], sums: Mapping[str, int], histogram: Mapp
         cached_tokens=sums["cached_tokens"],
         cache_write_tokens=sums["cache_write_tokens"],
         reasoning_tokens=sums["reasoning_tokens"],
-        # Errors cost nothing: beside requests without a price they do not make the cost zero.
-        cost=None if sums["unpriced"] and not sums["cost_pico"] else dollars(sums["cost_pico"]),
+        cost=dollars(sums["cost_pico"]) if sums["unpriced"] < sums["requests"] else None,
         unpriced=sums["unpriced"],
         estimated=sums["estimated"],
         abandoned=sums["abandoned"],

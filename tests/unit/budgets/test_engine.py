@@ -116,7 +116,7 @@ def history(moves: list[tuple[int, int, UsageRecord]]) -> list[tuple[int, UsageR
     now, told = NOON, []
     for later, late, one in moves:
         now += later
-        told.append((now, replace(one, at_us=now - late)))
+        told.append((now, one._replace(at_us=now - late)))
     return told
 
 
@@ -227,7 +227,7 @@ def test_clock_steps_never_free_a_spent_account_early(
     highest = 0
     for number, (now, one) in enumerate(history(moves)):
         seen = now + clock[number % len(clock)]
-        budgets.add(replace(one, at_us=seen))
+        budgets.add(one._replace(at_us=seen))
         highest = max(highest, seen)
         for event in budgets.settle(seen):
             if isinstance(event, Spent):

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.unit.lua.handle import Answer, Ending, Script
@@ -317,6 +317,7 @@ def without_usage(body: bytes) -> bytes:
 @given(st.lists(pieces, max_size=40), places, st.sampled_from(ENDINGS))
 def test_any_stream_is_the_same_however_it_is_split(parts: list[bytes], places: list[int], ending: Ending) -> None:
     body = b"".join(parts)
+    assume(not re.search(rb"\n\r?\n\r?\n", body))  # a third line end may belong to either event
     hidden = USAGE.answer(split(body, places), EVENTS, ending=ending, note=HIDE)
     shown = USAGE.answer(split(body, places), EVENTS, ending=ending, note=SHOW)
     assert hidden.body == without_usage(body)

@@ -161,7 +161,7 @@ def test_prompts_with_images_do_not_wreck_the_fit() -> None:
         clean.observe("m", True, answer.bytes_in, answer.whole, answer.tokens)
         mixed.observe("m", True, answer.bytes_in, answer.whole, answer.tokens)
         if number % 4 == 3:  # small images, in the range of texts
-            mixed.observe("m", True, answer.bytes_in + 50_000, answer.whole, replace(answer.tokens, input=800))
+            mixed.observe("m", True, answer.bytes_in + 50_000, answer.whole, answer.tokens._replace(input=800))
     for size in (500, 5_000, 40_000):
         expected = clean.estimate("m", True, size, 0).input
         assert abs(mixed.estimate("m", True, size, 0).input - expected) <= 0.05 * expected + 2
