@@ -15,6 +15,7 @@ from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 from envoy.extensions.filters.http.router.v3 import router_pb2 as router
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2 as early
+from envoy.extensions.request_id.uuid.v3 import uuid_pb2 as uuid
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2 as secret
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
 from google.protobuf.message import Message
@@ -25,6 +26,8 @@ from controlplane.xds.keys import nothing
 from controlplane.xds.protos import boolean, millis, pack, uint
 from controlplane.xds.scripts import script
 
+# Envoy would write its reason to trace into a client's id where that is a UUID.
+_REQUEST_IDS = uuid.UuidRequestIdConfig(pack_trace_reason=boolean(False))
 Append = base.HeaderValueOption.HeaderAppendAction
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http."
 _LIMIT_HEADERS = ("limit", "remaining", "reset")
@@ -63,6 +66,7 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         ),
         preserve_external_request_id=True,
         always_set_request_id_in_response=True,
+        request_id_extension=hcm.RequestIDExtension(typed_config=pack(_REQUEST_IDS)),
         server_name="headgate",
         stream_idle_timeout=millis(300_000),  # while a request is still arriving; routes have clocks of their own
         request_headers_timeout=millis(10_000),

@@ -259,10 +259,6 @@ def test_a_damaged_file_of_the_collectors_own(gateway: Gateway, name: str) -> No
 
 
 @one_gateway
-@pytest.mark.xfail(
-    strict=True,
-    reason="Envoy writes its trace reason into ids that are UUIDs: the listener leaves pack_trace_reason on",
-)
 def test_a_request_id_that_is_a_uuid_of_version_7_stays_as_it_is(gateway: Gateway) -> None:
     request = "01890a5d-ac96-774b-bcce-b302099a8057"
     body = {"model": "m-a", "messages": [{"role": "user", "content": "hi"}]}
