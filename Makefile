@@ -3,16 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MODULE := envoy/native/libheadgate.so
 
 # Servers that the tests start for themselves: PostgreSQL and Redis.
 PACKAGES := postgresql redis-server
 
 .PHONY: run test system lint bench lock docs clean
 
-run: $(STAMP)
+run: $(STAMP) $(MODULE)
 	$(BIN)/ctl up examples/quickstart.yaml
 
-test: $(STAMP) system lint
+test: $(STAMP) $(MODULE) system lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 system:
@@ -27,8 +28,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m ziglang fmt --check envoy/native tests
 
-bench: $(STAMP)
+bench: $(STAMP) $(MODULE)
 	@command -v wrk >/dev/null || { echo "make bench needs wrk: apt-get install wrk"; exit 1; }
 	$(BIN)/python -m bench
 
@@ -48,5 +50,9 @@ $(STAMP): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --no-deps -e .
 	touch $@
 
+# What Envoy runs of ours.
+$(MODULE): $(wildcard envoy/native/*.zig) envoy/native/build.py | $(STAMP)
+	$(BIN)/python envoy/native/build.py
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(MODULE) build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,5 @@
 """What accounting costs: the collector's CPU per record, and how many records a second its ledger keeps up with."""
 
-import json
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from bench.procs import cpu_us, running
 from extproc.usage import accounting, log
 from extproc.usage.accounting import Accounting, Provider
+from extproc.usage.entries import BEGIN, END, FIELDS, SEPARATOR
 from extproc.usage.ledger import Ledger
 
 RECORDS = 100_000
@@ -53,14 +53,15 @@ def _entries() -> bytes:
     usage = '{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29,"prompt_tokens_details":{"cached_tokens":0}}'
     lines = []
     for number in range(RECORDS):
-        entry = {
-            "answer": f"gpt-4o-mini\n{usage}", "at": str(now + number * 10), "attempts": 1, "cluster": "up",
-            "details": "via_upstream", "first": 410_000 + number % 9000, "flags": "-", "from": "10.0.0.9",
-            "id": f"8b446297-6232-4103-8aac-{number:012x}", "in": 250, "ms": 900, "out": 600,
-            "path": "/v1/chat/completions", "request": f"-key-{number % 100}\ngpt-{number % 10}", "status": 200,
-            "took": 900_000 + number % 9000, "type": "application/json",
+        known = {
+            "id": f"8b446297-6232-4103-8aac-{number:012x}", "at": now + number * 10, "cluster": "up", "attempts": 1,
+            "status": 200, "flags": "-", "details": "via_upstream", "path": "/v1/chat/completions",
+            "type": "application/json", "first": 410_000 + number % 9000, "took": 900_000 + number % 9000, "ms": 900,
+            "in": 250, "out": 600, "from": "10.0.0.9",
         }  # fmt: skip
-        lines.append(json.dumps(entry, separators=(",", ":")))
+        values = [known[name] for name, _ in FIELDS]
+        values += [f"key-{number % 100}", f"gpt-{number % 10}", "", "gpt-4o-mini", usage]
+        lines.append(BEGIN + SEPARATOR.join(map(str, values)) + END)
     return ("\n".join(lines) + "\n").encode()
 
 

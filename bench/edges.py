@@ -8,19 +8,16 @@ from types import MappingProxyType
 
 import yaml
 from envoy.config.bootstrap.v3 import bootstrap_pb2
-from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
 
 from controlplane.compiling import Compiled, Compiler
 from controlplane.policy.load import LoadCache
-from controlplane.xds import names
 from controlplane.xds.link import static_bootstrap
 from controlplane.xds.surroundings import Surroundings
 
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 BUFFER = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer"
 ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
-_NOTE = "  note(handle, headers, model, text, instead)\n"
 ANSWER = json.dumps(
     {
         "id": "chatcmpl-1",
@@ -80,25 +77,22 @@ def compiled(policy: str, socket: Path) -> Compiled:
 
 def write_edge(policy: str, socket: Path, file: Path, *, accounting: bool = True) -> None:
     """The policy as a static bootstrap, so that nothing but the request path is measured."""
-    made = static_bootstrap(compiled(policy, socket).snapshot)
+    made = static_bootstrap(compiled(policy, socket if accounting else _unread(socket)).snapshot)
     if not accounting:
-        _without_accounting(made)
+        _without_log(made)
     file.write_bytes(made.SerializeToString(deterministic=True))
 
 
-def _without_accounting(bootstrap: bootstrap_pb2.Bootstrap) -> None:
-    """No access log, no note of the request, no reading of the answer."""
+def _unread(socket: Path) -> Path:
+    """Where the upstream gives its answers a type in which no usage is looked for."""
+    return socket.with_suffix(".unread")
+
+
+def _without_log(bootstrap: bootstrap_pb2.Bootstrap) -> None:
     http = bootstrap.static_resources.listeners[0].filter_chains[0].filters[0]
     manager = hcm.HttpConnectionManager()
     http.typed_config.Unpack(manager)
     del manager.access_log[:]
-    chain = {each.name: each for each in manager.http_filters}
-    made = lua.Lua()
-    chain[names.MODEL_FILTER].typed_config.Unpack(made)
-    made.ClearField("default_source_code")
-    for source in made.source_codes.values():
-        source.inline_string = source.inline_string.replace(_NOTE, "")
-    chain[names.MODEL_FILTER].typed_config.Pack(made)
     http.typed_config.Pack(manager)
 
 
@@ -119,15 +113,22 @@ def write_bare(port: int, socket: Path, file: Path) -> None:
 
 def write_upstream(socket: Path, file: Path, *, keep: bool = True) -> None:
     """An Envoy that answers at once with a fixed completion. `keep` connections, as providers do."""
-    json_type = {"header": {"key": "content-type", "value": "application/json"}}
-    route = {
-        "match": {"prefix": "/"},
-        "direct_response": {"status": 200, "body": {"inline_string": ANSWER}},
-        "response_headers_to_add": [{**json_type, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
-    }
     # Without waiting for the body it answers too early for HTTP/1.1 to keep the connection.
     whole = [{"name": "body", "typed_config": {"@type": BUFFER, "max_request_bytes": 1 << 20}}] if keep else []
-    _write({"listeners": [_listener({"pipe": {"path": str(socket)}}, route, *whole)]}, file)
+    listeners = [
+        _listener({"pipe": {"path": str(path)}}, _answer(kind), *whole)
+        for path, kind in ((socket, "application/json"), (_unread(socket), "text/plain"))
+    ]
+    _write({"listeners": listeners}, file)
+
+
+def _answer(kind: str) -> dict[str, object]:
+    header = {"header": {"key": "content-type", "value": kind}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return {
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 200, "body": {"inline_string": ANSWER}},
+        "response_headers_to_add": [header],
+    }
 
 
 def _listener(address: dict[str, object], route: dict[str, object], *filters: dict[str, object]) -> dict[str, object]:

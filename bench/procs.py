@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from controlplane.runtime.envoy import find_envoy
+from controlplane.runtime.envoy import envoy_env, find_envoy
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -52,6 +52,7 @@ def _measured() -> int:
 @contextmanager
 def running(argv: list[str], log: Path, **more: object) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the block."""
+    more.setdefault("env", {**os.environ, **envoy_env()})
     with log.open("wb") as output:
         process = subprocess.Popen(argv, stdout=output, stderr=output, stdin=subprocess.DEVNULL, **more)  # type: ignore[call-overload]
     try:

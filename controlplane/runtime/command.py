@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from controlplane.runtime.child import Child
+from controlplane.runtime.envoy import MODULE, envoy_env
 from controlplane.runtime.envoy_admin import EnvoyAdmin
 from controlplane.runtime.folder import RunFolder
 
@@ -24,6 +25,7 @@ def envoy_child(
 
     Raises:
         RunFolderError: the bootstrap cannot be written.
+        EnvoyNotFoundError: Envoy's module was not built.
     """
     file = folder.write("bootstrap.pb", bootstrap)
     argv = [str(envoy), "-c", str(file), "--disable-hot-restart", "--drain-time-s", str(_OLD_LISTENER_S)]
@@ -36,7 +38,12 @@ def envoy_child(
     if workers is not None:
         argv += ["--concurrency", str(workers)]
     return Child(
-        name=NAME, argv=tuple(argv), inputs=(bootstrap,), drain=_drain(admin, drain_s * _ACCEPTING), drain_s=drain_s
+        name=NAME,
+        argv=tuple(argv),
+        env=envoy_env(),
+        inputs=(bootstrap, MODULE.read_bytes()),
+        drain=_drain(admin, drain_s * _ACCEPTING),
+        drain_s=drain_s,
     )
 
 

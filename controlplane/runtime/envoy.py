@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OVERRIDE = "HEADGATE_ENVOY"
+MODULE = Path(__file__).parents[2] / "envoy" / "native" / "libheadgate.so"
 
 # "envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL"
 _VERSION = re.compile(r"version: \w+/(?P<number>\d+\.\d+\.\d+[^/\s]*)/")
@@ -81,6 +82,21 @@ def envoy_binary() -> EnvoyBinary:
     """Finds Envoy and asks for its version. Raises EnvoyNotFoundError."""
     path = find_envoy()
     return EnvoyBinary(path, envoy_version(path))
+
+
+def envoy_env() -> dict[str, str]:
+    """What an Envoy that serves a snapshot needs in its environment: where its module is.
+
+    Raises:
+        EnvoyNotFoundError: the module was not built.
+    """
+    if not MODULE.is_file():
+        raise EnvoyNotFoundError(f"Envoy's module {MODULE} was not built. Run `make {_relative(MODULE)}`.")
+    return {"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(MODULE.parent)}
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(path.parents[2])
 
 
 def _elsewhere() -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controlplane.policy.secrets import Secret
-from controlplane.runtime.envoy import find_envoy
+from controlplane.runtime.envoy import envoy_env, find_envoy
 
 # Envoy prints the offending message in the text format, which holds what the policy keeps secret. The dump starts
 # with a marker and ends, where anything follows, at a line that begins with a colon; no line of a dump does.
@@ -39,7 +39,7 @@ async def judge(
     are taken out of the answer. Cancelling ends Envoy.
 
     Raises:
-        EnvoyNotFoundError: there is no Envoy to ask.
+        EnvoyNotFoundError: there is no Envoy to ask, or no module for it.
     """
     binary = envoy or find_envoy()
     with tempfile.TemporaryDirectory(prefix="headgate-judge-") as folder:  # created with mode 0700
@@ -85,7 +85,7 @@ async def _ask(binary: Path, file: Path, timeout_s: float, secrets: tuple[Secret
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env={},
+        env=envoy_env(),
     )
     try:
         async with asyncio.timeout(timeout_s):

@@ -21,10 +21,9 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
 from google.protobuf.message import Message
 
 from controlplane.plan.ir import Plan, ServerTls
-from controlplane.xds import cors, denials, errors, limits, names, tokens, usage
+from controlplane.xds import cors, denials, errors, limits, module, names, tokens, usage
 from controlplane.xds.keys import nothing
 from controlplane.xds.protos import boolean, millis, pack, uint
-from controlplane.xds.scripts import script
 
 # Envoy would write its reason to trace into a client's id where that is a UUID.
 _REQUEST_IDS = uuid.UuidRequestIdConfig(pack_trace_reason=boolean(False))
@@ -91,7 +90,7 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     # Raises the limit of what filters may hold back, for requests only: answers keep Envoy's small buffers.
     body = buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))
     chain.append(_filter(names.BODY, body, disabled=True))
-    chain.append(_filter(names.MODEL_FILTER, _model(), disabled=True))
+    chain.append(_filter(names.MODEL_FILTER, module.filter_of(names.MODEL_FILTER), disabled=True))
     permissions = _discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing)
     permissions.disabled = True
     chain.append(permissions)
@@ -145,16 +144,6 @@ def _limit_headers() -> headers.HeaderMutation:
         renamed.append(_set(f"x-ratelimit-{part}-requests", f"%RESP(x-ratelimit-{part})%"))
         renamed.append(mutation.HeaderMutation(remove=f"x-ratelimit-{part}"))
     return headers.HeaderMutation(mutations=headers.Mutations(response_mutations=renamed))
-
-
-def _model() -> lua.Lua:
-    """Reads the body's `model`, cheaper than the `transform` filter, which parses the whole body; then the usage."""
-    made = lua.Lua(clear_route_cache=boolean(False))
-    for name, renames in ((names.MODEL_SCRIPT, "false"), (names.RENAME_SCRIPT, "true")):
-        made.source_codes[name].inline_string = f"local RENAMES = {renames}\n{script('model')}"
-    # The first route names the script of the request; the model's route, which names none, gets this one's answer.
-    made.default_source_code.inline_string = script("usage")
-    return made
 
 
 def _tls(settings: ServerTls) -> base.TransportSocket:

@@ -24,13 +24,12 @@ SERVER_CERTIFICATE = "edge-certificate"
 CLIENT_CA = "edge-client-ca"
 USAGE_CLUSTER = "headgate/usage"  # no provider can have this name
 XDS_CLUSTER = "headgate-xds"
+MODULE = "headgate"  # the dynamic module: libheadgate.so
 
-# Lua filters. The latter two read route metadata under their own name: the model to ask the provider for, one for all
-# attempts or one per cluster.
+# The latter two, of the module, read route metadata under their own name: the model to ask the provider for, one for
+# all attempts or one per cluster.
 LISTING_FILTER = "listing"
 MODEL_FILTER = "model"
-MODEL_SCRIPT = "model"
-RENAME_SCRIPT = "rename"  # the same where a route names another model: reading its metadata costs
 ATTEMPT_FILTER = "attempt"
 
 

@@ -8,7 +8,6 @@ from functools import lru_cache
 from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.route.v3 import route_components_pb2 as route
 from envoy.config.route.v3 import route_pb2
-from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 from google.protobuf.any_pb2 import Any as AnyProto
 
 from controlplane.plan.ir import Plan, Route
@@ -122,16 +121,13 @@ def _nameless(plan: Plan) -> matchers.OnMatch:
 
 
 def _reading(plan: Plan, *more: str) -> matchers.OnMatch:
-    """Has the script read the model, and then the permissions checked if there are any."""
+    """Has the model read, and then the permissions checked if there are any."""
     message = (
         'The request names no model, or more than one. Send a JSON object with one string "model" and '
         '`content-type: application/json`, or a multipart form with one "model" field.'
     )
     made = route.Route(match={"prefix": "/"}, direct_response=errors.direct(400, message, "model_required", "model"))
-    downgrades = any(account.on_spent.startswith("downgrade:") for account in plan.accounts)
-    renames = downgrades or any(model.upstream_model is not None for model in plan.routes)
-    script = lua.LuaPerRoute(name=names.RENAME_SCRIPT if renames else names.MODEL_SCRIPT)
-    enabled = {names.MODEL_FILTER: route.FilterConfig(config=pack(script))}
+    enabled = {names.MODEL_FILTER: _ENABLED}
     if any(key.models is not None for key in plan.keys):
         enabled[names.PERMISSIONS] = _ENABLED
     if plan.accounts:
@@ -183,7 +179,7 @@ def _all_first_bytes_ms(model: Route) -> int:
 
 
 def _upstream_models(model: Route) -> base.Metadata | None:
-    """What the scripts read: the name for all attempts, or one per cluster ("": as the client wrote it), and whether
+    """What the filters read: the name for all attempts, or one per cluster ("": as the client wrote it), and whether
     streams may be asked for their usage.
     """
     metadata = base.Metadata()

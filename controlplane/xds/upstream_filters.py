@@ -9,7 +9,6 @@ from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.core.v3 import extension_pb2 as extension
 from envoy.extensions.filters.http.credential_injector.v3 import credential_injector_pb2 as injector
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2 as headers
-from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 from envoy.extensions.filters.http.upstream_codec.v3 import upstream_codec_pb2 as codec
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
 from envoy.extensions.http.injected_credentials.generic.v3 import generic_pb2 as generic
@@ -17,9 +16,8 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from google.protobuf.message import Message
 
 from controlplane.plan.ir import Upstream
-from controlplane.xds import names
+from controlplane.xds import module, names
 from controlplane.xds.protos import pack
-from controlplane.xds.scripts import quoted, script
 
 _OVERWRITE = base.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
@@ -33,8 +31,8 @@ def lower(upstream: Upstream, lane: int) -> list[hcm.HttpFilter]:
     if upstream.api_key is not None:
         chain.append(_filter("credential", _credential(upstream.name)))
     if lane:
-        code = base.DataSource(inline_string=_code(upstream, lane))
-        chain.append(_filter(names.ATTEMPT_FILTER, lua.Lua(default_source_code=code)))
+        own = f"{names.cluster(upstream.name, lane)}\n{upstream.base_path}"
+        chain.append(_filter(names.ATTEMPT_FILTER, module.filter_of(names.ATTEMPT_FILTER, own)))
     chain.append(_filter("codec", codec.UpstreamCodec()))
     return chain
 
@@ -61,8 +59,3 @@ def _credential(provider: str) -> injector.CredentialInjector:
     config = pack(generic.Generic(credential=secret, header="authorization"))
     credential = extension.TypedExtensionConfig(name="envoy.http.injected_credentials.generic", typed_config=config)
     return injector.CredentialInjector(overwrite=True, credential=credential)
-
-
-def _code(upstream: Upstream, lane: int) -> str:
-    cluster = quoted(names.cluster(upstream.name, lane))
-    return f"local CLUSTER, BASE_PATH = {cluster}, {quoted(upstream.base_path)}\n{script('attempt')}"

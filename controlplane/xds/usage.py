@@ -35,6 +35,5 @@ def route_to_it() -> route.Route:
 
 def log(path: str) -> accesslog.AccessLog:
     """The access log that the collector reads."""
-    lines = formats.SubstitutionFormatString()
-    lines.json_format.update(dict(FORMAT))
+    lines = formats.SubstitutionFormatString(text_format_source={"inline_string": FORMAT})
     return accesslog.AccessLog(name="usage", typed_config=pack(file.FileAccessLog(path=path, log_format=lines)))

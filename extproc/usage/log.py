@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from extproc.usage.entries import FORMAT
+from extproc.usage.entries import BEGIN
 
 BLOCK = 1 << 22  # bytes read at a time: some 7,000 entries
 # What a file is known by is looked for in so many bytes of its first line: a client can make a line long.
 _FIRST = 1 << 16
-# Envoy writes the fields sorted by name. A line that a killed Envoy left unfinished has the next one behind it.
-_BEGIN = b'{"' + min(FORMAT).encode() + b'":'
+# A line that a killed Envoy left unfinished has the next one behind it.
+_BEGIN = BEGIN.encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,7 +232,7 @@ def test_a_provider_that_names_another_model_is_paid_for_the_one_asked(gateway: 
 
 
 @one_gateway
-@pytest.mark.parametrize("damage", [b"\0\xff{", b'{"answer":null}\n', b'{"answer":"m\\n{\\"prompt_tok', b"\n\n"])
+@pytest.mark.parametrize("damage", [b"\0\xff\x1e", b"\x1e\x1f\x1d\n", b"\x1emine\x1f1795\x1f", b"\n\n"])
 def test_a_damaged_log_costs_no_other_entry(gateway: Gateway, damage: bytes) -> None:
     before = _served(gateway, 1)
     only_record(gateway, before[0])

@@ -10,6 +10,7 @@ import structlog
 
 from extproc.usage.accounting import Accounting, AccountSpec, Provider, dump
 from extproc.usage.collector import Collector, Paths
+from extproc.usage.entries import BEGIN, END, FIELDS, SEPARATOR
 from extproc.usage.ledger import Ledger
 from extproc.usage.record import UsageRecord
 
@@ -25,31 +26,41 @@ PRICES = {"": {"m*": {"input": "1", "output": "2"}}}
 
 
 def fields(number: int = 0, **changes: object) -> dict[str, object]:
-    """One request as Envoy 1.40 wrote it, with the fields sorted as it sorts them."""
+    """One request as Envoy 1.40 wrote it; None for what it does not know."""
     values: dict[str, object] = {
-        "answer": "m\n" + orjson.dumps(USAGE).decode(),
-        "at": str(MAY_1 + number),
-        "attempts": 1,
-        "cluster": "openai",
-        "details": "via_upstream",
-        "first": 1656,
-        "flags": "-",
-        "from": "127.0.0.1",
         "id": f"90292ccb-{number}",
-        "in": 57,
-        "ms": 1,
-        "out": 575,
-        "path": "/v1/chat/completions",
-        "request": "-acme/search/alice;standard;\nm",
+        "at": str(MAY_1 + number),
+        "cluster": "openai",
+        "attempts": 1,
         "status": 200,
-        "took": 1713,
+        "flags": "-",
+        "details": "via_upstream",
+        "path": "/v1/chat/completions",
         "type": "application/json",
+        "first": 1656,
+        "took": 1713,
+        "ms": 1,
+        "in": 57,
+        "out": 575,
+        "from": "127.0.0.1",
+        "client": "acme/search/alice;standard;",
+        "model": "m",
+        "instead": "",
+        "answered": "m",
+        "usage": orjson.dumps(USAGE).decode(),
     }
     return {name: changes.get(name, value) for name, value in values.items()}
 
 
 def line(number: int = 0, **changes: object) -> bytes:
-    return orjson.dumps(fields(number, **changes)) + b"\n"
+    """The fields as a line. `client` None is a request that did not get as far as being read."""
+    values = fields(number, **changes)
+    if values["client"] is None:
+        values = {name: value for name, value in values.items() if name in dict(FIELDS)} | {"client": None}
+    elif values["usage"] is None:
+        del values["usage"]
+    texts = ["-" if value is None else str(value) for value in values.values()]
+    return f"{BEGIN}{SEPARATOR.join(texts)}{END}\n".encode()
 
 
 def accounting(*accounts: AccountSpec, **changes: Any) -> Accounting:

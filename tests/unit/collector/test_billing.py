@@ -20,6 +20,7 @@ PRICES = {
         "cheap": {"input": "0.01", "output": "0.01"},
     }
 }
+UNSAID: dict[str, object] = {"answered": "", "usage": None}
 MICRO = PICO // 10**6  # of a dollar
 
 
@@ -41,8 +42,10 @@ def maybe(
 def model(name: str, answered: str | None = None, usage: object = USAGE) -> dict[str, object]:
     stated = usage if isinstance(usage, str) else orjson.dumps(usage).decode()
     return {
-        "request": f"-acme/search/alice;\n{name}",
-        "answer": f"{name if answered is None else answered}\n{stated}",
+        "client": "acme/search/alice;",
+        "model": name,
+        "answered": name if answered is None else answered,
+        "usage": stated,
     }
 
 
@@ -73,9 +76,9 @@ def test_errors_are_free_and_say_so(status: int) -> None:
     assert (record.tokens, record.cost_pico, record.estimated, record.attempts) == (Tokens(), 0, False, 3)
 
 
-@pytest.mark.parametrize("answer", [None, "", "m\n", "m\nnull"])
-def test_absent_usage_is_estimated(answer: str | None) -> None:
-    found = billed(answer=answer)
+@pytest.mark.parametrize("said", [UNSAID, {"usage": None}, {"usage": ""}, {"usage": "null"}])
+def test_absent_usage_is_estimated(said: dict[str, object]) -> None:
+    found = billed(**said)
     assert found.record.estimated and found.problem == ""
     assert found.record.tokens.input > 0 and found.record.tokens.output > 0
     assert found.record.cost_pico == found.record.tokens.input * MICRO + found.record.tokens.output * 2 * MICRO
@@ -102,7 +105,7 @@ def test_bad_usage_is_estimated_and_told(usage: object) -> None:
 
 
 def test_a_stream_that_was_cut_off_is_estimated_from_what_came() -> None:
-    stream = {"type": "text/event-stream", "flags": "DC", "answer": None}
+    stream = {"type": "text/event-stream", "flags": "DC", **UNSAID}
     short, long = billed(out=3_000, **stream).record, billed(out=30_000, **stream).record
     assert short.estimated and not short.complete and short.streamed
     assert short.tokens.output < long.tokens.output
@@ -117,7 +120,7 @@ def test_what_a_cut_stream_stated_so_far_is_the_least() -> None:
 
 
 def test_a_client_that_left_before_the_answer_has_used_its_prompt() -> None:
-    record = billed(status=0, flags="DC", out=0, answer=None, first="-").record
+    record = billed(status=0, flags="DC", out=0, first=None, **UNSAID).record
     assert record.estimated and not record.complete
     assert (record.tokens.output, record.first_byte_us) == (0, None)
     assert record.tokens.input > 0
@@ -130,19 +133,19 @@ def test_a_whole_stream_without_usage_counts_as_whole() -> None:
     usage = {"prompt_tokens": 10, "completion_tokens": 100}
     for size in (20_000, 20_500, 21_000):
         billed(estimator, type="text/event-stream", out=size, **model("m", usage=usage))
-    whole = billed(estimator, type="text/event-stream", out=20_500, answer=None).record
-    cut = billed(estimator, type="text/event-stream", out=20_500, answer=None, flags="DC").record
+    whole = billed(estimator, type="text/event-stream", out=20_500, **UNSAID).record
+    cut = billed(estimator, type="text/event-stream", out=20_500, flags="DC", **UNSAID).record
     assert whole.estimated and cut.estimated
     assert whole.tokens.output == pytest.approx(100, rel=0.1)
     assert whole.tokens.output != cut.tokens.output or whole.tokens.output == 100
 
 
 def test_embeddings_have_no_output() -> None:
-    assert billed(path="/v1/embeddings", answer=None).record.tokens.output == 0
+    assert billed(path="/v1/embeddings", **UNSAID).record.tokens.output == 0
 
 
 def test_what_does_not_count_in_tokens_is_not_estimated() -> None:
-    record = billed(path="/v1/audio/speech", answer=None, request="-alice\nflat").record
+    record = billed(path="/v1/audio/speech", client="alice", model="flat", **UNSAID).record
     assert (record.tokens, record.estimated) == (Tokens(), False)
     assert record.cost_pico == PICO // 2
 
@@ -186,7 +189,7 @@ def test_a_pattern_that_renames() -> None:
 
 
 def test_a_downgraded_request_costs_what_served_it() -> None:
-    found = billed(answer="cheap\n" + orjson.dumps(USAGE).decode(), request="-alice\nm\ncheap").record
+    found = billed(answered="cheap", client="alice", instead="cheap").record
     assert (found.model, found.served_model, found.cost_pico) == ("m", "cheap", 15 * MICRO // 100)
 
 
@@ -203,7 +206,7 @@ def test_only_finished_answers_teach() -> None:
     estimator = Estimator()
     billed(estimator, flags="DC")
     billed(estimator, status=500)
-    billed(estimator, answer=None)
+    billed(estimator, **UNSAID)
     billed(estimator, **model("m", usage={"prompt_tokens": -1}))
     assert estimator.error("openai/m") is None
     billed(estimator)

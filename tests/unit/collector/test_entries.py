@@ -1,38 +1,35 @@
 """Lines of the access log: what Envoy really writes, and everything else."""
 
-import json
-from typing import Any
-
-import orjson
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.usage.entries import FORMAT, Entry, EntryError, parse, surface
+from extproc.usage.entries import BEGIN, END, FIELDS, SEPARATOR, Entry, EntryError, parse, surface
 from tests.unit.collector.given import fields, line
 
+
+def written(*texts: str) -> bytes:
+    return f"{BEGIN}{SEPARATOR.join(texts)}{END}".encode("latin-1")
+
+
 # Written by Envoy 1.40.0.
-DIRECT = (
-    b'{"answer":null,"at":"1795265755261838","attempts":0,"cluster":null,"details":"direct_response","first":208,'
-    b'"flags":"-","from":"127.0.0.1","id":"3bbf6595-2e99-4af1-9767-294ea89b084c","in":0,"ms":0,"out":3,'
-    b'"path":"/health","request":null,"status":200,"took":223,"type":"text/plain"}\n'
-)
-BROKEN_REQUEST = (
-    b'{"answer":null,"at":"1795265757337380","attempts":0,"cluster":null,"details":"http1.codec_error","first":95,'
-    b'"flags":"DPE","from":"127.0.0.1","id":null,"in":0,"ms":0,"out":11,"path":null,"request":null,"status":400,'
-    b'"took":108,"type":"text/plain"}\n'
-)
-BYTES_OUT_OF_UTF8 = (  # sent by a client as the id and the model
-    b'{"answer":null,"at":"1795265756332800","attempts":1,"cluster":"p","details":"via_upstream","first":516,'
-    b'"flags":"-","from":"127.0.0.1","id":"\\u00ff\\u00fe\\u0080","in":29,"ms":0,"out":150,'
-    b'"path":"/v1/chat/completions?x=1","request":"-o/t/alice;l;\\u000aw-\\u00ff","status":400,"took":533,"type":"a/b"}\n'
-)
-STREAM = (
-    b'{"answer":"m\\n{\\"prompt_tokens\\":1,\\"completion_tokens\\":3}","at":"1795265758340759","attempts":2,"cluster":"p",'
-    b'"details":"via_upstream","first":4967,"flags":"DC","from":"::1","id":"c7427d90","in":71,"ms":5,"out":1435,'
-    b'"path":"/v1/chat/completions","request":"!o/t/alice;l;\\nm\\ncheap","status":200,"took":"-",'
-    b'"type":"text/event-stream; charset=utf-8"}\n'
-)
+DIRECT = written(
+    "3bbf6595-2e99-4af1-9767-294ea89b084c", "1795265755261838", "-", "0", "200", "-", "direct_response", "/health",
+    "text/plain", "208", "223", "0", "0", "3", "127.0.0.1", "-",
+)  # fmt: skip
+BROKEN_REQUEST = written(
+    "-", "1795265757337380", "-", "0", "400", "DPE", "http1.codec_error", "-", "text/plain", "95", "108", "0", "0",
+    "11", "127.0.0.1", "-",
+)  # fmt: skip
+BYTES_OUT_OF_UTF8 = written(  # sent by a client as the id and the model
+    "\xff\xfe\x80", "1795265756332800", "p", "1", "400", "-", "via_upstream", "/v1/chat/completions", "a/b", "516",
+    "533", "0", "29", "150", "127.0.0.1", "o/t/alice;l;", "w-\xff", "", "",
+)  # fmt: skip
+STREAM = written(
+    "c7427d90", "1795265758340759", "p", "2", "200", "DC", "via_upstream", "/v1/chat/completions",
+    "text/event-stream; charset=utf-8", "4967", "-", "5", "71", "1435", "::1", "o/t/alice;l;", "m", "cheap", "m",
+    '{"prompt_tokens":1,"completion_tokens":3}',
+)  # fmt: skip
 
 
 def test_a_request_that_was_answered_here() -> None:
@@ -49,9 +46,8 @@ def test_a_request_that_was_none() -> None:
 
 def test_bytes_that_are_no_utf8() -> None:
     entry = parse(BYTES_OUT_OF_UTF8)
-    assert (entry.id, entry.client, entry.model, entry.surface) == (
-        "\xff\xfe\x80", "o/t/alice;l;", "w-\xff", "chat/completions",
-    )  # fmt: skip
+    assert (entry.client, entry.model, entry.surface) == ("o/t/alice;l;", "w-\ufffd", "chat/completions")
+    assert entry.id == "\ufffd" * 3
 
 
 def test_a_stream_that_the_client_left() -> None:
@@ -62,63 +58,64 @@ def test_a_stream_that_the_client_left() -> None:
     assert (entry.took_us, entry.first_us, entry.attempts, entry.address) == (5000, 4967, 2, "::1")
 
 
+def test_a_model_may_be_named_like_nothing() -> None:
+    assert parse(line(model="-")[:-1]).model == "-"
+
+
+NAMES = [name for name, _ in FIELDS]
+
+
 def test_the_fields_are_those_that_envoy_is_told_to_write() -> None:
-    assert sorted(fields()) == sorted(FORMAT)
-    assert list(fields()) == sorted(fields()), "a torn line is told by the first field"
+    assert list(fields())[: len(NAMES)] == NAMES
 
 
-@pytest.mark.parametrize("name", sorted(FORMAT))
-def test_a_field_may_be_null_but_the_time(name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_field_may_be_unknown_but_the_time(name: str) -> None:
+    content = line(**{name: None})[:-1]
     if name == "at":
         with pytest.raises(EntryError):
-            parse(line(**{name: None}))
+            parse(content)
     else:
-        assert isinstance(parse(line(**{name: None})), Entry)
+        assert isinstance(parse(content), Entry)
 
 
-@pytest.mark.parametrize("name", sorted(FORMAT))
-@pytest.mark.parametrize("wrong", [[], {}, True, [1], {"a": 1}, 1.5])
-def test_a_value_of_another_type_never_gets_further(name: str, wrong: object) -> None:
+@pytest.mark.parametrize("name", ["at", "attempts", "status", "first", "took", "ms", "in", "out"])
+@pytest.mark.parametrize("wrong", ["x", "1.5", "1e3", "٣x", "", "1" * 5000, "0x1", "+"])
+def test_what_is_no_number_never_gets_further(name: str, wrong: str) -> None:
+    if wrong == "" and name != "at":
+        return
     with pytest.raises(EntryError):
-        parse(line(**{"took": None, name: wrong}))  # without it `ms` is looked at
+        parse(line(**{"took": None, name: wrong})[:-1])  # without it `ms` is looked at
 
 
-@pytest.mark.parametrize("name", sorted(FORMAT))
-def test_a_field_that_is_absent(name: str) -> None:
-    found = fields(took=None)
-    del found[name]
-    with pytest.raises(EntryError, match=name):
-        parse(orjson.dumps(found))
+@pytest.mark.parametrize("name", ["attempts", "status", "ms", "in", "out"])
+@pytest.mark.parametrize("wrong", ["-1", "99999999999999999999999", "٣", "²"])
+def test_counts_that_are_none(name: str, wrong: str) -> None:
+    with pytest.raises(EntryError):
+        parse(line(**{"took": None, name: wrong})[:-1])
 
 
-@pytest.mark.parametrize(
-    "damaged", [b"", b"\n", b"{", line()[:-40], b"null", b"[]", b"7", b"\xff", b'{"at":', b"\0" * 99]
-)
+@pytest.mark.parametrize("damaged", [b"", b"\x1e", b"\x1e\x1d", b"\x1d\x1e", b"{", line()[:-40], b"\xff", b"\0" * 99])
 def test_damaged_lines(damaged: bytes) -> None:
     with pytest.raises(EntryError):
         parse(damaged)
 
 
-@pytest.mark.parametrize("cut", range(1, len(line()) - 2, 7))
+@pytest.mark.parametrize("cut", range(1, len(line()) - 2))
 def test_no_part_of_a_line_is_an_entry(cut: int) -> None:
-    with pytest.raises(EntryError):
-        parse(line()[:cut])
-
-
-@pytest.mark.parametrize("number", [b"1e999", b"-1", b"99999999999999999999999", b"1e3", b"[]"])
-def test_counts_that_are_none(number: bytes) -> None:
-    with pytest.raises(EntryError):
-        parse(line().replace(b'"attempts":1', b'"attempts":' + number))
+    for part in (line()[:cut], line()[cut:-1]):
+        with pytest.raises(EntryError):
+            parse(part)
 
 
 def test_an_error_quotes_little() -> None:
     with pytest.raises(EntryError) as caught:
-        parse(line(at="x" * 10_000))
+        parse(line(at="x" * 10_000)[:-1])
     assert len(str(caught.value)) < 200
 
 
 def test_a_clock_that_went_back_makes_no_negative_time() -> None:
-    entry = parse(line(first=-5, took=-7))
+    entry = parse(line(first=-5, took=-7)[:-1])
     assert (entry.first_us, entry.took_us) == (0, 1000)
 
 
@@ -139,35 +136,20 @@ def test_surfaces(path: str, expected: str) -> None:
     assert surface(path) == expected
 
 
-_json: Any = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
+texts = st.none() | st.integers(-(2**70), 2**70).map(str) | st.text(max_size=20)
 
 
-@given(st.dictionaries(st.sampled_from(sorted(FORMAT)), _json, max_size=4))
-@example({"at": "٣"})
-@example({"at": "1" * 5000})
-@example({"first": "x"})
-def test_only_entries_and_entry_errors(changes: dict[str, Any]) -> None:
-
-    _parsed(json.dumps(fields(**changes)).encode())
+@given(st.dictionaries(st.sampled_from(list(fields())), texts, max_size=4))
+def test_only_entries_and_entry_errors(changes: dict[str, str | None]) -> None:
+    try:
+        _parsed(line(**changes)[:-1])
+    except UnicodeEncodeError:
+        return  # half of a surrogate pair cannot be written
 
 
 @given(st.binary(max_size=200) | st.builds(lambda a, b: a + b, st.binary(max_size=5), st.just(line())))
 def test_only_entries_and_entry_errors_of_bytes(content: bytes) -> None:
     _parsed(content)
-
-
-@given(st.text(max_size=30), st.text(max_size=30))
-def test_odd_names_stay_apart(client: str, model: str) -> None:
-    try:
-        entry = parse(line(request=f"-{client}\n{model}"))
-    except (EntryError, TypeError):
-        return  # half of a surrogate pair cannot be written
-    if "\n" not in client + model:
-        assert (entry.client, entry.model, entry.instead) == (client, model, "")
 
 
 def _parsed(content: bytes) -> None:

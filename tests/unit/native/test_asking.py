@@ -1,4 +1,4 @@
-"""How the request's script asks for the usage of streams, and what it leaves for the answer's script and the log."""
+"""How the module asks for the usage of streams."""
 
 import json
 import time
@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.lua.handle import Request, Script
+from tests.unit.native.module import Filter, Request
 
-MODEL = Script("model", "local RENAMES = true\n")
-PLAIN = Script("model", "local RENAMES = false\n")
+MODEL = Filter("model")
 CHAT = {"content-type": "application/json", ":path": "/v1/chat/completions", "x-headgate-client": "alice;std;"}
 ASK = ',"stream_options":{"include_usage":true}'
 
@@ -65,7 +64,6 @@ def expected(body: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def check(done: Request, original: bytes, wanted: dict[str, Any] | None) -> None:
-    assert done.note == ("-" if wanted is None else "!") + "alice;std;\n" + done.headers["x-headgate-model"]
     if wanted is None:
         assert done.body == original
         assert "content-length" not in done.headers
@@ -77,17 +75,14 @@ def check(done: Request, original: bytes, wanted: dict[str, Any] | None) -> None
 @given(bodies(), st.integers(0, 3), st.sampled_from(["/v1/chat/completions", "/v1/completions?a=b"]))
 def test_asks_where_a_client_streams_and_did_not_ask(body: dict[str, Any], layout: int, path: str) -> None:
     original = written(body, layout)
-    for script in (MODEL, PLAIN):
-        check(script.request(original, {**CHAT, ":path": path}), original, expected(body))
+    check(MODEL.request(original, {**CHAT, ":path": path}), original, expected(body))
 
 
 @given(bodies(), st.integers(0, 3))
 def test_asks_and_renames_at_once(body: dict[str, Any], layout: int) -> None:
     original = written(body, layout)
     renamed = {**body, "model": "upstream"}
-    done = MODEL.request(original, CHAT, {"model": "upstream"})
-    assert done.note is not None
-    assert done.note.startswith("-" if expected(body) is None else "!")
+    done = MODEL.request(original, CHAT, {"model/model": "upstream"})
     assert json.loads(done.body) == (expected(renamed) or renamed)
     assert done.headers["content-length"] == str(len(done.body))
 
@@ -106,8 +101,7 @@ def test_only_one_place_of_the_body_changes(body: dict[str, Any], layout: int) -
 @given(bodies(), st.integers(0, 3))
 def test_asks_a_provider_that_refuses_it_never(body: dict[str, Any], layout: int) -> None:
     original = written(body, layout)
-    for script in (MODEL, PLAIN):
-        check(script.request(original, CHAT, {"stream_usage": "never"}), original, None)
+    check(MODEL.request(original, CHAT, {"model/stream_usage": "never"}), original, None)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +122,7 @@ def test_other_apis_have_no_such_option(path: str) -> None:
 def test_a_form_is_never_taken_for_json() -> None:
     form = b'--B\r\ncontent-disposition: form-data; name="model"\r\n\r\nm\r\n--B\r\n\r\n{"stream":true\r\n--B--\r\n'
     done = MODEL.request(form, {**CHAT, "content-type": "multipart/form-data; boundary=B"})
-    assert (done.body, done.note) == (form, "-alice;std;\nm")
+    assert (done.body, done.headers["x-headgate-model"]) == (form, "m")
 
 
 _ON = '"include_usage":true'
@@ -197,8 +191,8 @@ def test_survives_any_body(body: bytes, within: bool) -> None:
     if within:
         body = b'{"model":"gpt","stream":true,' + body
     done = MODEL.request(body, CHAT)
-    assert done.body == body or (done.note or "").startswith("!")
-    PLAIN.request(body, {**CHAT, ":path": "/v1/completions"}, {"model": "x"})
+    assert done.body == body or _ON in done.body.decode("latin-1")
+    MODEL.request(body, {**CHAT, ":path": "/v1/completions"}, {"model/model": "x"})
 
 
 def elapsed(body: str) -> float:

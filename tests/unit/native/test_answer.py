@@ -1,4 +1,4 @@
-"""What the answer's script reads from answers, and what of them it lets the client have."""
+"""What the module reads from answers, and what of them it lets the client have."""
 
 import json
 import re
@@ -10,12 +10,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.unit.lua.handle import Answer, Ending, Script
+from tests.unit.native.module import Answer, Ending, Filter
 
-USAGE = Script("usage")
+USAGE = Filter("model")
 EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 JSON = {"content-type": "application/json"}
-HIDE, SHOW = "!alice\nm", "-alice\nm"
+# The usage of streams is asked for by the gateway, or by the client.
+HIDE, SHOW = b'{"model":"m","stream":true}', b'{"model":"m","stream":true,"stream_options":{"include_usage":true}}'
 ENDINGS: tuple[Ending, ...] = ("last", "empty")
 KEPT = 4096
 
@@ -74,7 +75,7 @@ def split(body: bytes, places: list[int]) -> list[bytes]:
 
 
 def read(body: bytes, places: list[int], ending: Ending = "empty", headers: dict[str, str] = JSON) -> Answer:
-    answer = USAGE.answer(split(body, places), headers, ending=ending, note=SHOW)
+    answer = USAGE.answer(split(body, places), headers, ending=ending, request=SHOW)
     assert answer.body == body
     assert answer.headers == headers
     return answer
@@ -152,7 +153,7 @@ def test_lines_of_json_are_read_like_one_answer() -> None:
 def test_survives_any_answer(pieces: list[bytes]) -> None:
     for headers in (JSON, EVENTS, {"content-type": "audio/mpeg"}, {}):
         for ending in ("last", "empty", "trailers", "left"):
-            answer = USAGE.answer(pieces, headers, ending=ending, note=SHOW)
+            answer = USAGE.answer(pieces, headers, ending=ending, request=SHOW)
             assert answer.body == b"".join(pieces)
 
 
@@ -194,50 +195,52 @@ def test_the_event_that_the_client_did_not_ask_for_is_taken_out(
     stream: tuple[bytes, bytes], places: list[int], ending: Ending
 ) -> None:
     whole, visible = stream
-    answer = USAGE.answer(split(whole, places), {**EVENTS, "content-length": "9"}, ending=ending, note=HIDE)
+    answer = USAGE.answer(split(whole, places), {**EVENTS, "content-length": "9"}, ending=ending, request=HIDE)
     assert answer.body == visible
     assert (answer.model, parsed(answer)) == ("gpt", [SPENT])
     assert answer.headers == EVENTS
 
 
-@given(streams(), places, st.sampled_from(ENDINGS), st.sampled_from([SHOW, None]))
+@given(streams(), places, st.sampled_from(ENDINGS), st.just(SHOW))
 def test_what_the_client_asked_for_it_gets(
-    stream: tuple[bytes, bytes], places: list[int], ending: Ending, note: str | None
+    stream: tuple[bytes, bytes], places: list[int], ending: Ending, request_: bytes
 ) -> None:
     whole, _ = stream
-    answer = USAGE.answer(split(whole, places), EVENTS, ending=ending, note=note)
+    answer = USAGE.answer(split(whole, places), EVENTS, ending=ending, request=request_)
     assert (answer.body, answer.model, parsed(answer)) == (whole, "gpt", [SPENT])
 
 
 @given(streams())
 def test_one_byte_at_a_time_is_the_same(stream: tuple[bytes, bytes]) -> None:
     whole, visible = stream
-    answer = USAGE.answer([bytes([byte]) for byte in whole], EVENTS, note=HIDE)
+    answer = USAGE.answer([bytes([byte]) for byte in whole], EVENTS, request=HIDE)
     assert (answer.body, parsed(answer)) == (visible, [SPENT])
 
 
 def test_nothing_is_held_back_that_is_a_whole_event() -> None:
     one, two = event(delta("a")), event(delta("b"))
     for count in range(1, len(two)):
-        answer = USAGE.answer([one + two[:count]], EVENTS, ending="left", note=HIDE)
+        answer = USAGE.answer([one + two[:count]], EVENTS, ending="left", request=HIDE)
         assert answer.body == one
-    assert USAGE.answer([one + two], EVENTS, ending="left", note=HIDE).body == one + two
+    assert USAGE.answer([one + two], EVENTS, ending="left", request=HIDE).body == one + two
 
 
 def test_a_stream_that_ends_within_its_usage_does_not_show_it() -> None:
     unfinished = event(LAST)[:-1]
     for ending in ENDINGS:
-        assert USAGE.answer([event(delta("a")), unfinished], EVENTS, ending=ending, note=HIDE).body == event(delta("a"))
+        assert USAGE.answer([event(delta("a")), unfinished], EVENTS, ending=ending, request=HIDE).body == event(
+            delta("a")
+        )
 
 
-def test_trailers_after_half_an_event_are_no_error() -> None:
+def test_half_an_event_before_trailers_is_sent() -> None:
     one = event(delta("a"))
-    assert USAGE.answer([one, one[:20]], EVENTS, ending="trailers", note=HIDE).body == one
+    assert USAGE.answer([one, one[:20]], EVENTS, ending="trailers", request=HIDE).body == one + one[:20]
 
 
 def test_a_compressed_stream_is_left_alone() -> None:
     headers = {**EVENTS, "content-encoding": "gzip", "content-length": "3"}
-    answer = USAGE.answer([event(LAST)], headers, ending="last", note=HIDE)
+    answer = USAGE.answer([event(LAST)], headers, ending="last", request=HIDE)
     assert (answer.body, answer.headers) == (event(LAST), headers)
 
 
@@ -245,28 +248,28 @@ def test_a_compressed_stream_is_left_alone() -> None:
 def test_a_long_event_passes(places: list[int], more: int, last: bool, ending: Ending) -> None:
     long = event(delta("x" * (KEPT + more), usage=SPENT))
     body = event(delta("a")) + long + (event(LAST) if last else b"") + b"data: [DONE]\n\n"
-    answer = USAGE.answer(split(body, places), EVENTS, ending=ending, note=HIDE)
+    answer = USAGE.answer(split(body, places), EVENTS, ending=ending, request=HIDE)
     assert (answer.body, parsed(answer)) == (body.replace(event(LAST), b""), [SPENT])
-    shown = USAGE.answer(split(body, places), EVENTS, ending=ending, note=SHOW)
+    shown = USAGE.answer(split(body, places), EVENTS, ending=ending, request=SHOW)
     assert (shown.body, parsed(shown)) == (body, [SPENT])
 
 
 @given(places, st.booleans())
 def test_where_every_chunk_has_a_usage_the_last_counts(places: list[int], hide: bool) -> None:
     shown = b"".join(event(delta("a", usage={**SPENT, "completion_tokens": n})) for n in range(10))
-    answer = USAGE.answer(split(shown + event(LAST), places), EVENTS, note=HIDE if hide else SHOW)
+    answer = USAGE.answer(split(shown + event(LAST), places), EVENTS, request=HIDE if hide else SHOW)
     assert answer.body == (shown if hide else shown + event(LAST))
     assert parsed(answer) == [SPENT]
 
 
 def test_a_stream_that_is_left_has_told_what_it_had_so_far() -> None:
     sent = [event(delta("a", usage={"completion_tokens": n})) for n in range(3)]
-    assert parsed(USAGE.answer(sent, EVENTS, ending="left", note=SHOW)) == [{"completion_tokens": 2}]
+    assert parsed(USAGE.answer(sent, EVENTS, ending="left", request=SHOW)) == [{"completion_tokens": 2}]
 
 
 def test_usage_beside_the_last_words_stays() -> None:
     body = event(delta("a", usage=SPENT)) + b"data: [DONE]\n\n"
-    answer = USAGE.answer([body], EVENTS, note=HIDE)
+    answer = USAGE.answer([body], EVENTS, request=HIDE)
     assert (answer.body, parsed(answer)) == (body, [SPENT])
 
 
@@ -280,26 +283,26 @@ MESSAGE = (
 )
 
 
-@given(places, st.sampled_from([HIDE, SHOW, None]))
-def test_a_message_states_its_usage_in_two_parts(places: list[int], note: str | None) -> None:
-    answer = USAGE.answer(split(MESSAGE, places), EVENTS, note=note)
+@given(places, st.sampled_from([HIDE, SHOW]))
+def test_a_message_states_its_usage_in_two_parts(places: list[int], request_: bytes) -> None:
+    answer = USAGE.answer(split(MESSAGE, places), EVENTS, request=request_)
     assert (answer.body, answer.model) == (MESSAGE, "gpt")
     assert parsed(answer) == [STARTED, {"output_tokens": 15}]
 
 
 def test_a_message_that_is_left_has_told_its_input() -> None:
-    answer = USAGE.answer([MESSAGE[:300]], EVENTS, ending="left", note=SHOW)
+    answer = USAGE.answer([MESSAGE[:300]], EVENTS, ending="left", request=SHOW)
     assert parsed(answer) == [STARTED]
 
 
 @given(places, st.integers(0, 3 * KEPT), st.sampled_from([HIDE, SHOW]))
-def test_a_responses_usage_is_within_its_last_event(places: list[int], length: int, note: str) -> None:
+def test_a_responses_usage_is_within_its_last_event(places: list[int], length: int, request_: bytes) -> None:
     opening = {"type": "response.created", "response": {"id": "r", "model": "gpt", "usage": None}}
     done = {"id": "r", "model": "gpt", "output": [{"text": "x" * length}], "usage": DETAILED, "user": None}
     body = event(opening, name="response.created") + event(
         {"type": "response.completed", "response": done}, name="response.completed"
     )
-    answer = USAGE.answer(split(body, places), EVENTS, note=note)
+    answer = USAGE.answer(split(body, places), EVENTS, request=request_)
     assert (answer.body, answer.model, parsed(answer)) == (body, "gpt", [DETAILED])
 
 
@@ -318,20 +321,20 @@ def without_usage(body: bytes) -> bytes:
 def test_any_stream_is_the_same_however_it_is_split(parts: list[bytes], places: list[int], ending: Ending) -> None:
     body = b"".join(parts)
     assume(not re.search(rb"\n\r?\n\r?\n", body))  # a third line end may belong to either event
-    hidden = USAGE.answer(split(body, places), EVENTS, ending=ending, note=HIDE)
-    shown = USAGE.answer(split(body, places), EVENTS, ending=ending, note=SHOW)
+    hidden = USAGE.answer(split(body, places), EVENTS, ending=ending, request=HIDE)
+    shown = USAGE.answer(split(body, places), EVENTS, ending=ending, request=SHOW)
     assert hidden.body == without_usage(body)
     assert shown.body == body
     assert hidden.usage == shown.usage
 
 
-def elapsed(chunks: list[bytes], headers: dict[str, str], note: str) -> float:
+def elapsed(chunks: list[bytes], headers: dict[str, str], request_: bytes) -> float:
     started = time.process_time()
-    USAGE.answer(chunks, headers, note=note)
+    USAGE.answer(chunks, headers, request=request_)
     return time.process_time() - started
 
 
-@pytest.mark.parametrize("note", [HIDE, SHOW])
+@pytest.mark.parametrize("request_", [HIDE, SHOW])
 @pytest.mark.parametrize(
     "unit",
     [
@@ -347,10 +350,10 @@ def elapsed(chunks: list[bytes], headers: dict[str, str], note: str) -> float:
     ],
 )
 @pytest.mark.parametrize("size", [100, 16384])
-def test_the_work_grows_with_the_answer_only(unit: bytes, note: str, size: int) -> None:
+def test_the_work_grows_with_the_answer_only(unit: bytes, request_: bytes, size: int) -> None:
     """Four times the answer takes about four times as long, whatever it holds; quadratic would be sixteen."""
     body = unit * (400_000 // len(unit))
     for headers in (EVENTS, JSON):
         small, large = ([text[i : i + size] for i in range(0, len(text), size)] for text in (body, body * 4))
-        few = min(elapsed(small, headers, note) for _ in range(3))
-        assert elapsed(large, headers, note) < max(0.05, 9 * few)
+        few = min(elapsed(small, headers, request_) for _ in range(3))
+        assert elapsed(large, headers, request_) < max(0.05, 9 * few)
