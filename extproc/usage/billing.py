@@ -1,6 +1,6 @@
 """Entries of the access log -> usage records: tokens read or estimated, and what they cost."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from extproc.usage import reading
 from extproc.usage.accounting import Accounting
@@ -16,8 +16,7 @@ _COUNTED = frozenset({"chat/completions", "completions", "embeddings", "response
 NO_TOKENS = Tokens()
 
 
-@dataclass(frozen=True, slots=True)
-class Billed:
+class Billed(NamedTuple):
     """A record, and what is odd about it: "" or words for the operator."""
 
     record: UsageRecord
@@ -41,27 +40,28 @@ class Billing:
         tokens, estimated, problem = self._tokens(entry, f"{name}/{asked}")
         who = owner(entry.client)
         return Billed(
+            # By place, since every request makes one: in the order of the record's fields.
             UsageRecord(
-                id=number,
-                at_us=entry.at_us,
-                key=who.key,
-                team=who.team,
-                organization=who.organization,
-                model=entry.model,
-                provider=name,
-                served_model=entry.answered_model or asked,
-                surface=entry.surface,
-                attempts=entry.attempts,
-                status=entry.status,
-                tokens=tokens,
-                estimated=estimated,
-                cost_pico=self._cost(entry, asked, name, tokens),
-                first_byte_us=entry.first_us,
-                duration_us=entry.took_us,
-                bytes_in=entry.bytes_in,
-                bytes_out=entry.bytes_out,
-                streamed=entry.streamed,
-                complete=entry.complete,
+                number,
+                entry.at_us,
+                who.key,
+                who.team,
+                who.organization,
+                entry.model,
+                name,
+                entry.answered_model or asked,
+                entry.surface,
+                entry.attempts,
+                entry.status,
+                tokens,
+                estimated,
+                self._cost(entry, asked, name, tokens),
+                entry.first_us,
+                entry.took_us,
+                entry.bytes_in,
+                entry.bytes_out,
+                entry.streamed,
+                entry.complete,
                 cache_hit=False,
             ),
             problem,

@@ -4,6 +4,8 @@ Envoy writes the fields in the order of FIELDS, by the format commands below, th
 https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/observability/access_log/usage#command-operators
 """
 
+import re
+from functools import lru_cache
 from typing import NamedTuple
 
 # Bytes that no header, path, name or usage can hold. A killed Envoy leaves part of a line, and the next one writes its
@@ -29,7 +31,6 @@ FIELDS = (
 )
 # The client, the model it asked for, the one served in its place, the one that answered, and what it said of usage.
 ENTRY = "%DYNAMIC_METADATA(headgate:entry)%"
-_KNOWN = len(FIELDS) + 1  # and the client; Envoy writes "-" for what it does not know
 FORMAT = BEGIN + SEPARATOR.join([command for _, command in FIELDS] + [ENTRY]) + END + "\n"
 
 # Envoy's words for a client that left, and for a provider that broke off: the answer did not go to its end.
@@ -68,47 +69,59 @@ class Entry(NamedTuple):
         return self.content_type.startswith("text/event-stream")
 
 
+# What a field may be; Envoy writes "-" for what it does not know. A clock that went back makes a time negative.
+_TEXT, _COUNT, _TIME = rf"([^{SEPARATOR}]*)", r"(-|\d{1,18})", r"(-|-?\d{1,18})"
+_NUMBERS = {"at": r"(\d{1,18})", "first": _TIME, "took": _TIME}
+_NUMBERS |= dict.fromkeys(("attempts", "status", "ms", "in", "out"), _COUNT)
+_LINE = re.compile(
+    BEGIN + SEPARATOR.join([_NUMBERS.get(name, _TEXT) for name, _ in FIELDS] + ["(.*)"]) + END, re.ASCII | re.DOTALL
+)
+
+
 def parse(line: bytes) -> Entry:
     """Raises EntryError."""
-    text = line.decode("utf-8", "replace").removesuffix("\n")
-    if text[:1] != BEGIN or text[-1:] != END:
-        raise EntryError(f"not an entry of the access log: a line of {len(line)} bytes that is not whole")
-    fields = text[1:-1].split(SEPARATOR)
-    known = ["" if field == "-" else field for field in fields[:_KNOWN]]
+    found = _LINE.fullmatch(line.decode("utf-8", "replace").removesuffix("\n"))
+    if found is None:
+        raise EntryError(f"not an entry of the access log: {len(line)} bytes")
+    # fmt: off
+    (
+        id_, at, cluster, attempts, status, flags, details, path, content_type, first, took, ms, bytes_in, bytes_out,
+        address, left,
+    ) = found.groups()
+    # fmt: on
     try:
-        # fmt: off
-        (
-            id_, at, cluster, attempts, status, flags, details, path, content_type, first, took, ms, bytes_in,
-            bytes_out, address, client,
-        ) = known
-        # fmt: on
-        model, instead, answered, *usage = fields[_KNOWN:] or ("", "", "")
-        code = _count(status)
-        return Entry(
-            id=id_,
-            at_us=int(at),
-            client=client,
-            model=model,
-            instead=instead,
-            cluster=cluster,
-            attempts=_count(attempts),
-            status=code,
-            details=details,
-            surface=surface(path),
-            content_type=content_type,
-            first_us=_micros(first),
-            took_us=_micros(took) or _count(ms) * 1000,
-            bytes_in=_count(bytes_in),
-            bytes_out=_count(bytes_out),
-            address=address,
-            answered_model=answered,
-            usage=tuple(usage),
-            complete=not _broken(flags, code),
-        )
+        client, model, instead, answered, *usage = left.split(SEPARATOR) if left != "-" else _UNREAD
     except ValueError as error:
-        raise EntryError(f"not an entry of the access log: {str(error)[:120]}") from error
+        raise EntryError(f"what was left for an entry of the access log has fewer parts than {len(_UNREAD)}") from error
+    code = _count(status)
+    # By place: one is made for every request.
+    return Entry(
+        "" if id_ == "-" else id_,
+        int(at),
+        client,
+        model,
+        instead,
+        "" if cluster == "-" else cluster,
+        _count(attempts),
+        code,
+        "" if details == "-" else details,
+        surface("" if path == "-" else path),
+        "" if content_type == "-" else content_type,
+        _micros(first),
+        _micros(took) or _count(ms) * 1000,
+        _count(bytes_in),
+        _count(bytes_out),
+        "" if address == "-" else address,
+        answered,
+        tuple(usage),
+        complete=code != 0 and (flags == "-" or _BROKEN.isdisjoint(flags.split(","))),
+    )
 
 
+_UNREAD = ("", "", "", "")  # a request that did not get as far as being read
+
+
+@lru_cache(maxsize=1024)
 def surface(path: str) -> str:
     """The API of a path, whatever a provider's base path is: its last steps, such as "chat/completions"."""
     steps = path.partition("?")[0].strip("/").split("/")
@@ -116,18 +129,9 @@ def surface(path: str) -> str:
 
 
 def _count(field: str) -> int:
-    """Raises ValueError."""
-    if not field:
-        return 0
-    if field.isdecimal() and field.isascii() and len(field) < 20:
-        return int(field)
-    raise ValueError(f"{field[:40]!r} is no whole number")
+    return 0 if field == "-" else int(field)
 
 
 def _micros(field: str) -> int | None:
-    """A duration; None for one that never began or never ended. A clock that went back makes it zero."""
-    return max(0, int(field)) if field else None
-
-
-def _broken(flags: str, status: int) -> bool:
-    return status == 0 or not _BROKEN.isdisjoint(flags.split(","))
+    """A duration; None for one that never began or never ended."""
+    return None if field == "-" else max(0, int(field))

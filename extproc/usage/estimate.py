@@ -27,6 +27,7 @@ _HEAD = 0.5
 _SMALL = 10.0  # tokens: errors below this are small however large they are relative to the answer
 _FIRST_SPREAD, _LEAST_SPREAD, _MOST_SPREAD = 0.3, 0.02, 2.0
 _SPREAD_STEP = 1.15
+_YOUNG, _SOLVE_EVERY = 50, 8  # observations
 _MOST_BYTES = 2**40
 _MOST_ERROR = 10.0
 _MOST_SUM = 1e30
@@ -51,11 +52,12 @@ PRIORS: Mapping[str, Prior] = {
 class _Line:
     """One robust, forgetting fit of `tokens = a * x + b`, where x is the bytes beyond the prior's overhead."""
 
-    __slots__ = ("_a", "_b", "_prior", "spread", "sums")
+    __slots__ = ("_a", "_b", "_prior", "_unsolved", "spread", "sums")
 
     def __init__(self, prior: Prior) -> None:
         self._prior = prior
         self._a, self._b = 1 / prior.per_token, 0.0
+        self._unsolved = 0
         self.sums = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # observations; then, weighted, 1, x, xx, y, xy
         self.spread = _FIRST_SPREAD  # the median of relative errors
 
@@ -67,7 +69,8 @@ class _Line:
         fixed = self._b - self._a * self._prior.overhead
         return max(0.0, self._a * size + (fixed if fixed > 0 else fixed * _HEAD))
 
-    def add(self, size: int, tokens: int) -> None:
+    def add(self, size: int, tokens: int) -> float:
+        """Learns from an answer; what was expected of it before."""
         x, expected = size - self._prior.overhead, self.at(size)
         # Half expected, half seen: weighing by what is expected alone would let a wrong prior outweigh all that
         # follows, weighing by what is seen alone would favour the low ones.
@@ -88,13 +91,18 @@ class _Line:
             _KEEP * sy + weight * tokens,
             _KEEP * sxy + wx * tokens,
         )
-        self.solve()
+        # Solving is half of the work, and one observation moves a line that many have made but little.
+        self._unsolved += 1
+        if count < _YOUNG or self._unsolved >= _SOLVE_EVERY:
+            self.solve()
+        return expected
 
     def solve(self) -> None:
         """The normal equations of two unknowns, b drawn to zero; a slope below zero is held at zero.
 
         The pull is in proportion to the sums, so the determinant is above zero whatever the observations are.
         """
+        self._unsolved = 0
         count, one, sx, sxx, sy, sxy = self.sums
         if sxx <= 0:  # no observation yet, or none beyond the overhead
             return
@@ -138,8 +146,7 @@ class Estimator:
         expected = 0.0
         for line, size, seen in ((into, bytes_in, tokens.input), (out, bytes_out, tokens.output)):
             if size > 0:
-                expected += line.at(size)
-                line.add(size, seen)
+                expected += line.add(size, seen)
         error = min(_MOST_ERROR, abs(expected - tokens.total) / max(1, tokens.total))
         known.error += (error - known.error) * max(1 / known.finished, 1 - _KEEP)
 

@@ -6,6 +6,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ def identity(owner: Owner, limits: Iterable[str] = ()) -> str:
     return ";".join(("/".join(steps), *names, "")) if names else "/".join(steps)
 
 
+@lru_cache(maxsize=8192)
 def owner(identity: str) -> Owner:
     """The inverse, limits left out."""
     steps = identity.partition(";")[0].rsplit("/", 2)

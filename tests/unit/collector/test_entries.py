@@ -108,6 +108,12 @@ def test_no_part_of_a_line_is_an_entry(cut: int) -> None:
             parse(part)
 
 
+@pytest.mark.parametrize("left", ["", "alice", "alice\x1fm", "alice\x1fm\x1f"])
+def test_what_was_left_has_all_its_parts(left: str) -> None:
+    with pytest.raises(EntryError, match="fewer parts"):
+        parse(DIRECT[:-2] + left.encode() + DIRECT[-1:])
+
+
 def test_an_error_quotes_little() -> None:
     with pytest.raises(EntryError) as caught:
         parse(line(at="x" * 10_000)[:-1])
