@@ -27,9 +27,11 @@ _HEAD = 0.5
 _SMALL = 10.0  # tokens: errors below this are small however large they are relative to the answer
 _FIRST_SPREAD, _LEAST_SPREAD, _MOST_SPREAD = 0.3, 0.02, 2.0
 _SPREAD_STEP = 1.15
-_YOUNG, _SOLVE_EVERY = 50, 8  # observations
+_YOUNG, _SOLVE_EVERY = 50, 4  # observations
+_SETTLED, _PASS = 200, 3  # observations, and answers that are passed over for each that is learned from
 _MOST_BYTES = 2**40
 _MOST_ERROR = 10.0
+_MOST_EXPECTED = 1e12  # tokens: squares of it are numbers
 _MOST_SUM = 1e30
 
 
@@ -52,17 +54,18 @@ PRIORS: Mapping[str, Prior] = {
 class _Line:
     """One robust, forgetting fit of `tokens = a * x + b`, where x is the bytes beyond the prior's overhead."""
 
-    __slots__ = ("_a", "_b", "_prior", "_unsolved", "spread", "sums")
+    __slots__ = ("_a", "_b", "_prior", "_unsolved", "settled", "spread", "sums")
 
     def __init__(self, prior: Prior) -> None:
         self._prior = prior
         self._a, self._b = 1 / prior.per_token, 0.0
         self._unsolved = 0
+        self.settled = False  # many observations, and the last as expected
         self.sums = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # observations; then, weighted, 1, x, xx, y, xy
         self.spread = _FIRST_SPREAD  # the median of relative errors
 
     def at(self, size: int) -> float:
-        return max(0.0, self._a * (size - self._prior.overhead) + self._b)
+        return min(_MOST_EXPECTED, max(0.0, self._a * (size - self._prior.overhead) + self._b))
 
     def within(self, size: int) -> float:
         """Of an answer that was cut: part of the overhead comes last, and was not sent."""
@@ -95,6 +98,7 @@ class _Line:
         self._unsolved += 1
         if count < _YOUNG or self._unsolved >= _SOLVE_EVERY:
             self.solve()
+        self.settled = count > _SETTLED and error < 4 * self.spread
         return expected
 
     def solve(self) -> None:
@@ -114,12 +118,13 @@ class _Line:
 class _Model:
     """The lines of one served model, and how well they did."""
 
-    __slots__ = ("error", "finished", "lines")
+    __slots__ = ("error", "finished", "lines", "passed")
 
     def __init__(self) -> None:
         self.lines = {name: _Line(prior) for name, prior in PRIORS.items()}
         self.finished = 0
         self.error = 0.0
+        self.passed = 0  # answers since the last that was learned from
 
 
 class Estimator:
@@ -141,8 +146,12 @@ class Estimator:
         else:
             self._models.move_to_end(model)
         known.finished += 1
-        bytes_in, bytes_out = min(bytes_in, _MOST_BYTES), min(bytes_out, _MOST_BYTES)
         into, out = _lines(known, streamed, bytes_in)
+        if into.settled and out.settled and known.passed < _PASS:
+            known.passed += 1
+            return
+        known.passed = 0
+        bytes_in, bytes_out = min(bytes_in, _MOST_BYTES), min(bytes_out, _MOST_BYTES)
         expected = 0.0
         for line, size, seen in ((into, bytes_in, tokens.input), (out, bytes_out, tokens.output)):
             if size > 0:

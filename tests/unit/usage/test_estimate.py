@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from extproc.usage.estimate import Estimator, topped_up
@@ -300,6 +300,7 @@ NUMBERS = st.one_of(st.floats(), st.sampled_from([0.0, 1.0, 1e-300, -1.0, 1e30])
 
 
 @given(st.lists(NUMBERS, min_size=7, max_size=7), SIZES)
+@example([0.0, 1.0, 1e-300, 0.0, 1.0, 1.0, 0.0], 1)
 def test_no_dump_makes_estimates_that_are_no_counts(line: list[float], size: int) -> None:
     estimator = Estimator()
     estimator.load(spoiled(STREAM, [0.1, *line[1:]]))
