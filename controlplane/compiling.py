@@ -18,6 +18,7 @@ from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.language import Policy
 from controlplane.policy.load import LoadCache
 from controlplane.policy.secrets import SecretRef, Secrets
+from controlplane.policy.webhooks import check_webhooks
 from controlplane.xds.lower import lower
 from controlplane.xds.resource import Snapshot
 from controlplane.xds.surroundings import Surroundings
@@ -55,7 +56,7 @@ class Compiler:
             raise PolicyError(checked.diagnostics)
         secrets, problems = resolve(secret_refs(checked.policy), self.read, checked.places)
         tokens = self.tokens(now)
-        problems += tuple(missing(checked.policy, tokens))
+        problems += (*missing(checked.policy, tokens), *check_webhooks(checked.policy, secrets, checked.places))
         diagnostics = (*checked.diagnostics, *problems)
         if any(diagnostic.severity is Severity.ERROR for diagnostic in problems):
             raise PolicyError(diagnostics)

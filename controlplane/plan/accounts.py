@@ -60,6 +60,7 @@ def _account(name: str, budget: Budget, kind: OwnerKind, owner: str) -> AccountS
         seconds=ROLLING[budget.per] if rolling else 0,
         warn=tuple(format(part, "f") for part in budget.warn),
         on_spent=f"downgrade:{downgrade}" if downgrade else str(budget.on_spent),
+        webhooks=tuple(dict.fromkeys(budget.webhooks)),
     )
 
 

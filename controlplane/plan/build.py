@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from controlplane.plan import upstreams
 from controlplane.plan.accounts import accounts, accounts_of
-from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, ServerTls, Target, Upstream
+from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, ServerTls, Target, Upstream, Webhook
 from controlplane.plan.lanes import assign
 from controlplane.plan.tokens import IssuedKey, Tokens, identity_of, owner
 from controlplane.policy import language
@@ -47,6 +47,10 @@ def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None
             for pattern, price in policy.prices.items()
         ),
         ledger=policy.gateway.ledger,
+        webhooks=tuple(
+            Webhook(name, webhook.url, webhook.secret, tuple(dict.fromkeys(webhook.events)))
+            for name, webhook in policy.webhooks.items()
+        ),
         tokens=tokens,
     )
 

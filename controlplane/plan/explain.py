@@ -40,6 +40,15 @@ def decisions(plan: Plan) -> Iterator[Decision]:
             "exact: never over; counted per Envoy node; refilled when this limit changes, by nothing else",
         )
     yield from _accounts(plan)
+    for webhook in plan.webhooks:
+        budgets = dict.fromkeys(account.budget for account in plan.accounts if webhook.name in account.webhooks)
+        yield Decision(
+            ("webhooks", webhook.name),
+            f"tell of {', '.join(webhook.events)} of {', '.join(budgets) or 'no budget in use'}",
+            Tier.ASIDE,
+            "signed HTTP calls by the collector, from an outbox on disk",
+            "at least once: tried again for 24 h; costs requests nothing",
+        )
     if plan.tokens is not None:
         rule = f"verify issued keys, refuse {len(plan.tokens.revoked)} that are revoked"
         yield _native(("keys",), rule, "jwt_authn with a cache of verified tokens, rbac on their ids", "no look-up")

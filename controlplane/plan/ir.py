@@ -11,6 +11,7 @@ from controlplane.plan.tokens import Tokens
 from controlplane.policy.secrets import SecretRef
 from extproc.usage.accounting import AccountSpec
 from extproc.usage.identity import Owner
+from extproc.usage.webhooks.body import Kind
 
 ANY = "*"
 
@@ -189,6 +190,16 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where budgets tell what happens to them. `url`: a reference where it is a secret itself."""
+
+    name: str
+    url: str | SecretRef
+    secret: SecretRef
+    events: tuple[Kind, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Why a line of the policy runs where it runs."""
 
@@ -211,4 +222,5 @@ class Plan:
     accounts: tuple[AccountSpec, ...] = ()  # budgets and token limits, for each owner
     prices: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()  # pattern -> rates, as written in the policy
     ledger: SecretRef | None = None
+    webhooks: tuple[Webhook, ...] = ()
     tokens: Tokens | None = None  # issued keys, where any were ever issued

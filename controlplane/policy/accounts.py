@@ -12,8 +12,11 @@ from controlplane.policy.types import (
     Fraction,
     ModelName,
     OrganizationName,
+    SecretType,
     Strict,
     TimeZone,
+    WebhookName,
+    WebhookUrl,
 )
 
 
@@ -22,6 +25,10 @@ def _several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+WebhookNames: TypeAlias = Annotated[
+    list[WebhookName],
+    BeforeValidator(_several, json_schema_input_type=WebhookName | list[WebhookName]),
+]
 BudgetNames: TypeAlias = Annotated[
     list[BudgetName],
     BeforeValidator(_several, json_schema_input_type=BudgetName | list[BudgetName]),
@@ -71,6 +78,20 @@ class Budget(Strict):
     warn: list[Fraction] = Field([], description="Parts of the budget at which to warn, such as 0.8.")
     on_spent: OnSpent = Field(
         "block", description="What to do with requests when it is spent: 429, nothing, or a cheaper model."
+    )
+    webhooks: WebhookNames = Field([], description="Webhooks of this policy that hear of it.")
+
+
+WebhookEvent: TypeAlias = Literal["warn", "spent", "reset"]
+
+
+class Webhook(Strict):
+    """Where to tell what happens to budgets: signed HTTP calls, see docs/webhooks.md."""
+
+    url: WebhookUrl = Field(description="What to POST to; `{env: NAME}` or `{file: path}` where it holds a secret.")
+    secret: SecretType = Field(description="What calls are signed with: `whsec_` and the base64 of 24 to 64 bytes.")
+    events: list[WebhookEvent] = Field(
+        ["warn", "spent", "reset"], description="What to tell: a warning, spent, and available again."
     )
 
 

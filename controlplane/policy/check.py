@@ -54,7 +54,7 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     ordered = tuple(sorted(dict.fromkeys(found), key=lambda d: (d.place is None, d.place)))
     if any(d.severity is Severity.ERROR for d in ordered):
         return Checked(None, ordered, document.place)
-    others = {name: sections.get(name, {}) for name in ("limits", "teams", "organizations", "budgets", "prices")}
+    others = {name: sections.get(name, {}) for name in SECTIONS if name not in ("providers", "models", "keys")}
     policy = Policy(gateway, sections["providers"], resolved, keys, **others, written=document.data)
     return Checked(policy, ordered, document.place)
 
@@ -122,6 +122,8 @@ def secret_refs(policy: Policy) -> tuple[tuple[SecretRef, Path], ...]:
     for name, provider in policy.providers.items():
         found += _refs(provider, ("providers", name))
     found += [(key.secret, ("keys", name, "secret")) for name, key in policy.keys.items()]
+    for name, webhook in policy.webhooks.items():
+        found += _refs(webhook, ("webhooks", name))
     return tuple(found)
 
 

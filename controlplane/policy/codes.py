@@ -29,6 +29,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "literal-secret": "A secret stands in the policy itself. Write `{env: NAME}` or `{file: path}`.",
         "invalid-secret": "A reference to a secret has exactly one of `env` and `file`. Write one of them.",
         "absent-secret": "The secret cannot be read, is empty, or fits into no header. Export it or fix the file.",
+        "invalid-webhook": "A webhook's secret is `whsec_` and base64 of 24 to 64 bytes, its URL is http or https.",
         "shared-secret": "Two keys have the same secret, so nobody can tell them apart. Give each a secret of its own.",
         # Names that refer to each other.
         "unknown-name": "Nothing of this kind has this name. Take the suggested name, or add the entry.",

@@ -180,6 +180,17 @@ def url(text: str) -> Url:
     return Url(scheme, host, port or (443 if scheme == "https" else 80), parts.path.rstrip("/"))
 
 
+def webhook_url(text: str) -> str:
+    """``https://ops.example.com/hook?id=7``: as `url`, and perhaps a query."""
+    before, mark, query = text.partition("?")
+    try:
+        url(before)
+        url(f"{before}/{query.replace('?', '')}")  # no other characters there either
+    except ValueError:
+        raise ValueError("a URL such as https://ops.example.com/hook, without user or fragment") from None
+    return before + mark + query
+
+
 def name(text: str) -> str:
     """The name of a provider, key or limit."""
     if not matches(NAME, text):

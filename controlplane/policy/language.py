@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
-from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Team
+from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Team, Webhook
 from controlplane.policy.grammar import Address, Url
 from controlplane.policy.types import (
     RETRY,
@@ -37,6 +37,7 @@ from controlplane.policy.types import (
     UpstreamModel,
     UrlPath,
     UrlType,
+    WebhookName,
 )
 
 LISTEN, ADMIN = Address("127.0.0.1", 8080), Address("127.0.0.1", 9800)
@@ -281,6 +282,7 @@ class PolicySpec(Strict):
     teams: dict[TeamName, Team] = Field({}, description="Teams that keys can belong to.")
     organizations: dict[OrganizationName, Organization] = Field({}, description="Organizations of teams.")
     budgets: dict[BudgetName, Budget] = Field({}, description="Budgets that keys, teams and others can name.")
+    webhooks: dict[WebhookName, Webhook] = Field({}, description="Where budgets can tell what happens to them.")
     prices: dict[Pattern, Price] = Field(
         {}, description="Prices by upstream model, exact or ending in *; they come before those of the catalog."
     )
@@ -289,7 +291,7 @@ class PolicySpec(Strict):
 # The models to check entries of a section with, one by one, so that unchanged entries need not be checked again.
 SECTIONS: Mapping[str, Any] = {
     "providers": ProviderSpec, "models": ModelSpec, "keys": Key, "limits": Limit, "teams": Team,
-    "organizations": Organization, "budgets": Budget, "prices": Price,
+    "organizations": Organization, "budgets": Budget, "webhooks": Webhook, "prices": Price,
 }  # fmt: skip
 
 # Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
@@ -330,5 +332,6 @@ class Policy:
     teams: Mapping[str, Team]
     organizations: Mapping[str, Organization]
     budgets: Mapping[str, Budget]
+    webhooks: Mapping[str, Webhook]
     prices: Mapping[str, Price]
     written: Mapping[str, Any]

@@ -253,6 +253,8 @@ def check_accounts(
         if isinstance(budget.on_spent, Downgrade):
             model, path = budget.on_spent.downgrade, ("budgets", name, "on_spent", "downgrade")
             yield from named("model", "models", model, path)
+        for number, webhook in enumerate(budget.webhooks):
+            yield from named("webhook", "webhooks", webhook, ("budgets", name, "webhooks", number))
     for name, limit in sections.get("limits", {}).items():
         if limit.requests is None and limit.tokens is None:
             yield error("one-amount", "a limit limits something", ("limits", name), "`requests`, `tokens` or both")

@@ -23,6 +23,7 @@ _NAMES: dict[str, TypeAdapter[Any]] = {
     "teams": TypeAdapter(types.TeamName),
     "organizations": TypeAdapter(types.OrganizationName),
     "budgets": TypeAdapter(types.BudgetName),
+    "webhooks": TypeAdapter(types.WebhookName),
     "prices": TypeAdapter(types.Pattern),
 }
 _FORMS: dict[str, type[BaseModel]] = {

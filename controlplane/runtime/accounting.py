@@ -13,6 +13,7 @@ from controlplane.runtime.child import Child
 from controlplane.runtime.folder import RunFolder, usage_log
 from controlplane.xds.accounting import lower
 from extproc.usage.accounting import dump
+from extproc.usage.webhooks import endpoints
 
 NAME = "usage"
 LEDGER = "HEADGATE_LEDGER"
@@ -50,8 +51,8 @@ class Accounting:
         document = self.folder.write("accounting.json", dump(lower(compiled.plan)))
         argv = [sys.executable, "-m", "extproc.usage", "--log", str(self.log), "--document", str(document)]
         argv += ["--standing", str(self.standing), "--memory", str(self.log.with_name("memory.json"))]
-        argv += ["--envoy-admin", self.folder.admin_socket]
-        env = MappingProxyType({LEDGER: self.ledger_url(compiled)})
+        argv += ["--outbox", str(self.log.with_name("outbox")), "--envoy-admin", self.folder.admin_socket]
+        env = MappingProxyType({LEDGER: self.ledger_url(compiled), endpoints.VARIABLE: _endpoints(compiled)})
         return Child(name=NAME, argv=tuple(argv), env=env, stop_s=10.0)
 
     def told(self) -> dict[str, Any]:
@@ -68,3 +69,18 @@ class Accounting:
             return spent(self.told())
         except (KeyError, TypeError):
             return ()
+
+
+def _endpoints(compiled: Compiled) -> str:
+    """Where webhooks go, secrets included. Only those that a budget names."""
+    named = {name for account in compiled.plan.accounts for name in account.webhooks}
+    return endpoints.dump(
+        endpoints.Endpoint(
+            webhook.name,
+            webhook.url if isinstance(webhook.url, str) else compiled.secrets[webhook.url].reveal(),
+            compiled.secrets[webhook.secret].reveal(),
+            webhook.events,
+        )
+        for webhook in compiled.plan.webhooks
+        if webhook.name in named
+    )

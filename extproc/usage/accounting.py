@@ -1,6 +1,7 @@
 """The accounting document: what the collector must know of the live policy. The control plane writes it as JSON.
 
-It holds no secret: the ledger's URL travels in the environment variable HEADGATE_LEDGER.
+It holds no secret: the ledger's URL and the webhooks' endpoints travel in the environment, as HEADGATE_LEDGER and
+HEADGATE_WEBHOOKS.
 """
 
 from collections.abc import Mapping
@@ -44,11 +45,14 @@ class AccountSpec:
     seconds: int = 0
     warn: tuple[str, ...] = ()
     on_spent: str = "block"
+    webhooks: tuple[str, ...] = ()
 
     def account(self) -> Account:
         window = Window.calendar(self.period, self.zone) if self.period else Window.rolling(self.seconds)
         warn = tuple(Decimal(part) for part in self.warn)
-        return Account(self.budget, self.owner_kind, self.owner, self.unit, self.amount, window, warn, self.on_spent)
+        return Account(
+            self.budget, self.owner_kind, self.owner, self.unit, self.amount, window, warn, self.on_spent, self.webhooks
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class Account:
     window: Window
     warn: tuple[Fraction | Decimal, ...] = ()
     on_spent: str = "block"  # or "warn", or "downgrade:MODEL"
+    webhooks: tuple[str, ...] = ()  # endpoints that hear of it
 
     def __post_init__(self) -> None:
         if self.owner_kind not in get_args(OwnerKind) or self.unit not in get_args(Unit):

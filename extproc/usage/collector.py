@@ -21,6 +21,7 @@ from extproc.usage.memory import Memory
 from extproc.usage.record import UsageRecord
 from extproc.usage.reserve import Reserve
 from extproc.usage.standing import Told
+from extproc.usage.webhooks.courier import Courier
 
 _log = structlog.get_logger()
 ROTATE = 64 << 20  # bytes of an access log, after which a new one is begun
@@ -49,12 +50,20 @@ class Collector:
     """Reads what Envoy writes, in steps. Raises LedgerError only for a ledger that can never be used."""
 
     def __init__(
-        self, paths: Paths, ledger: Ledger, envoy: Envoy, *, rotate: int = ROTATE, reserve: Reserve | None = None
+        self,
+        paths: Paths,
+        ledger: Ledger,
+        envoy: Envoy,
+        *,
+        rotate: int = ROTATE,
+        reserve: Reserve | None = None,
+        courier: Courier | None = None,
     ) -> None:
-        """`rotate`: bytes of a log, all read, after which a new one is begun."""
+        """`rotate`: bytes of a log, all read, after which a new one is begun. `courier`: where webhooks are served."""
         self._paths, self._ledger, self._envoy, self._rotate = paths, ledger, envoy, rotate
         self._alarms = Alarms()
         self._reserve = reserve or Reserve(paths.reserve, self._alarms)
+        self._courier = courier
         self._estimator = Estimator()
         self._counting = Counting(ledger)
         self._billing = Billing(accounting.NOTHING, self._estimator)
@@ -207,8 +216,16 @@ class Collector:
     def _settle(self, *, at_once: bool = False) -> None:
         """Tells how accounts stand: at once when that changes what the edge must do."""
         now = now_us()
-        if not self._counting.settle(now) and not self._told.due() and not at_once:
-            return
+        events = self._counting.settle(now)
+        if events or self._told.due() or at_once:
+            self._tell(now)
+        if events and self._courier is not None:
+            self._courier.send(events)
+            self.save()  # now that they are in safe hands, they need not be raised again after a crash
+
+    def _tell(self, now: int) -> None:
+        if self._courier is not None:
+            self._alarms.only("webhook", self._courier.troubles())
         try:
             self._told.tell(self._counting.standings(now), self._alarms.list())
             self._alarms.clear("standing")
