@@ -34,13 +34,15 @@ _TITLES = {
     "Timeouts": "Timeouts", "Key": "Key", "Limit": "Limit",
 }  # fmt: skip
 _FORMS = {
-    grammar.DURATION: "duration", grammar.SIZE: "size", grammar.RATE: "rate", "^https?://[^\\s@?#]+$": "URL",
+    grammar.DURATION: "duration", grammar.DAYS: "days", grammar.SIZE: "size", grammar.RATE: "rate",
+    "^https?://[^\\s@?#]+$": "URL",
 }  # fmt: skip
 _ADDRESS = "127.0.0.1:8080"
 _GRAMMARS = """\
 | form | grammar |
 |---|---|
 | duration | a whole number and `ms`, `s`, `m`, `h` or `d` |
+| days | a whole number and `d` |
 | size | a whole number of bytes, or with `KiB`, `MiB` or `GiB` |
 | rate | a whole number, perhaps with `k` or `M`, per `/s`, `/m`, `/h` or `/d` |
 | address | `HOST:PORT`, an IPv6 address in brackets |

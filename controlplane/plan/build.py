@@ -10,6 +10,7 @@ from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, Ser
 from controlplane.plan.lanes import assign
 from controlplane.plan.tokens import IssuedKey, Tokens, identity_of, owner
 from controlplane.policy import language
+from extproc.usage.accounting import Retention
 
 # What Envoy calls the reasons to try again: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/router_filter#x-envoy-retry-on
 # It does not tell a timeout from a reset, so either word covers both.
@@ -28,6 +29,7 @@ def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None
     keys = tuple(
         _key(name, key, policy) for name, key in policy.keys.items() if key.expires is None or key.expires > now
     )
+    keep = policy.gateway.retention
     issued = tuple(_issued(key) for key in tokens.keys) if tokens else ()
     return Plan(
         edge=_edge(policy.gateway),
@@ -47,6 +49,7 @@ def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None
             for pattern, price in policy.prices.items()
         ),
         ledger=policy.gateway.ledger,
+        retention=Retention(keep.records, keep.minutes, keep.hours),
         webhooks=tuple(
             Webhook(name, webhook.url, webhook.secret, tuple(dict.fromkeys(webhook.events)))
             for name, webhook in policy.webhooks.items()

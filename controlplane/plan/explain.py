@@ -91,6 +91,15 @@ def _gateway(plan: Plan) -> Iterator[Decision]:
         ("gateway", "listen"), f"serve {plan.edge.host}:{plan.edge.port}", "listener", "fixed: edits do not drain it"
     )
     yield _native(("gateway", "max_body"), f"refuse bodies over {plan.edge.max_body} bytes", "buffer filter", "413")
+    if plan.retention is not None:
+        keep = plan.retention
+        yield Decision(
+            ("gateway", "retention"),
+            f"keep records {keep.records}, minutes {keep.minutes}, hours {keep.hours} days; days for ever",
+            Tier.ASIDE,
+            "removed from the ledger by the collector, every hour, a few rows at a time",
+            "new records come first",
+        )
     if plan.edge.tls:
         mutual = ", client certificates required" if plan.edge.tls.client_ca else ""
         yield _native(("gateway", "tls"), f"TLS to clients{mutual}", "transport socket, secrets by SDS", "")

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 from controlplane.plan.tokens import Tokens
 from controlplane.policy.secrets import SecretRef
-from extproc.usage.accounting import AccountSpec
+from extproc.usage.accounting import AccountSpec, Retention
 from extproc.usage.identity import Owner
 from extproc.usage.webhooks.body import Kind
 
@@ -222,5 +222,6 @@ class Plan:
     accounts: tuple[AccountSpec, ...] = ()  # budgets and token limits, for each owner
     prices: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()  # pattern -> rates, as written in the policy
     ledger: SecretRef | None = None
+    retention: Retention | None = None
     webhooks: tuple[Webhook, ...] = ()
     tokens: Tokens | None = None  # issued keys, where any were ever issued

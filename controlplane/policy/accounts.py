@@ -9,6 +9,7 @@ from controlplane.policy.types import (
     Amount,
     BudgetName,
     Count,
+    Days,
     Fraction,
     ModelName,
     OrganizationName,
@@ -33,6 +34,14 @@ BudgetNames: TypeAlias = Annotated[
     list[BudgetName],
     BeforeValidator(_several, json_schema_input_type=BudgetName | list[BudgetName]),
 ]
+
+
+class Retention(Strict):
+    """How long usage is kept, and how finely. Sums by day are kept for ever."""
+
+    records: Days = Field(30, description="Single requests.")
+    minutes: Days = Field(90, description="Sums by minute; budgets count by them, so not below 32d.")
+    hours: Days = Field(400, description="Sums by hour.")
 
 
 class Team(Strict):

@@ -18,6 +18,7 @@ from controlplane.policy.structure import Structure
 
 Places = Callable[[Path], Place]
 
+_MONTH_DAYS = 32  # a month, and a day that may have begun elsewhere
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - to compare with, not to listen on
 
 
@@ -77,6 +78,15 @@ def _semantics(
         yield error(
             "same-address", "clients and the admin API share one address", ("gateway", "admin"), "two addresses"
         )
+    keep, kept = gateway.retention, ("gateway", "retention")
+    if not keep.records <= keep.minutes <= keep.hours:
+        message = (
+            f"records {keep.records}d, minutes {keep.minutes}d, hours {keep.hours}d: the finer outlives the coarser"
+        )
+        yield error("retention-order", message, kept, "records at most as long as minutes, minutes as hours")
+    if keep.minutes < _MONTH_DAYS:
+        message = f"budgets of a month could not be counted from {keep.minutes} days"
+        yield error("retention-order", message, (*kept, "minutes"), f"at least {_MONTH_DAYS}d")
     if gateway.cors and gateway.cors.credentials and "*" in gateway.cors.origins:
         yield error(
             "cors-any-with-credentials", "credentials from any origin are refused by browsers",

@@ -49,6 +49,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "tls-without-https": "TLS settings of a provider need an https `base_url`. Change the URL, or remove `tls`.",
         "half-a-certificate": "A client certificate needs both `cert` and `key`. Add the other one.",
         "mixed-endpoints": "Endpoints mix IP addresses and host names. Use one kind, or two providers.",
+        "retention-order": "Sums are kept at least as long as what they sum up, minutes 32 days. Lengthen the coarser.",
         "idle-too-short": "`idle` runs while the first byte is awaited. Make it at least `first_byte`.",
     }
 )

@@ -18,6 +18,7 @@ _RATE_PREFIXES = {"": 1, "k": 1000, "M": 1_000_000}
 _RATE_PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 DURATION = r"^[0-9]+(ms|s|m|h|d)$"
+DAYS = r"^[0-9]+d$"
 SIZE = r"^[0-9]+(B|KiB|MiB|GiB)?$"
 RATE = r"^[0-9]+[kM]?/[smhd]$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -119,6 +120,14 @@ def duration(text: str) -> int:
     if milliseconds > _YEAR:
         raise ValueError("a duration of at most 365d")
     return milliseconds
+
+
+def days(text: str) -> int:
+    """``30d`` -> 30."""
+    found = re.fullmatch(r"([0-9]{1,5})d", text)
+    if not found or not 1 <= int(found[1]) <= 36_500:
+        raise ValueError("a number of whole days such as 30d, at most 36500d")
+    return int(found[1])
 
 
 def clock(text: str) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
-from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Team, Webhook
+from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Retention, Team, Webhook
 from controlplane.policy.grammar import Address, Url
 from controlplane.policy.types import (
     RETRY,
@@ -94,6 +94,7 @@ class Gateway(Strict):
     ledger: SecretType | None = Field(
         None, description="URL of the PostgreSQL database for usage records; a file in `state` by default."
     )
+    retention: Retention = Field(Retention(), description="How long usage records are kept.")
     budget: BudgetNames = Field([], description="Budgets that everyone shares.")
     workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="Envoy's worker threads; one per core by default."

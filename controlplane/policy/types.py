@@ -63,6 +63,7 @@ _DURATIONS = ["250ms", "30s", "5m", "1h"]
 Count = Annotated[int, Field(ge=1, lt=1 << 32)]  # Envoy's uint32
 Duration = Annotated[int, _by(grammar.duration), _text(grammar.DURATION, _DURATIONS)]
 Clock = Annotated[int, _by(grammar.clock), _text(grammar.DURATION, _DURATIONS)]
+Days = Annotated[int, _by(grammar.days), _text(grammar.DAYS, ["30d"])]
 Size = Annotated[
     int,
     _by(grammar.size, (str, int)),

@@ -13,7 +13,7 @@ def lower(plan: Plan) -> Accounting:
         for lane in range(upstream.lanes)
     }
     prices = {"": {name: dict(rates) for name, rates in plan.prices}}
-    return Accounting(clusters, _asked(plan.routes), prices, plan.accounts)
+    return Accounting(clusters, _asked(plan.routes), prices, plan.accounts, plan.retention)
 
 
 def _asked(routes: tuple[Route, ...]) -> dict[str, dict[str, str]]:

@@ -55,6 +55,15 @@ class AccountSpec:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How many days records, and their sums by minute and by hour, are kept. Sums by day stay for ever."""
+
+    records: int
+    minutes: int
+    hours: int
+
+
 @dataclass(frozen=True)
 class Accounting:
     """`asked`: model or pattern -> cluster -> the name the provider is asked for; "" and what is not there: the
@@ -65,6 +74,7 @@ class Accounting:
     asked: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     prices: Mapping[str, Mapping[str, dict[str, Any]]] = field(default_factory=dict)
     accounts: tuple[AccountSpec, ...] = ()
+    retention: Retention | None = None  # None: all of it is kept
     version: Literal[1] = 1
 
     @cached_property

@@ -18,6 +18,7 @@ from extproc.usage.envoy import Envoy
 from extproc.usage.estimate import Estimator
 from extproc.usage.ledger import Ledger, LedgerUnavailable, RefusedRecordError
 from extproc.usage.memory import Memory
+from extproc.usage.pruning import Pruning
 from extproc.usage.record import UsageRecord
 from extproc.usage.reserve import Reserve
 from extproc.usage.standing import Told
@@ -58,15 +59,18 @@ class Collector:
         rotate: int = ROTATE,
         reserve: Reserve | None = None,
         courier: Courier | None = None,
+        pruning: Pruning | None = None,
     ) -> None:
         """`rotate`: bytes of a log, all read, after which a new one is begun. `courier`: where webhooks are served."""
         self._paths, self._ledger, self._envoy, self._rotate = paths, ledger, envoy, rotate
         self._alarms = Alarms()
         self._reserve = reserve or Reserve(paths.reserve, self._alarms)
         self._courier = courier
+        self._pruning = pruning or Pruning(ledger)
         self._estimator = Estimator()
         self._counting = Counting(ledger)
-        self._billing = Billing(accounting.NOTHING, self._estimator)
+        self._accounting = accounting.NOTHING
+        self._billing = Billing(self._accounting, self._estimator)
         self._document: tuple[int, int, int] | None = None  # the accounting document that was read last
         self._billed: tuple[log.Block, list[UsageRecord]] | None = None  # not learned from again if it is refused
         self._told = Told(paths.standing)
@@ -105,6 +109,8 @@ class Collector:
             self._follow_document()
             self._counting.seed(now_us())
             took = self._take()
+            if self._accounting.retention is not None:
+                self._pruning.work(self._accounting.retention, now_us())
         except LedgerUnavailable as error:
             self._reserve.report(error)
             self._alarms.set("ledger", f"usage waits in {self._paths.log}: {error}")
@@ -145,7 +151,7 @@ class Collector:
             self._document = None
             self._alarms.set("document", f"usage is counted as before the last policy: {error}")
             return
-        self._billing = billing
+        self._accounting, self._billing = new, billing
         self._alarms.clear("document")
 
     def _take(self) -> bool:
