@@ -112,7 +112,7 @@ class Price(Strict):
     cached_input: Amount | None = Field(None, description="Per 1,000,000 input tokens read from a cache.")
     cache_write: Amount | None = Field(None, description="Per 1,000,000 input tokens written to a cache.")
     reasoning: Amount | None = Field(None, description="Per 1,000,000 reasoning tokens; as output by default.")
-    request: Amount | None = Field(None, description="For each request.")
+    request: Amount | None = Field(None, description="For each request; without a price for tokens it includes them.")
 
     def stated(self) -> dict[str, Decimal]:
         """The rates that are set."""
