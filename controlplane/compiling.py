@@ -17,6 +17,7 @@ from controlplane.policy.check import check, resolve, secret_refs
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.language import Policy
 from controlplane.policy.load import LoadCache
+from controlplane.policy.prices import imported
 from controlplane.policy.secrets import SecretRef, Secrets
 from controlplane.policy.webhooks import check_webhooks
 from controlplane.xds.lower import lower
@@ -57,12 +58,14 @@ class Compiler:
         secrets, problems = resolve(secret_refs(checked.policy), self.read, checked.places)
         tokens = self.tokens(now)
         problems += (*missing(checked.policy, tokens), *check_webhooks(checked.policy, secrets, checked.places))
+        prices, wrong = imported(checked.policy, self.read, checked.places)
+        problems += wrong
         diagnostics = (*checked.diagnostics, *problems)
         if any(diagnostic.severity is Severity.ERROR for diagnostic in problems):
             raise PolicyError(diagnostics)
         if tokens is not None:
             diagnostics = tuple(diagnostic for diagnostic in diagnostics if diagnostic.code != "open-gateway")
-        made = plan(checked.policy, now=now, tokens=tokens)
+        made = plan(checked.policy, now=now, tokens=tokens, imported=prices)
         return Compiled(checked.policy, secrets, made, lower(made, secrets, self.around), diagnostics)
 
 

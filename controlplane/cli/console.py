@@ -89,6 +89,8 @@ def status(view: View) -> None:
         table.add_row(process["name"], process["status"], since, str(process["restarts"]), process["last_exit"] or "")
     if view["processes"]:
         out.print(table)
+    for alarm in view["alarms"]:
+        out.print(f"[red]alarm[/] {escape(alarm['name'])}: {escape(alarm['message'])}", soft_wrap=True)
 
 
 def _node(node: View) -> tuple[str, str, str, str]:
@@ -207,6 +209,19 @@ def _target(target: View, number: int) -> str:
     return f"{target['provider']}/{target['model']}{weight}"
 
 
+def price(view: View | None) -> str:
+    """A price as the catalog writes it, for people."""
+    if view is None:
+        return "[yellow]no known price[/]"
+    rates = [f"{name} ${rate}" for name, rate in view.items() if name != "tiers"]
+    tiers = [f"above {tier['above']:,} tokens: {price(_without(tier, 'above'))}" for tier in view.get("tiers", [])]
+    return "; ".join((", ".join(rates), *tiers))
+
+
+def _without(view: View, name: str) -> View:
+    return {key: value for key, value in view.items() if key != name}
+
+
 def decisions(rows: list[View]) -> None:
     for row in rows:
         out.print(f"tier {row['tier']}  [bold]{escape(row['path'])}[/]  {escape(row['rule'])}")
@@ -223,6 +238,9 @@ def answer(view: View) -> None:
     )
     for number, group in enumerate(view["groups"], 1):
         out.print(f"  {number}. " + escape(", ".join(_target(target, len(group)) for target in group)))
+    for row in view["prices"]:
+        where = f"  [dim]{escape(row['source'])}[/]" if row["source"] else ""
+        out.print(f"price at {escape(_target(row, 1))}: {price(row['price'])}{where}", soft_wrap=True)
     limits = ", ".join(view["limits"]) or "none"
     out.print(f"limits: {escape(limits)}; nothing of it runs in Python (tier 0)")
 

@@ -11,6 +11,7 @@ from controlplane.plan.lanes import assign
 from controlplane.plan.tokens import IssuedKey, Tokens, identity_of, owner
 from controlplane.policy import language
 from extproc.usage.accounting import Retention
+from extproc.usage.price_catalog import Catalog
 
 # What Envoy calls the reasons to try again: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/router_filter#x-envoy-retry-on
 # It does not tell a timeout from a reset, so either word covers both.
@@ -18,8 +19,13 @@ _CONDITIONS = {"timeout": "reset", "reset": "reset", "connect": "connect-failure
 _STATUSES = "retriable-status-codes"
 
 
-def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None) -> Plan:
-    """The plan of a checked policy. Keys that expired by `now` (aware, UTC) are not in it."""
+def plan(
+    policy: language.Policy, *, now: datetime, tokens: Tokens | None = None, imported: Catalog | None = None
+) -> Plan:
+    """The plan of a checked policy. Keys that expired by `now` (aware, UTC) are not in it.
+
+    `tokens`: the issued keys; `imported`: the prices in the file that the policy names.
+    """
     built = {name: upstreams.build(name, provider) for name, provider in policy.providers.items()}
     routes, lanes, foreign = assign((_route(name, model, built) for name, model in policy.models.items()), built)
     adapted = {
@@ -48,6 +54,7 @@ def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None
             (pattern, tuple((name, format(rate, "f")) for name, rate in price.stated().items()))
             for pattern, price in policy.prices.items()
         ),
+        imported=imported,
         ledger=policy.gateway.ledger,
         retention=Retention(keep.records, keep.minutes, keep.hours),
         webhooks=tuple(

@@ -91,6 +91,14 @@ def _gateway(plan: Plan) -> Iterator[Decision]:
         ("gateway", "listen"), f"serve {plan.edge.host}:{plan.edge.port}", "listener", "fixed: edits do not drain it"
     )
     yield _native(("gateway", "max_body"), f"refuse bodies over {plan.edge.max_body} bytes", "buffer filter", "413")
+    if plan.imported is not None:
+        yield Decision(
+            ("gateway", "prices"),
+            f"{plan.imported.title}: prices of {len(plan.imported.models)} models",
+            Tier.ASIDE,
+            "looked up by the collector: the policy's own prices, then these, then the catalog",
+            "a request's price is that of the policy it was served under",
+        )
     if plan.retention is not None:
         keep = plan.retention
         yield Decision(

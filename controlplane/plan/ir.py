@@ -11,6 +11,7 @@ from controlplane.plan.tokens import Tokens
 from controlplane.policy.secrets import SecretRef
 from extproc.usage.accounting import AccountSpec, Retention
 from extproc.usage.identity import Owner
+from extproc.usage.price_catalog import Catalog
 from extproc.usage.webhooks.body import Kind
 
 ANY = "*"
@@ -221,6 +222,7 @@ class Plan:
     expired: tuple[str, ...]  # keys of the policy that are no longer accepted
     accounts: tuple[AccountSpec, ...] = ()  # budgets and token limits, for each owner
     prices: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()  # pattern -> rates, as written in the policy
+    imported: Catalog | None = None  # prices of a file; they come after those of the policy
     ledger: SecretRef | None = None
     retention: Retention | None = None
     webhooks: tuple[Webhook, ...] = ()

@@ -30,6 +30,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "invalid-secret": "A reference to a secret has exactly one of `env` and `file`. Write one of them.",
         "absent-secret": "The secret cannot be read, is empty, or fits into no header. Export it or fix the file.",
         "invalid-webhook": "A webhook's secret is `whsec_` and base64 of 24 to 64 bytes, its URL is http or https.",
+        "absent-prices": "The file of prices cannot be read. Make it with `ctl prices import FILE`, or fix the path.",
+        "invalid-prices": "The file of prices is not of Headgate's form. Make it with `ctl prices import FILE`.",
         "shared-secret": "Two keys have the same secret, so nobody can tell them apart. Give each a secret of its own.",
         # Names that refer to each other.
         "unknown-name": "Nothing of this kind has this name. Take the suggested name, or add the entry.",

@@ -94,6 +94,9 @@ class Gateway(Strict):
     ledger: SecretType | None = Field(
         None, description="URL of the PostgreSQL database for usage records; a file in `state` by default."
     )
+    prices: Folder | None = Field(
+        None, description="A file of prices, made by `ctl prices import`; they come before those of the catalog."
+    )
     retention: Retention = Field(Retention(), description="How long usage records are kept.")
     budget: BudgetNames = Field([], description="Budgets that everyone shares.")
     workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(

@@ -165,11 +165,12 @@ class Controller:
         return await self.apply(earlier.policy_text, who, why, "rollback", origin=origin)
 
     async def refresh(self) -> None:
-        """Compiles the live policy again: a secret file changed, or a key expired."""
+        """Compiles the live policy again: a file that it names changed, or a key expired or was issued."""
         async with self._changing:
             if self._live is None:
                 return
             compiled = await self._checked(self._live.text)
+            await self._prepare(compiled)
             if compiled.snapshot.version != self._live.compiled.snapshot.version:
                 await self._push(compiled, self._live, ACKNOWLEDGE_S)
             # Also where nothing changed for the edge: when it will change next may be another moment now.

@@ -263,12 +263,15 @@ async def _until_signalled(gateway: Gateway) -> None:
 
 
 async def _follow(gateway: Gateway) -> None:
-    """Applies edits of the policy file, and of the secret files that the live policy names."""
+    """Applies edits of the policy file, and of the files of secrets and prices that the live policy names."""
 
     def files() -> frozenset[Path]:
-        live = gateway.controller.live
-        refs = tuple(ref for ref, _ in secret_refs(live.compiled.policy)) if live else ()
-        return secret_files(gateway.policy.parent, refs) | {gateway.policy}
+        live, base = gateway.controller.live, gateway.policy.parent
+        if live is None:
+            return frozenset({gateway.policy})
+        found = live.compiled.policy
+        prices = {base / found.gateway.prices} if found.gateway.prices else set()
+        return secret_files(base, tuple(ref for ref, _ in secret_refs(found))) | prices | {gateway.policy}
 
     edits = changes(files)
     seen = await _apply_file(gateway, gateway.text)  # an edit since the start

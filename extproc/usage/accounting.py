@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from extproc.usage.budgets import Account, OwnerKind, Unit
 from extproc.usage.price_book import Override, PriceBook
-from extproc.usage.price_catalog import load_catalog
+from extproc.usage.price_catalog import catalog_from_json, load_catalog
 from extproc.usage.prices import price_from_json
 from extproc.usage.windows import Window
 
@@ -75,6 +75,7 @@ class Accounting:
     prices: Mapping[str, Mapping[str, dict[str, Any]]] = field(default_factory=dict)
     accounts: tuple[AccountSpec, ...] = ()
     retention: Retention | None = None  # None: all of it is kept
+    imported: Mapping[str, Any] | None = None  # a catalog, as schemas/models.schema.json describes it
     version: Literal[1] = 1
 
     @cached_property
@@ -102,7 +103,8 @@ class Accounting:
             for provider, prices in self.prices.items()
             for pattern, price in prices.items()
         ]
-        return PriceBook(load_catalog(), None, overrides)
+        imported = None if self.imported is None else catalog_from_json(self.imported)
+        return PriceBook(load_catalog(), imported, overrides)
 
 
 NOTHING = Accounting({})

@@ -37,6 +37,9 @@ AROUND = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"m
 def read(ref: SecretRef) -> str:
     if ref.name.startswith("ABSENT"):
         raise LookupError(f"the environment variable {ref.name} is not set")
+    if ref.name == "prices.json":
+        sold = {"family": "acme", "name": "large", "price": {"input": "1.5", "output": "6"}}
+        return json.dumps({"version": 1, "families": {"acme": {"title": "Acme"}}, "models": [sold]})
     if ref.name.startswith("WHSEC"):
         return f"whsec_{b64encode(b'value-of-' + ref.name.encode().ljust(24)).decode()}"
     return f"value-of-{ref.name}"

@@ -52,6 +52,8 @@ def read(ref: SecretRef) -> str:
     """PEM for what is named like a PEM file, some text for anything else; nothing where a case wants it absent."""
     if ref.name.startswith("ABSENT"):
         raise LookupError("it is not set")
+    if ref.name == "prices.json":
+        return '{"version": 1, "families": {}, "models": []}'
     if ref.name.startswith("WHSEC"):
         return "whsec_" + base64.b64encode(bytes(32)).decode()
     if not ref.name.endswith((".pem", ".key")):
