@@ -66,15 +66,19 @@ def create_app(
     usage: Usage,
     keys: Keys,
     auditing: Auditing,
+    alarms: Callable[[], list[dict[str, str]]],
     token: Secret | None,
 ) -> FastAPI:
-    """The application. Without a token it must listen on loopback only, and takes requests to loopback names only."""
+    """The application, with the `alarms` of all its parts.
+
+    Without a token it must listen on loopback only, and takes requests to loopback names only.
+    """
     app = FastAPI(title="Headgate admin API", version="1", dependencies=[Depends(_guard(token))])
     if token is None:  # or a page in a browser could reach it under a name of its own
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)
     _add_audit(app, auditing)
     _add_errors(app)
-    _add_reads(app, controller, store, processes, usage, auditing)
+    _add_reads(app, controller, store, processes, alarms)
     app.include_router(usage.router())
     app.include_router(key_calls(controller, keys, auditing))
     _add_policy_calls(app, controller)
@@ -136,17 +140,17 @@ def _add_reads(
     controller: Controller,
     store: Store,
     processes: Callable[[], tuple[ProcessState, ...]],
-    usage: Usage,
-    auditing: Auditing,
+    alarms: Callable[[], list[dict[str, str]]],
 ) -> None:
     @app.get("/status", summary="What is live, on which nodes, and the last edit that failed")
     async def status() -> dict[str, Any]:
         return {
             "live": views.live(controller.live),
+            "at_next_start": list(controller.at_next_start()),
             "failure": views.failure(controller.failure) if controller.failure else None,
             "nodes": [views.node(node) for node in controller.nodes()],
             "processes": [views.process(process) for process in processes()],
-            "alarms": [*usage.alarms(), *auditing.alarms()],
+            "alarms": alarms(),
         }
 
     @app.get("/nodes", summary="Connected nodes, with what each acknowledged and rejected")

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, HTTPException, Query
 
 from controlplane.admin import views
-from controlplane.compiling import Compiled
 from controlplane.policy import grammar
 from controlplane.runtime.accounting import Accounting
 from extproc.usage.identity import owner
@@ -21,9 +20,10 @@ _CLIENTS = frozenset({"model", "day", "hour"})  # what a client's usage may be g
 class Usage:
     """Reads the ledger of one gateway, which is opened when it is first asked. Close it in the end."""
 
-    def __init__(self, accounting: Accounting, compiled: Compiled) -> None:
-        self._accounting, self._url = accounting, accounting.ledger_url(compiled)
+    def __init__(self, accounting: Accounting) -> None:
+        self._accounting = accounting
         self._ledger: Ledger | None = None
+        self._url = ""  # that it was opened with
         self._asking = threading.Lock()  # a ledger is for one thread at a time
 
     def __enter__(self) -> Self:
@@ -104,7 +104,11 @@ class Usage:
         return {"rows": [views.account(each) for each in self._accounting.told().get("accounts", [])]}
 
     def _opened(self) -> Ledger:
+        if self._ledger is not None and self._url != self._accounting.url:  # a new password
+            self._ledger.close()
+            self._ledger = None
         if self._ledger is None:
+            self._url = self._accounting.url
             self._ledger = Ledger.open(self._url)
         return self._ledger
 

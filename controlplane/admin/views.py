@@ -97,6 +97,7 @@ def difference(found: Difference) -> View:
         "policy": [policy_change(change) for change in found.policy],
         "xds": [xds_change(change) for change in found.xds],
         "effect": str(found.effect),
+        "at_next_start": list(found.at_next_start),
     }
 
 

@@ -47,6 +47,13 @@ def difference(view: View) -> None:
             table.add_row(f"[{colour}]{sign}[/]", change["kind"], escape(change["name"]), change["effect"])
         out.print(table)
     out.print(f"\nEffect on traffic: {view['effect']}.")
+    _at_next_start(view["at_next_start"])
+
+
+def _at_next_start(names: list[str]) -> None:
+    if names:
+        changed = escape(", ".join(names))
+        out.print(f"[yellow]at the next start[/]: {changed} changed, which a running gateway cannot take over")
 
 
 def _values(change: View) -> str:
@@ -74,6 +81,7 @@ def status(view: View) -> None:
     else:
         opened = "  [yellow]open: no keys[/]" if live["open"] else ""
         out.print(f"[green]revision {live['revision']}[/] live since {_time(live['at'])} ({_by(live)}){opened}")
+    _at_next_start(view["at_next_start"])
     if view["failure"]:
         _failure(view["failure"])
     if view["nodes"]:

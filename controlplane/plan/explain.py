@@ -12,8 +12,9 @@ from extproc.usage.budgets import Lag, explain_overshoot
 from extproc.usage.record import PICO
 
 # From the end of a request to the edge knowing its cost: Envoy flushes its log, the collector takes a batch, a small
-# resource is pushed.
-LAG = Lag(flush_us=100_000, batch_us=400_000, push_us=500_000)
+# resource is pushed. A collector that keeps dying is started again after 10 s at most (`child.Backoff`), one that hangs
+# is killed after 60 s (`pulse.DEADLINE_S`); to start takes some seconds more.
+LAG = Lag(flush_us=100_000, batch_us=400_000, push_us=500_000, restart_us=14_000_000, hung_us=75_000_000)
 
 
 def decisions(plan: Plan) -> Iterator[Decision]:

@@ -2,7 +2,7 @@
 
 from controlplane.policy.language import Gateway
 
-_FIXED = ("admin", "state", "workers", "drain")
+_FIXED = ("admin", "state", "workers", "drain", "ledger")
 
 
 def at_next_start(started: Gateway, live: Gateway) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    paths = Paths(args.log, args.document, args.standing, args.memory)
+    paths = Paths(args.log, args.document, args.standing, args.memory, args.heartbeat)
     with ExitStack() as stack:
         try:
             ledger = stack.enter_context(Ledger(os.environ.get("HEADGATE_LEDGER", "")))
@@ -66,6 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--document", type=Path, required=True, help="the accounting document")
     parser.add_argument("--standing", type=Path, required=True, help="where to tell how accounts stand")
     parser.add_argument("--memory", type=Path, required=True, help="where to keep what was learned")
+    parser.add_argument("--heartbeat", type=Path, required=True, help="a file to touch while all goes on")
     parser.add_argument("--outbox", type=Path, required=True, help="folder of events that webhooks have yet to tell")
     parser.add_argument("--envoy-admin", required=True, help="the unix socket of Envoy's admin interface")
     parser.add_argument(

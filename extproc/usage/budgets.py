@@ -121,6 +121,8 @@ class Lag:
     flush_us: int  # Envoy buffers the access log
     batch_us: int  # the collector writes and settles a batch
     push_us: int  # a snapshot is built, pushed and acknowledged
+    restart_us: int = 0  # until a collector that was killed counts again
+    hung_us: int = 0  # until one that hangs does
 
     @property
     def total_us(self) -> int:
@@ -142,7 +144,11 @@ def worst_overshoot(rate: int, lag: Lag, in_flight: int = 0, largest: int = 0) -
 
 def explain_overshoot(lag: Lag) -> str:
     """The same in words, for `ctl explain`."""
-    return f"at most what is spent in {lag.total_us / SECOND:g} s ({lag}), and what requests then in flight still cost"
+    said = f"at most what is spent in {lag.total_us / SECOND:g} s ({lag}), and what requests then in flight still cost"
+    if lag.restart_us or lag.hung_us:
+        killed, hung = (f"{(lag.total_us + us) / SECOND:g} s" for us in (lag.restart_us, lag.hung_us))
+        said += f"; in {killed} when the collector is killed, in {hung} when it hangs, longer while `ctl up` is down"
+    return said
 
 
 class _CalendarSums:

@@ -16,6 +16,7 @@ from extproc.usage.counting import Counting
 from extproc.usage.entries import EntryError, parse
 from extproc.usage.envoy import Envoy
 from extproc.usage.estimate import Estimator
+from extproc.usage.heartbeat import Heartbeat
 from extproc.usage.ledger import Ledger, LedgerUnavailable, RefusedRecordError
 from extproc.usage.memory import Memory
 from extproc.usage.pruning import Pruning
@@ -35,12 +36,13 @@ _ID_LIMIT = 256
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The access log; the accounting document; what the collector tells; what it learned."""
+    """The access log; the accounting document; what the collector tells; what it learned; that it goes on."""
 
     log: Path
     document: Path
     standing: Path
     memory: Path
+    heartbeat: Path
 
     @property
     def reserve(self) -> Path:
@@ -67,6 +69,8 @@ class Collector:
         self._reserve = reserve or Reserve(paths.reserve, self._alarms)
         self._courier = courier
         self._pruning = pruning or Pruning(ledger)
+        self._heartbeat = Heartbeat(paths.heartbeat)
+        self._reached = False  # the ledger, once
         self._estimator = Estimator()
         self._counting = Counting(ledger)
         self._accounting = accounting.NOTHING
@@ -87,6 +91,8 @@ class Collector:
         self._settle()
         if time.monotonic() - self._saved > _SAVE_S:
             self.save()
+        if self._reached:
+            self._heartbeat.beat()
         return took
 
     def finish(self) -> None:
@@ -106,9 +112,11 @@ class Collector:
 
     def _work(self) -> bool:
         try:
+            if not self._reached:
+                self._ledger.prepare()
+                self._reached = True
             self._follow_document()
-            self._counting.seed(now_us())
-            took = self._take()
+            took = not self._counting.seed(now_us()) or self._take()
             if self._accounting.retention is not None:
                 self._pruning.work(self._accounting.retention, now_us())
         except LedgerUnavailable as error:

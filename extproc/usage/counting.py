@@ -1,5 +1,6 @@
 """Budgets held against the ledger: what an account has spent comes from there first, and from new records after."""
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,7 @@ from extproc.usage.ledger import Ledger
 from extproc.usage.record import UsageRecord
 
 _log = structlog.get_logger()
+_SLICE_S = 1.0
 
 
 class Counting:
@@ -40,9 +42,15 @@ class Counting:
         self._accounts = accounts
         self._unseeded = [account for account in accounts if account.identity in waiting]
 
-    def seed(self, now_us: int) -> None:
-        """Fetches what new accounts have spent. Raises LedgerError; it goes on where it was then."""
+    def seed(self, now_us: int) -> bool:
+        """Fetches what new accounts have spent: of so many as a moment is enough for. Whether those were all.
+
+        Until then no record may be added. Raises LedgerError; it goes on where it was then.
+        """
+        until = time.monotonic() + _SLICE_S
         while self._unseeded:
+            if time.monotonic() > until:
+                return False
             account = self._unseeded[0]
             for amount, since in self._spent(account, now_us):
                 self._budgets.seed(account, amount, since)
@@ -53,6 +61,7 @@ class Counting:
             except (ValueError, ZeroDivisionError) as error:
                 _log.warning("what was told about budgets is lost", reason=str(error))
             self._memory = None
+        return True
 
     def doubt(self) -> None:
         """Counts from the ledger again: it may hold records, or hold them not, against what was counted here."""

@@ -50,11 +50,15 @@ class Ledger:
         """
         ledger = cls(url)
         try:
-            ledger._database.prepare()
+            ledger.prepare()
         except BaseException:
             ledger.close()
             raise
         return ledger
+
+    def prepare(self) -> None:
+        """Connects, creates what is absent, and migrates what is old, which may take long."""
+        self._database.prepare()
 
     def close(self) -> None:
         self._database.close()

@@ -15,9 +15,7 @@ from controlplane.runtime.accounting import Accounting
 from controlplane.runtime.folder import RunFolder
 from extproc.usage.ledger import Ledger
 from tests.unit.ledger.usage_records import record
-from tests.unit.plan.compiled import compiled
 
-POLICY = "version: 1\nproviders: {p: {kind: mock}}\nmodels: {m: p}\n"
 HOUR_US = 3_600_000_000
 LATENCIES = {"p50", "p95", "p99"}
 
@@ -29,7 +27,7 @@ def accounting(tmp_path: Path) -> Accounting:
 
 @pytest.fixture
 def usage(accounting: Accounting) -> Iterator[Usage]:
-    with Usage(accounting, compiled(POLICY)) as opened:
+    with Usage(accounting) as opened:
         yield opened
 
 

@@ -37,6 +37,8 @@ class Process:
             paths.standing,
             "--memory",
             paths.memory,
+            "--heartbeat",
+            paths.heartbeat,
             "--outbox",
             paths.log.with_name("outbox"),
             "--rotate",
