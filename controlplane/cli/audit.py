@@ -26,6 +26,18 @@ def verify_audit(
         raise typer.Exit(1)
 
 
+@audit_app.command("show")
+def show_audit(
+    folder: AuditFolder = AUDIT,
+    action: Annotated[str, typer.Option(help="Only these: key, policy, request.denied, admin …")] = "",
+    since: Annotated[str, typer.Option(help="From when on: an age such as 24h, or a time.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many entries.")] = 50,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Shows the newest entries of an audit log: who did what, when, from where; requests that were denied too."""
+    show(output, local.audit_entries(folder, action, since, limit), console.audited)
+
+
 @audit_app.command("head")
 def audit_head(folder: AuditFolder = AUDIT) -> None:
     """Prints the end of an audit log, to be kept elsewhere: it proves later that nothing was cut off."""

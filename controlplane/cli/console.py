@@ -191,6 +191,18 @@ def verified(view: View) -> None:
         out.print(f"[red]{escape(where)}[/]: {escape(problem['what'])}")
 
 
+def audited(view: View) -> None:
+    """Entries of the audit log, newest first."""
+    table = _table("at", "who", "from", "action", "target", "details")
+    for entry in view["entries"]:
+        actor, details = entry["actor"], ", ".join(f"{k}={short(v)}" for k, v in entry["details"].items())
+        cells = (actor["name"] or actor["kind"], actor["from"], entry["action"], entry["target"], details)
+        table.add_row(_time(entry["at"]), *(escape(cell) for cell in cells))
+    out.print(table if view["entries"] else "no such entries")
+    if view["damaged"]:
+        out.print(f"[red]{view['damaged']} lines are damaged[/]: `ctl audit verify` says which")
+
+
 def budgets(view: View) -> None:
     if not view["rows"]:
         out.print("the policy has no budgets and no token limits")

@@ -39,6 +39,11 @@ class Accounting:
         return self.log.with_name("standing.json")
 
     @property
+    def denials(self) -> Path:
+        """What the collector counted of refused requests, for the audit log."""
+        return self.log.with_name("denials.json")
+
+    @property
     def heartbeat(self) -> Path:
         """What the collector touches while it goes on. Not in the state folder, whose disk may be full."""
         return self.folder.path / "usage.beat"

@@ -113,8 +113,8 @@ async def _running(
         keys = stack.enter_context(Keys(state.resolve()))
         compiler = Compiler(str(policy), secret_reader(policy.parent), around, cache, keys.tokens)
         adopting = await _serving(folder)
-        auditing = Auditing(AuditLog.open(state.resolve() / "audit"))
         accounting = Accounting(folder, state.resolve(), started.ledger)
+        auditing = Auditing(AuditLog.open(state.resolve() / "audit"), accounting.denials)
         prepare = _sidecars(supervisor, folder, accounting)
         controller = Controller(
             compiler,

@@ -2,7 +2,8 @@
 -- of this script: identity -> {until_s, rate, body} or {downgrade}, and only those it names get here.
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local denial = DENIALS[headers:get("x-headgate-client") or ""]
+  local client = headers:get("x-headgate-client") or ""
+  local denial = DENIALS[client]
   if not denial then return end
   if denial.downgrade then return headers:replace("x-headgate-instead", denial.downgrade) end
   local left = denial.until_s - tonumber(handle:timestampString()) / 1000
@@ -12,6 +13,10 @@ function envoy_on_request(handle)
   -- Trying again helps against a rate, soon; a budget is spent until its period ends.
   if not denial.rate then answer["x-should-retry"] = "false" end
   -- Else the gateway's general words for 429 would take the place of these.
-  handle:streamInfo():dynamicMetadata():set("headgate", "own_words", true)
+  local metadata = handle:streamInfo():dynamicMetadata()
+  metadata:set("headgate", "own_words", true)
+  -- For the access log, as envoy/lua/model.lua and usage.lua would have told: who it was, and what was answered.
+  metadata:set("headgate", "request", "-" .. client)
+  metadata:set("headgate", "answer", denial.rate and "rate_limit_exceeded" or "insufficient_quota")
   handle:respond(answer, denial.body)
 end

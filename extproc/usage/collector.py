@@ -13,6 +13,7 @@ from extproc.usage import accounting, log, memory
 from extproc.usage.alarms import Alarms
 from extproc.usage.billing import Billing
 from extproc.usage.counting import Counting
+from extproc.usage.denials import Denials, denial
 from extproc.usage.entries import EntryError, parse
 from extproc.usage.envoy import Envoy
 from extproc.usage.estimate import Estimator
@@ -45,6 +46,10 @@ class Paths:
     heartbeat: Path
 
     @property
+    def denials(self) -> Path:
+        return self.standing.with_name("denials.json")
+
+    @property
     def reserve(self) -> Path:
         return self.log.with_name("reserve")
 
@@ -70,6 +75,7 @@ class Collector:
         self._courier = courier
         self._pruning = pruning or Pruning(ledger)
         self._heartbeat = Heartbeat(paths.heartbeat)
+        self._denials = Denials(paths.denials)
         self._reached = False  # the ledger, once
         self._estimator = Estimator()
         self._counting = Counting(ledger)
@@ -219,6 +225,8 @@ class Collector:
                     "an entry of the access log is damaged", file=str(self._paths.log), offset=at, reason=str(error)
                 )
                 continue
+            if refused := denial(entry):
+                self._denials.add(refused, time.monotonic())
             billed = self._billing.bill(entry, f"{entry.id[:_ID_LIMIT]}.{block.log[:8]}{at:x}")
             if billed is None:
                 continue
@@ -232,12 +240,21 @@ class Collector:
         now = now_us()
         events = self._counting.settle(now)
         if events or self._told.due() or at_once:
-            self._tell(now)
+            self._tell(now, at_once=at_once)
         if events and self._courier is not None:
             self._courier.send(events)
             self.save()  # now that they are in safe hands, they need not be raised again after a crash
 
-    def _tell(self, now: int) -> None:
+    def _tell_denials(self, *, at_once: bool) -> None:
+        try:
+            self._denials.tell(at_once=at_once)
+            self._alarms.clear("denials")
+        except OSError as error:
+            self._reserve.report(error)
+            self._alarms.set("denials", f"cannot write {self._paths.denials}: {error.strerror or error}")
+
+    def _tell(self, now: int, *, at_once: bool) -> None:
+        self._tell_denials(at_once=at_once)
         if self._courier is not None:
             self._alarms.only("webhook", self._courier.troubles())
         try:
