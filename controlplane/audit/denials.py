@@ -8,7 +8,7 @@ from controlplane.audit.entry import SYSTEM, Action, Actor, Event
 
 
 def events(told: Mapping[str, Any]) -> tuple[Event, ...]:
-    """The entries of one interval. Raises KeyError, TypeError or ValueError for what is no document of the collector."""
+    """The entries of one interval. Raises KeyError, TypeError or ValueError for another document."""
     if told["version"] != 1:
         raise ValueError(f"denials of version {told['version']!r}, expected 1")
     made = []

@@ -78,6 +78,7 @@ def _edge(gateway: language.Gateway) -> Edge:
         max_body=gateway.max_body,
         tls=ServerTls(tls.cert, tls.key, tls.client_ca) if tls else None,
         cors=Cors(tuple(cors.origins), tuple(cors.headers), cors.max_age // 1000, cors.credentials) if cors else None,
+        trusted_proxies=tuple(dict.fromkeys(gateway.trusted_proxies)),
     )
 
 
@@ -119,7 +120,8 @@ def _key(name: str, key: language.Key, policy: language.Policy) -> Key:
     models = None if key.models is None or "*" in key.models else tuple(key.models)
     who = owner(policy, name, key.team)
     limits = tuple(key.limits)
-    return Key(name, identity_of(policy, who, limits), key.secret, models, limits, who)
+    addresses = None if key.addresses is None else tuple(dict.fromkeys(key.addresses))
+    return Key(name, identity_of(policy, who, limits), key.secret, models, limits, who, addresses)
 
 
 def _issued(key: IssuedKey) -> Key:

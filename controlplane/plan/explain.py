@@ -162,6 +162,9 @@ def _keys(plan: Plan) -> Iterator[Decision]:
             "rbac, a tree of hash lookups",
             "403 where not allowed",
         )
+    if bound := sum(key.addresses is not None for key in plan.keys):
+        rule = f"{bound} keys may be used from some addresses only"
+        yield _native(("keys",), rule, "rbac, a hash lookup and a trie of networks", "403 from elsewhere")
     for name in plan.expired:
         yield _native(("keys", name, "expires"), "has expired", "left out of the snapshot", "401")
 

@@ -51,6 +51,7 @@ class Edge:
     max_body: int
     tls: ServerTls | None
     cors: Cors | None
+    trusted_proxies: tuple[str, ...] = ()  # networks whose x-forwarded-for is believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ class Key:
     models: tuple[str, ...] | None
     limits: tuple[str, ...]
     owner: Owner
+    addresses: tuple[str, ...] | None = None  # networks that it may be used from; None: all
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from controlplane.policy.types import (
     KeyName,
     LimitName,
     Moment,
+    Network,
     OrganizationName,
     Origin,
     PageHeader,
@@ -93,6 +94,9 @@ class Gateway(Strict):
     state: Folder = Field(".headgate", description="Folder of history and ledger, relative to the policy.")
     ledger: SecretType | None = Field(
         None, description="URL of the PostgreSQL database for usage records; a file in `state` by default."
+    )
+    trusted_proxies: list[Network] = Field(
+        [], description="Proxies whose `x-forwarded-for` tells the client's address; none by default."
     )
     prices: Folder | None = Field(
         None, description="A file of prices, made by `ctl prices import`; they come before those of the catalog."
@@ -249,6 +253,9 @@ class Key(Strict):
     limits: list[LimitName] = Field([], description="Limits of this policy that apply to it.")
     team: TeamName | None = Field(None, description="The team it belongs to.")
     budget: BudgetNames = Field([], description="Budgets of its own.")
+    addresses: Annotated[list[Network], Field(min_length=1)] | None = Field(
+        None, description="IP addresses and networks that it may be used from; all by default."
+    )
     expires: Moment | None = Field(None, description="From when on it is refused; a date means its first moment, UTC.")
 
 

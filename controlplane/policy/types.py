@@ -85,6 +85,7 @@ UrlType = Annotated[
     _by(grammar.url),
     _text(r"^https?://[^\s@?#]+$", ["https://api.openai.com/v1"]),
 ]
+Network = Annotated[str, _by(grammar.network), _text(grammar.NETWORK, ["10.0.0.0/8", "2001:db8::/32"])]
 ProviderName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["openai"])]
 KeyName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["alice"])]
 LimitName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["standard"])]

@@ -13,14 +13,16 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.type.matcher.v3 import metadata_pb2 as metadata
 from envoy.type.matcher.v3 import value_pb2 as value
 
+from controlplane.xds import names
 from controlplane.xds.names import MODEL
 from controlplane.xds.protos import boolean, uint
-from controlplane.xds.tokens import refusals
+from controlplane.xds.tokens import denied_by, refusals
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 
 _NO_KEY = "Incorrect API key provided, or none: send `Authorization: Bearer <key>`."
+_ELSEWHERE = "This API key may not be used from your address."
 _TOO_MANY = "Rate limit reached. Wait for `retry-after` seconds and try again."
 _BY_STATUS: tuple[tuple[int, str, str, str, str | None], ...] = (
     (401, _NO_KEY, INVALID, "invalid_api_key", None),
@@ -65,6 +67,7 @@ def local_replies(*, tokens: bool) -> hcm.LocalReplyConfig:
     mappers = [hcm.ResponseMapper(filter=_own_words())]
     if tokens:
         mappers.append(_mapper(refusals(), body(_NO_KEY, INVALID, "invalid_api_key"), 401))
+    mappers.append(_mapper(denied_by(names.ADDRESS_DENIED), body(_ELSEWHERE, INVALID, "address_not_allowed")))
     mappers += [
         _mapper(_status(status), body(message, kind, code, param)) for status, message, kind, code, param in _BY_STATUS
     ]

@@ -19,6 +19,7 @@ SOURCES = ({"header": "Authorization"}, {"header": "x-api-key"}, {"header": "api
 
 _ALLOW = rules.Action(name="allowed", action=rules.RBAC.Action.ALLOW)
 _DENY = rules.Action(name="model-not-allowed", action=rules.RBAC.Action.DENY)
+_DENY_ADDRESS = rules.Action(name=names.ADDRESS_DENIED, action=rules.RBAC.Action.DENY)
 
 
 def nothing() -> mutation.HeaderMutation:
@@ -39,20 +40,42 @@ def authentication(plan: Plan, secrets: Secrets) -> auth.ApiKeyAuth:
 
 
 Allowed = tuple[tuple[str, tuple[str, ...]], ...]  # identity and models of each restricted key
+Bound = tuple[tuple[str, tuple[str, ...]], ...]  # identity and networks of each key that is bound to some
 
 
-def permissions(allowed: Allowed) -> rbac.RBAC:
-    """Identity -> models, as a tree of hash lookups. Requests that name no model pass: the routes answer them."""
+def permissions(allowed: Allowed, bound: Bound = ()) -> rbac.RBAC:
+    """Identity -> models, as a tree of hash lookups. Requests that name no model pass: the routes answer them.
+
+    Before that identity -> addresses, where keys are bound to some: a hash lookup more, whatever their number.
+    """
     shared = {models: _permission(models) for models in {models for _, models in allowed}}
     clients = {identity: shared[models] for identity, models in allowed}
-    allow = matchers.action("allow", _ALLOW)
+    allow, named = matchers.action("allow", _ALLOW), matchers.present(names.MODEL)
     by_client = matchers.then(matchers.lookup(names.CLIENT, clients, {}, allow))
-    return rbac.RBAC(matcher=matchers.first_of([(matchers.present(names.MODEL), by_client)], allow))
+    by_model = matchers.first_of([(named, by_client)], allow) if allowed else None
+    if not bound:
+        return rbac.RBAC(matcher=by_model)
+
+    def inside(identity: str) -> matchers.OnMatch:
+        return matchers.then(matchers.first_of([(named, clients[identity])], allow)) if identity in clients else allow
+
+    elsewhere = matchers.action("deny", _DENY_ADDRESS)
+    from_there = {
+        identity: matchers.then(matchers.first_of([(matchers.within(networks), inside(identity))], elsewhere))
+        for identity, networks in bound
+    }
+    others = allow if by_model is None else matchers.then(by_model)
+    return rbac.RBAC(matcher=matchers.lookup(names.CLIENT, from_there, {}, others))
 
 
 def restricted(keys: Iterable[Key]) -> Allowed:
     """The keys that may use some models only."""
     return tuple((key.identity, key.models) for key in keys if key.models is not None)
+
+
+def bound(keys: Iterable[Key]) -> Bound:
+    """The keys that may be used from some addresses only."""
+    return tuple((key.identity, key.addresses) for key in keys if key.addresses is not None)
 
 
 def _permission(models: tuple[str, ...]) -> matchers.OnMatch:

@@ -15,6 +15,7 @@ from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 from envoy.extensions.filters.http.router.v3 import router_pb2 as router
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2 as early
+from envoy.extensions.http.original_ip_detection.xff.v3 import xff_pb2 as xff
 from envoy.extensions.request_id.uuid.v3 import uuid_pb2 as uuid
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2 as secret
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
@@ -51,7 +52,7 @@ def lower(plan: Plan, usage_log: str) -> listener.Listener:
 
 
 def _manager(plan: Plan) -> hcm.HttpConnectionManager:
-    return hcm.HttpConnectionManager(
+    manager = hcm.HttpConnectionManager(
         stat_prefix="edge",
         rds=hcm.Rds(config_source=names.ads(), route_config_name=names.ROUTES),
         http_filters=_filters(plan),
@@ -71,6 +72,19 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         request_headers_timeout=millis(10_000),
         http2_protocol_options={"max_concurrent_streams": uint(1024)},
     )
+    if plan.edge.trusted_proxies:
+        manager.use_remote_address.value = False  # Envoy wants either
+        manager.original_ip_detection_extensions.append(_forwarded(plan.edge.trusted_proxies))
+    return manager
+
+
+def _forwarded(proxies: tuple[str, ...]) -> extension.TypedExtensionConfig:
+    """The client's address: the last one in x-forwarded-for that is no trusted proxy's; the peer's, if that is none."""
+    config = xff.XffConfig(skip_xff_append=boolean(True))
+    for network in proxies:
+        address, _, length = network.partition("/")
+        config.xff_trusted_cidrs.cidrs.add(address_prefix=address, prefix_len=uint(int(length)))
+    return extension.TypedExtensionConfig(name="envoy.http.original_ip_detection.xff", typed_config=pack(config))
 
 
 def _filters(plan: Plan) -> list[hcm.HttpFilter]:

@@ -38,7 +38,7 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
         yield _resource(xds.SECRET, secret)
     yield _resource(xds.LISTENER, listener.lower(plan, around.usage_log))
     yield from _authentication(plan, secrets)
-    yield _permissions(keys.restricted(plan.keys))
+    yield _permissions(keys.restricted(plan.keys), keys.bound(plan.keys))
     yield _extension(names.SPENT, pack(keys.nothing()))
     for limit in plan.limits:
         yield _extension(names.limit(limit.name), pack(limits.lower(limit)))
@@ -77,8 +77,9 @@ def _placed(upstream: Upstream, around: Surroundings) -> Upstream:
 
 
 @lru_cache(maxsize=2)  # most edits leave the keys alone
-def _permissions(allowed: keys.Allowed) -> xds.Resource:
-    return _extension(names.PERMISSIONS, pack(keys.permissions(allowed) if allowed else keys.nothing()))
+def _permissions(allowed: keys.Allowed, bound: keys.Bound) -> xds.Resource:
+    made = keys.permissions(allowed, bound) if allowed or bound else keys.nothing()
+    return _extension(names.PERMISSIONS, pack(made))
 
 
 def _extension(name: str, config: AnyProto) -> xds.Resource:

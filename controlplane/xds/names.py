@@ -18,6 +18,7 @@ KEYS = "keys"
 TOKENS = "tokens"
 REVOCATIONS = "revocations"
 PERMISSIONS = "permissions"
+ADDRESS_DENIED = "address-not-allowed"  # of the permissions: why a request was refused
 SPENT = "spent"
 BODY = "body"
 SERVER_CERTIFICATE = "edge-certificate"

@@ -85,8 +85,11 @@ def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
     only_get = _error(405, "%REQ(:METHOD)% is not allowed here: use GET.", "method_not_allowed")
     unknown = _error(404, "Unknown request URL: %REQ(:METHOD)% %REQ(:PATH)%.", "unknown_url")
     methods = {"POST": _nameless(plan)}
-    asked = {"GET": matchers.action("usage", usage.route_to_it())}
-    listed = {"GET": matchers.action("listing", listing.route(plan))}
+    about_usage, models = usage.route_to_it(), listing.route(plan)
+    if any(key.addresses is not None for key in plan.keys):
+        for made in (about_usage, models):
+            made.typed_per_filter_config[names.PERMISSIONS].CopyFrom(pack(_ENABLED))
+    asked, listed = {"GET": matchers.action("usage", about_usage)}, {"GET": matchers.action("listing", models)}
     if plan.edge.cors is not None:
         methods["OPTIONS"] = listed["OPTIONS"] = asked["OPTIONS"] = cors.preflight(plan.edge.cors)
     endpoint = matchers.then(matchers.lookup(":method", methods, {}, wrong_method))
@@ -128,7 +131,7 @@ def _reading(plan: Plan, *more: str) -> matchers.OnMatch:
     )
     made = route.Route(match={"prefix": "/"}, direct_response=errors.direct(400, message, "model_required", "model"))
     enabled = {names.MODEL_FILTER: _ENABLED}
-    if any(key.models is not None for key in plan.keys):
+    if any(key.models is not None or key.addresses is not None for key in plan.keys):
         enabled[names.PERMISSIONS] = _ENABLED
     if plan.accounts:
         enabled[names.SPENT] = _ENABLED

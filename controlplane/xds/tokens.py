@@ -161,13 +161,22 @@ def refusals() -> accesslog.AccessLogFilter:
     They are those to revoked tokens, and to tokens for another audience. What `rbac` says in metadata comes after its
     answer, too late to be matched.
     """
+    return _forbidden(_ABOUT_TOKENS)
+
+
+def denied_by(action: str) -> accesslog.AccessLogFilter:
+    """Which of Envoy's 403 answers an rbac action of this name gave."""
+    return _forbidden(f"response.code_details == 'rbac_access_denied_matched_policy[{action}]'")
+
+
+def _forbidden(expression: str) -> accesslog.AccessLogFilter:
     comparison = accesslog.ComparisonFilter(op=accesslog.ComparisonFilter.Op.EQ)
     comparison.value.default_value = 403
     comparison.value.runtime_key = "headgate.local_reply.403"
     forbidden = accesslog.AccessLogFilter(status_code_filter=accesslog.StatusCodeFilter(comparison=comparison))
-    about = pack(cel.ExpressionFilter(expression=_ABOUT_TOKENS))
-    by_token = accesslog.ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=about)
-    both = [forbidden, accesslog.AccessLogFilter(extension_filter=by_token)]
+    about = pack(cel.ExpressionFilter(expression=expression))
+    why = accesslog.ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=about)
+    both = [forbidden, accesslog.AccessLogFilter(extension_filter=why)]
     return accesslog.AccessLogFilter(and_filter=accesslog.AndFilter(filters=both))
 
 
