@@ -28,6 +28,7 @@ class KeyBody(BaseModel):
     models: list[str] | None = Field(default=None, description="Models it may use, exact or ending in *.")
     limits: list[str] = Field(default=[], description="Limits of the live policy.")
     budget: str | None = Field(default=None, description="A budget of the live policy.")
+    addresses: list[str] | None = Field(default=None, min_length=1, description="Networks it may be used from.")
     expires: str | None = Field(default=None, description="A time, or how long it is good: 30d.")
     who: str = Field(default="", max_length=200, description="Who issues it, for the record.")
 
@@ -60,16 +61,17 @@ def router(controller: Controller, keys: Keys, auditing: Auditing) -> APIRouter:
             raise HTTPException(503, "no policy is live yet")
         policy, name = controller.live.compiled.policy, _parsed(grammar.name, body.name, "name")
         models = None if body.models is None else tuple(_parsed(grammar.pattern, m, "models") for m in body.models)
+        addresses = body.addresses and tuple(_parsed(grammar.network, a, "addresses") for a in body.addresses)
         expires = _until(body.expires, now)
         issued = _sayable(
             lambda: keys.issue(
                 policy, name, team=body.team, models=models, limits=tuple(dict.fromkeys(body.limits)),
-                budget=body.budget, expires=expires, who=body.who, now=now,
+                budget=body.budget, addresses=addresses or None, expires=expires, who=body.who, now=now,
             )
         )  # fmt: skip
         await tell(
             request, body.who, Action.KEY_ISSUED, name, team=body.team, models=body.models, limits=body.limits,
-            budget=body.budget, expires=expires.isoformat() if expires else None,
+            budget=body.budget, addresses=body.addresses, expires=expires.isoformat() if expires else None,
         )  # fmt: skip
         await controller.refresh()
         return _shown(issued)
@@ -141,6 +143,7 @@ def _view(key: IssuedKey, now: datetime) -> dict[str, Any]:
         "models": key.models,
         "limits": key.limits,
         "budget": key.budget,
+        "addresses": key.addresses,
         "issued": key.issued.isoformat(),
         "issued_by": key.created_by,
         "expires": key.expires.isoformat() if key.expires else None,

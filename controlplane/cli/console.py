@@ -174,11 +174,19 @@ def keys(view: View) -> None:
     if not view["rows"]:
         out.print("no keys were issued yet; `ctl keys issue NAME`")
         return
-    table = _table("key", "state", "team", "models", "limits", "budget", "issued", "expires")
+    table = _table("key", "state", "team", "models", "limits", "budget", "from", "issued", "expires")
     for row in view["rows"]:
         models = "all" if row["models"] is None else ", ".join(row["models"])
         dates = ((row[name] or "never")[:10] for name in ("issued", "expires"))
-        cells = (row["name"], row["state"], row["team"] or "", models, ", ".join(row["limits"]), row["budget"] or "")
+        cells = (
+            row["name"],
+            row["state"],
+            row["team"] or "",
+            models,
+            ", ".join(row["limits"]),
+            row["budget"] or "",
+            ", ".join(row["addresses"] or ["anywhere"]),
+        )
         table.add_row(*(escape(cell) for cell in (*cells, *dates)))
     out.print(table)
 

@@ -178,13 +178,16 @@ def issue_key(
     models: Annotated[str, typer.Option(help="Models it may use, comma-separated, exact or ending in *.")] = "",
     limits: Annotated[str, typer.Option(help="Limits of the live policy, comma-separated.")] = "",
     budget: Annotated[str | None, typer.Option(help="A budget of the live policy.")] = None,
+    addresses: Annotated[str, typer.Option(help="Networks it may be used from, comma-separated; all by default.")] = "",
     expires: Annotated[str | None, typer.Option(help="When it ends: a time, or how long it is good (30d).")] = None,
     server: Server = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Issues a key: a signed token that the edge verifies by itself. Its secret is shown this once."""
     body = {"name": name, "team": team, "models": _names(models) or None, "limits": _names(limits)}
-    view = Remote(server or DEFAULT).post("/keys", {**body, "budget": budget, "expires": expires, "who": _who()})
+    view = Remote(server or DEFAULT).post(
+        "/keys", {**body, "budget": budget, "addresses": _names(addresses) or None, "expires": expires, "who": _who()}
+    )
     show(output, view, console.issued)
 
 

@@ -70,6 +70,7 @@ class Keys:
         models: tuple[str, ...] | None,
         limits: tuple[str, ...],
         budget: str | None,
+        addresses: tuple[str, ...] | None,
         expires: datetime | None,
         who: str,
         now: datetime,
@@ -83,7 +84,7 @@ class Keys:
                 raise UnknownNameError(f"the live policy has no {kind} `{value}`")
         who_is = owner(policy, name, team)
         identity = identity_of(policy, who_is, limits)
-        request = Request(name, identity, expires, team, models, limits, budget)
+        request = Request(name, identity, expires, team, models, limits, budget, addresses)
         store = self._opened()  # before the folder: a store that cannot be opened must not close the gateway
         return store.issue(SigningKeys.open(self._folder, now).current, request, now, who)
 
@@ -111,4 +112,5 @@ class Keys:
 
 def _seen(key: IssuedKey) -> tokens.IssuedKey:
     """As the compiler sees it: its owner is in its identity."""
-    return tokens.IssuedKey(key.name, key.identity, key.models, key.limits, key.budget, owner_in(key.identity))
+    who = owner_in(key.identity)
+    return tokens.IssuedKey(key.name, key.identity, key.models, key.limits, key.budget, who, key.addresses)

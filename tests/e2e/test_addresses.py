@@ -1,12 +1,13 @@
 """Keys that may be used from some addresses only, and whose word about the address counts."""
 
+import json
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from tests.support.gateway import Gateway
-from tests.support.usage import only_record
+from tests.support.usage import ctl, only_record
 
 _POLICY = """
 providers: {p: {kind: mock}}
@@ -64,6 +65,24 @@ def test_other_answers_are_bound_too(direct: Gateway, path: str) -> None:
 @pytest.mark.parametrize("header", ["x-forwarded-for", "x-real-ip", "forwarded", "x-envoy-external-address"])
 def test_a_client_cannot_say_where_it_is(direct: Gateway, header: str) -> None:
     _is_elsewhere(direct.chat("m", _ENV["AWAY"], **{header.replace("-", "_"): "10.0.0.1"}))
+
+
+def test_an_issued_key_is_bound_also_after_its_rotation(direct: Gateway) -> None:
+    def issued(*words: str) -> str:
+        done = ctl(direct, "keys", *words, "--format", "json")
+        assert done.returncode == 0, done.stderr
+        secret: str = json.loads(done.stdout)["secret"]
+        return secret
+
+    assert direct.chat("m", issued("issue", "local", "--addresses", "127.0.0.1")).status_code == 200
+    away = issued("issue", "remote", "--addresses", "10.0.0.0/8,2001:db8::/32", "--models", "m")
+    _is_elsewhere(direct.chat("m", away))
+    again = issued("rotate", "remote")
+    _is_elsewhere(direct.chat("m", again))
+    _is_elsewhere(direct.chat("m", away))
+    assert "10.0.0.0/8, 2001:db8::/32" in ctl(direct, "keys", "list").stdout
+    refused = ctl(direct, "keys", "issue", "odd", "--addresses", "10.0.0.7/8")
+    assert (refused.returncode, "10.0.0.0/8 holds this one" in refused.stderr) == (1, True)
 
 
 def test_a_trusted_proxy_can(behind: Gateway) -> None:
