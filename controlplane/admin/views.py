@@ -183,6 +183,7 @@ def usage_row(row: "UsageRow") -> View:
         "cache_write_tokens": row.cache_write_tokens,
         "reasoning_tokens": row.reasoning_tokens,
         "cost": None if row.cost is None else format(row.cost, "f"),
+        "cost_partial": row.cost is not None and row.unpriced > 0,
         "unpriced": row.unpriced,
         "estimated": row.estimated,
         "abandoned": row.abandoned,

@@ -22,6 +22,7 @@ from extproc.usage.ledger import Ledger, LedgerUnavailable, RefusedRecordError
 from extproc.usage.memory import Memory
 from extproc.usage.pruning import Pruning
 from extproc.usage.record import UsageRecord
+from extproc.usage.refused import Refused
 from extproc.usage.reserve import Reserve
 from extproc.usage.standing import Told
 from extproc.usage.webhooks.courier import Courier
@@ -44,6 +45,10 @@ class Paths:
     standing: Path
     memory: Path
     heartbeat: Path
+
+    @property
+    def refused(self) -> Path:
+        return self.standing.with_name("refused.jsonl")
 
     @property
     def denials(self) -> Path:
@@ -75,6 +80,7 @@ class Collector:
         self._courier = courier
         self._pruning = pruning or Pruning(ledger)
         self._heartbeat = Heartbeat(paths.heartbeat)
+        self._refused = Refused(paths.refused)
         self._denials = Denials(paths.denials)
         self._reached = False  # the ledger, once
         self._estimator = Estimator()
@@ -209,7 +215,10 @@ class Collector:
                 break
             except RefusedRecordError as error:
                 _log.error("a record was refused", record=error.record, problem=error.problem)
-                records = [record for record in records if record.id != error.record]
+                for record in [record for record in records if record.id == error.record]:
+                    self._refused.add(record, error.problem)
+                    records.remove(record)
+                self._billed = block, records  # if the ledger goes away now, they are not set aside again
             except LedgerUnavailable:
                 self._counting.doubt()  # the connection may have been lost after all was written
                 raise
@@ -255,6 +264,7 @@ class Collector:
 
     def _tell(self, now: int, *, at_once: bool) -> None:
         self._tell_denials(at_once=at_once)
+        self._alarms.only("ledger", {"refused": alarm} if (alarm := self._refused.alarm()) else {})
         if self._courier is not None:
             self._alarms.only("webhook", self._courier.troubles())
         try:

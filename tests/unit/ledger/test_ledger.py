@@ -263,6 +263,28 @@ def test_a_record_that_cannot_be_stored_is_named(ledger: Ledger, changes: dict[s
     assert ledger.spent("", "", 0, EVER).requests == 2
 
 
+@pytest.mark.parametrize("bad", [0, 3, 6])
+def test_a_record_that_the_database_refuses_for_no_known_reason_is_named(ledger: Ledger, bad: int) -> None:
+    batch = [record(number) for number in range(7)]
+    _refuse(ledger, batch[bad].id)
+    with pytest.raises(RefusedRecordError, match="nobody knows why") as caught:
+        ledger.write(batch, "log", 1)
+    assert caught.value.record == batch[bad].id
+    assert (ledger.position("log"), ledger.spent("", "", 0, EVER).requests) == (0, 0)
+    assert len(ledger.write([each for each in batch if each is not batch[bad]], "log", 1)) == 6
+
+
+def _refuse(ledger: Ledger, request: str) -> None:
+    """Has the database refuse a record, as a constraint of somebody else's would."""
+    odd = {
+        "sqlite": f"CREATE TRIGGER odd BEFORE INSERT ON usage_records WHEN new.id = '{request}' "
+        "BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "postgresql": f"ALTER TABLE usage_records ADD CONSTRAINT odd CHECK (id <> '{request}')",
+    }
+    with ledger._database.writing() as connection:
+        connection.exec_driver_sql(odd[ledger._database.dialect])
+
+
 def test_names_of_any_kind_are_counted(ledger: Ledger) -> None:
     ledger.write([record(1, model="a\0b"), record(2, model="\ud800"), record(3, model="m" * 100_000)], "log", 1)
     assert [row.group["model"] for row in ledger.usage(["model"], 0, EVER)] == ["?", "a\ufffdb", "m" * 256]
