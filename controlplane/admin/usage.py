@@ -89,12 +89,13 @@ class Usage:
     def records(
         self,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        request: Annotated[str | None, Query(alias="id", description="The `x-request-id` of an answer.")] = None,
         key: str | None = None,
         team: str | None = None,
         model: str | None = None,
         provider: str | None = None,
     ) -> dict[str, Any]:
-        given = {"key": key, "team": team, "model": model, "provider": provider}
+        given = {"id": request, "key": key, "team": team, "model": model, "provider": provider}
         where = {name: value for name, value in given.items() if value is not None}
         with self._asking:
             found = self._opened().records(where, limit)

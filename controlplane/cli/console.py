@@ -147,6 +147,19 @@ def usage(view: View) -> None:
         out.print("+ or unknown: some requests have no known price; `ctl usage --unpriced` lists their models")
 
 
+def requests(view: View) -> None:
+    """Single records, each with all that is known of it."""
+    if not view["rows"]:
+        out.print("no record has this id: requests that reached no provider have none, and old ones are gone")
+    for row in view["rows"]:
+        out.print(f"[bold]{escape(row['id'])}[/]  {_time(row['at'])}")
+        for name, value in row.items():
+            if name not in ("id", "at") and value not in (None, ""):
+                out.print(escape(f"  {name}: {value}"))
+        if row["cost"] is None:
+            out.print("  cost: unknown")
+
+
 def unpriced(view: View) -> None:
     if not view["rows"]:
         out.print("every request has a price")

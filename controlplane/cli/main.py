@@ -156,13 +156,18 @@ def usage(
     team: Annotated[str | None, typer.Option(help="Of this team only.")] = None,
     model: Annotated[str | None, typer.Option(help="Of this model only.")] = None,
     provider: Annotated[str | None, typer.Option(help="Of this provider only.")] = None,
+    request: Annotated[
+        str | None, typer.Option("--id", help="The records of one request, by the `x-request-id` of its answer.")
+    ] = None,
     unpriced: Annotated[bool, typer.Option("--unpriced", help="Models without a known price.")] = False,
     server: Server = None,
     output: Annotated[Rows, typer.Option("--format", help="For people, programs or spreadsheets.")] = Rows.TEXT,
 ) -> None:
     """Shows requests, tokens, cost and latency, in groups."""
     remote = Remote(server or DEFAULT)
-    if unpriced:
+    if request is not None:
+        _rows(output, remote.get("/usage/records", id=request), console.requests)
+    elif unpriced:
         view = remote.get("/usage/unpriced", since=since, until=until)
         _rows(output, view, console.unpriced)
     else:

@@ -21,7 +21,7 @@ from extproc.usage.heartbeat import Heartbeat
 from extproc.usage.ledger import Ledger, LedgerUnavailable, RefusedRecordError
 from extproc.usage.memory import Memory
 from extproc.usage.pruning import Pruning
-from extproc.usage.record import UsageRecord
+from extproc.usage.record import REQUEST_ID_LIMIT, UsageRecord
 from extproc.usage.refused import Refused
 from extproc.usage.reserve import Reserve
 from extproc.usage.standing import Told
@@ -32,8 +32,6 @@ ROTATE = 64 << 20  # bytes of an access log, after which a new one is begun
 _SAVE_S = 5.0  # between saves of what the estimator learned
 _RETRY_S = 1.0  # while the ledger is away
 _REOPEN_S = 1.0  # between requests to Envoy to begin a new log
-# Of a request id, which clients choose; the ledger holds 512 in all.
-_ID_LIMIT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +234,7 @@ class Collector:
                 continue
             if refused := denial(entry):
                 self._denials.add(refused, time.monotonic())
-            billed = self._billing.bill(entry, f"{entry.id[:_ID_LIMIT]}.{block.log[:8]}{at:x}")
+            billed = self._billing.bill(entry, f"{entry.id[:REQUEST_ID_LIMIT]}.{block.log[:8]}{at:x}")
             if billed is None:
                 continue
             records.append(billed.record)

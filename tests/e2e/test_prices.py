@@ -54,6 +54,16 @@ def test_its_prices_are_charged_and_an_edit_is_taken_over(gateway: Gateway) -> N
     eventually(lambda: _cost(gateway, "m") == Decimal("0.006"), "the new price holds", 20)
 
 
+def test_a_request_is_found_by_the_id_of_its_answer(gateway: Gateway) -> None:
+    answer = ask(gateway, "flat")
+    request = answer.headers["x-request-id"]
+    only_record(gateway, request)
+    (row,) = json.loads(ctl(gateway, "usage", "--id", request, "--format", "json").stdout)["rows"]
+    assert (row["id"].rpartition(".")[0], row["cost"]) == (request, "0.01")
+    assert "served_model: flat" in ctl(gateway, "usage", "--id", request).stdout
+    assert "no record has this id" in ctl(gateway, "usage", "--id", "nobody-1").stdout
+
+
 def test_a_price_by_the_request_includes_tokens(gateway: Gateway) -> None:
     assert _cost(gateway, "flat") == Decimal("0.01")
 

@@ -187,7 +187,8 @@ class Ledger:
         """Single requests, newest first, as long as `prune` keeps them.
 
         `where` asks for equal values of ``id``, key, team, organization, model, provider or served_model. For the
-        next page, `before` is (at_us, id) of the last record of this one. An ``id`` is looked for in all of them.
+        next page, `before` is (at_us, id) of the last record of this one. An ``id`` is a record's own, or the request
+        id that the client saw, of which there may be several.
         """
         with self._database.reading() as connection:
             return single_records(connection, where or {}, limit, before)
