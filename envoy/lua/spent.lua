@@ -15,8 +15,8 @@ function envoy_on_request(handle)
   -- Else the gateway's general words for 429 would take the place of these.
   local metadata = handle:streamInfo():dynamicMetadata()
   metadata:set("headgate", "own_words", true)
-  -- For the access log, as envoy/lua/model.lua and usage.lua would have told: who it was, and what was answered.
-  metadata:set("headgate", "request", "-" .. client)
-  metadata:set("headgate", "answer", denial.rate and "rate_limit_exceeded" or "insufficient_quota")
+  -- For the access log, in the form of what is left for an answer (extproc/usage/entries.py): who it was, and the code.
+  local code = denial.rate and "rate_limit_exceeded" or "insufficient_quota"
+  metadata:set("headgate", "entry", client .. "\31\31\31" .. code)
   handle:respond(answer, denial.body)
 end

@@ -22,11 +22,11 @@ found = st.builds(Denial, short, st.sampled_from(["rate_limit_exceeded", "model_
 
 
 def refused(**changes: object) -> bytes:
-    return line(0, **({"attempts": 0, "cluster": None, "answer": None} | changes))
+    return line(0, **({"attempts": 0, "cluster": None, "answered": "", "usage": None} | changes))
 
 
 def reason(**changes: object) -> str | None:
-    made = denial(parse(refused(**changes).rstrip()))
+    made = denial(parse(refused(**changes)))
     return made.reason if made else None
 
 
@@ -50,7 +50,7 @@ def test_why_a_request_was_refused() -> None:
     assert reason(status=403, details="rbac_access_denied_matched_policy[model-not-allowed]") == "model_not_allowed"
     assert reason(status=403, details="rbac_access_denied_matched_policy[address-not-allowed]") == "address_not_allowed"
     assert reason(status=429, details="local_rate_limited") == "rate_limit_exceeded"
-    assert reason(status=429, details="lua_response", answer="insufficient_quota") == "insufficient_quota"
+    assert reason(status=429, details="lua_response", answered="insufficient_quota") == "insufficient_quota"
     assert reason(status=429, attempts=1, cluster="openai") is None  # the provider's own
     assert (reason(status=200), reason(status=404), reason(status=503)) == (None, None, None)
 
