@@ -17,6 +17,7 @@ from controlplane.policy.check import check, resolve, secret_refs
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.language import Policy
 from controlplane.policy.load import LoadCache
+from controlplane.policy.outside import check_key_sets
 from controlplane.policy.secrets import SecretRef, Secrets
 from controlplane.xds.lower import lower
 from controlplane.xds.resource import Snapshot
@@ -54,6 +55,7 @@ class Compiler:
         if checked.policy is None:
             raise PolicyError(checked.diagnostics)
         secrets, problems = resolve(secret_refs(checked.policy), self.read, checked.places)
+        problems += tuple(check_key_sets(checked.policy.issuers, secrets, checked.places))
         tokens = self.tokens(now)
         problems += tuple(missing(checked.policy, tokens))
         diagnostics = (*checked.diagnostics, *problems)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
 
-from controlplane.plan import upstreams
+from controlplane.plan import issuers, upstreams
 from controlplane.plan.accounts import accounts, accounts_of
 from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, ServerTls, Target, Upstream
 from controlplane.plan.lanes import assign
@@ -39,7 +39,7 @@ def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None
             for name, limit in policy.limits.items()
             if limit.requests is not None
         ),
-        open=not policy.keys and tokens is None,
+        open=not policy.keys and tokens is None and not policy.issuers,
         expired=tuple(name for name, key in policy.keys.items() if key.expires is not None and key.expires <= now),
         accounts=(*accounts(policy), *accounts_of(tokens, policy)),
         prices=tuple(
@@ -48,6 +48,7 @@ def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None
         ),
         ledger=policy.gateway.ledger,
         tokens=tokens,
+        issuers=tuple(issuers.build(policy)),
     )
 
 

@@ -11,6 +11,7 @@ from controlplane.policy.document import Document, Path
 from controlplane.policy.grammar import Address, is_ip
 from controlplane.policy.language import SECTIONS, Gateway, OpenAIProvider, Policy
 from controlplane.policy.load import LoadCache, load
+from controlplane.policy.outside import check_issuers
 from controlplane.policy.place import Place
 from controlplane.policy.references import Models, check_accounts, check_keys
 from controlplane.policy.secrets import Secret, SecretRef, Secrets
@@ -18,6 +19,7 @@ from controlplane.policy.structure import Structure
 
 Places = Callable[[Path], Place]
 
+_WITH_LINES = {"tls", "jwks"}  # below these, secrets are files of several lines
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - to compare with, not to listen on
 
 
@@ -48,13 +50,13 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     found += models.diagnostics
     found += check_keys(document, keys, names["models"], names["limits"])
     found += check_accounts(document, gateway, sections, names)
-    found += _semantics(
-        document, gateway, sections.get("providers", {}), open_to_all=document.data.get("keys", {}) == {}
-    )
+    found += check_issuers(document, sections.get("issuers", {}), names)
+    nobody = all(document.data.get(section, {}) == {} for section in ("keys", "issuers"))
+    found += _semantics(document, gateway, sections.get("providers", {}), open_to_all=nobody)
     ordered = tuple(sorted(dict.fromkeys(found), key=lambda d: (d.place is None, d.place)))
     if any(d.severity is Severity.ERROR for d in ordered):
         return Checked(None, ordered, document.place)
-    others = {name: sections.get(name, {}) for name in ("limits", "teams", "organizations", "budgets", "prices")}
+    others = {name: sections.get(name, {}) for name in SECTIONS if name not in ("providers", "models", "keys")}
     policy = Policy(gateway, sections["providers"], resolved, keys, **others, written=document.data)
     return Checked(policy, ordered, document.place)
 
@@ -122,6 +124,8 @@ def secret_refs(policy: Policy) -> tuple[tuple[SecretRef, Path], ...]:
     for name, provider in policy.providers.items():
         found += _refs(provider, ("providers", name))
     found += [(key.secret, ("keys", name, "secret")) for name, key in policy.keys.items()]
+    for name, issuer in policy.issuers.items():
+        found += _refs(issuer, ("issuers", name))
     return tuple(found)
 
 
@@ -155,7 +159,7 @@ def resolve(
     for ref, path in refs:
         if ref not in read_once:
             read_once[ref] = _read(ref, read)
-        value = _usable(read_once[ref], lines="tls" in path)
+        value = _usable(read_once[ref], lines=bool(_WITH_LINES & set(path)))
         if isinstance(value, _Unread):
             problems.append(_absent(ref, value, places(path)))
             continue

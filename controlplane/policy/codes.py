@@ -29,6 +29,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "literal-secret": "A secret stands in the policy itself. Write `{env: NAME}` or `{file: path}`.",
         "invalid-secret": "A reference to a secret has exactly one of `env` and `file`. Write one of them.",
         "absent-secret": "The secret cannot be read, is empty, or fits into no header. Export it or fix the file.",
+        "invalid-jwks": "The file is no set of public keys (JWK set). Save what the issuer's `jwks_uri` answers.",
         "shared-secret": "Two keys have the same secret, so nobody can tell them apart. Give each a secret of its own.",
         # Names that refer to each other.
         "unknown-name": "Nothing of this kind has this name. Take the suggested name, or add the entry.",
@@ -45,7 +46,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "admin-without-token": "The admin API would be open to the network. Listen on loopback, or set `admin.token`.",
         "same-address": "Clients and the admin API have the same address. Give them two.",
         "cors-any-with-credentials": "Browsers refuse credentials for any origin. Name origins, or drop `credentials`.",
-        "tls-without-https": "TLS settings of a provider need an https `base_url`. Change the URL, or remove `tls`.",
+        "keys-without-https": "An issuer's keys would come over plain HTTP. Use an https URL, or keep them in a file.",
+        "tls-without-https": "TLS settings need an https URL. Change the URL, or remove the settings.",
         "half-a-certificate": "A client certificate needs both `cert` and `key`. Add the other one.",
         "mixed-endpoints": "Endpoints mix IP addresses and host names. Use one kind, or two providers.",
         "idle-too-short": "`idle` runs while the first byte is awaited. Make it at least `first_byte`.",

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Team
 from controlplane.policy.grammar import Address, Url
+from controlplane.policy.issuers import Issuer, JwksUrl
 from controlplane.policy.types import (
     RETRY,
     AddressType,
@@ -21,6 +22,7 @@ from controlplane.policy.types import (
     HeaderName,
     HeaderValue,
     HostName,
+    IssuerName,
     KeyName,
     LimitName,
     Moment,
@@ -277,6 +279,7 @@ class PolicySpec(Strict):
         description="What clients may ask for, by name; a name ending in * takes all that begin so.",
     )
     keys: dict[KeyName, Key] = Field({}, description="Client credentials, by name. Without any, the gateway is open.")
+    issuers: dict[IssuerName, Issuer] = Field({}, description="Outside issuers whose tokens are keys, by name.")
     limits: dict[LimitName, Limit] = Field({}, description="Limits that keys can name.")
     teams: dict[TeamName, Team] = Field({}, description="Teams that keys can belong to.")
     organizations: dict[OrganizationName, Organization] = Field({}, description="Organizations of teams.")
@@ -288,14 +291,14 @@ class PolicySpec(Strict):
 
 # The models to check entries of a section with, one by one, so that unchanged entries need not be checked again.
 SECTIONS: Mapping[str, Any] = {
-    "providers": ProviderSpec, "models": ModelSpec, "keys": Key, "limits": Limit, "teams": Team,
+    "providers": ProviderSpec, "models": ModelSpec, "keys": Key, "issuers": Issuer, "limits": Limit, "teams": Team,
     "organizations": Organization, "budgets": Budget, "prices": Price,
 }  # fmt: skip
 
 # Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
 TAGS: Mapping[str, type[BaseModel]] = {
     "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<openai>": OpenAIProvider,
-    "<mock>": MockProvider, "<ejection>": Ejection, "<downgrade>": Downgrade,
+    "<mock>": MockProvider, "<ejection>": Ejection, "<downgrade>": Downgrade, "<url>": JwksUrl,
 }  # fmt: skip
 
 
@@ -326,6 +329,7 @@ class Policy:
     providers: Mapping[str, Provider]
     models: Mapping[str, Model]
     keys: Mapping[str, Key]
+    issuers: Mapping[str, Issuer]
     limits: Mapping[str, Limit]
     teams: Mapping[str, Team]
     organizations: Mapping[str, Organization]

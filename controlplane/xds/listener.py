@@ -55,7 +55,7 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         stat_prefix="edge",
         rds=hcm.Rds(config_source=names.ads(), route_config_name=names.ROUTES),
         http_filters=_filters(plan),
-        local_reply_config=errors.local_replies(tokens=plan.tokens is not None),
+        local_reply_config=errors.local_replies(tokens=plan.tokens is not None or bool(plan.issuers)),
         early_header_mutation_extensions=[_scrub()],
         use_remote_address=boolean(True),
         skip_xff_append=True,
@@ -83,6 +83,9 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     if plan.tokens is not None:
         chain.append(_discovered(names.TOKENS, tokens.JWT_TYPE, nothing))
         chain.append(_discovered(names.REVOCATIONS, tokens.RBAC_TYPE, nothing))
+    if plan.issuers:
+        chain.append(_discovered(names.ISSUERS, tokens.JWT_TYPE, nothing))
+        chain.append(_discovered(names.IDENTITIES, tokens.MATCHED_TYPE, nothing))
     chain.append(_discovered(names.KEYS, "api_key_auth.v3.ApiKeyAuth", tokens.MATCHED_TYPE, nothing))
     spent = _discovered(names.SPENT, denials.TYPE, nothing)
     spent.disabled = True

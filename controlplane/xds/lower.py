@@ -11,7 +11,20 @@ from google.protobuf.any_pb2 import Any as AnyProto
 from controlplane.plan.denials import Denial
 from controlplane.plan.ir import Endpoint, Plan, Upstream
 from controlplane.policy.secrets import Secrets
-from controlplane.xds import clusters, denials, endpoints, keys, limits, listener, names, routes, sds, tokens, usage
+from controlplane.xds import (
+    clusters,
+    denials,
+    endpoints,
+    issuers,
+    keys,
+    limits,
+    listener,
+    names,
+    routes,
+    sds,
+    tokens,
+    usage,
+)  # fmt: skip
 from controlplane.xds import resource as xds
 from controlplane.xds.protos import pack
 from controlplane.xds.surroundings import Surroundings
@@ -26,7 +39,7 @@ def lower(plan: Plan, secrets: Secrets, around: Surroundings, *, draining: bool 
 
 
 def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: bool) -> Iterator[xds.Resource]:
-    for upstream in (_placed(upstream, around) for upstream in plan.upstreams.values()):
+    for upstream in (_placed(upstream, around) for upstream in plan.reached):
         for lane in range(upstream.lanes):
             cluster = _resource(xds.CLUSTER, clusters.lower(upstream, lane, around))
             yield cluster
@@ -38,7 +51,7 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
         yield _resource(xds.SECRET, secret)
     yield _resource(xds.LISTENER, listener.lower(plan, around.usage_log))
     yield from _authentication(plan, secrets)
-    yield _permissions(keys.restricted(plan.keys))
+    yield _permissions(keys.restricted(plan.keys), keys.grants(plan))
     yield _extension(names.SPENT, pack(keys.nothing()))
     for limit in plan.limits:
         yield _extension(names.limit(limit.name), pack(limits.lower(limit)))
@@ -50,14 +63,15 @@ def _authentication(plan: Plan, secrets: Secrets) -> Iterator[xds.Resource]:
         yield _extension(names.KEYS, pack(keys.nothing()))
         return
     static = keys.authentication(plan, secrets)
-    if plan.tokens is None:
-        yield _extension(names.KEYS, pack(static))
-        return
-    yield _extension(names.TOKENS, pack(tokens.authentication(plan.tokens.jwks, ())))
-    yield _extension(
-        names.REVOCATIONS, pack(tokens.revocations(plan.tokens.revoked) if plan.tokens.revoked else keys.nothing())
-    )
-    yield _extension(names.KEYS, pack(tokens.static_keys(static)))
+    yield _extension(names.KEYS, pack(tokens.static_keys(static) if plan.tokens or plan.issuers else static))
+    if plan.tokens is not None:
+        revoked = plan.tokens.revoked
+        yield _extension(names.TOKENS, pack(tokens.authentication(plan.tokens.jwks)))
+        yield _extension(names.REVOCATIONS, pack(tokens.revocations(revoked) if revoked else keys.nothing()))
+    if plan.issuers:
+        patterns = (route.name for route in plan.routes if route.prefix is not None)
+        yield _extension(names.ISSUERS, pack(issuers.authentication(plan.issuers, secrets)))
+        yield _extension(names.IDENTITIES, pack(issuers.identities(plan.issuers, patterns)))
 
 
 def deny(snapshot: xds.Snapshot, denied: tuple[Denial, ...]) -> xds.Snapshot:
@@ -77,8 +91,9 @@ def _placed(upstream: Upstream, around: Surroundings) -> Upstream:
 
 
 @lru_cache(maxsize=2)  # most edits leave the keys alone
-def _permissions(allowed: keys.Allowed) -> xds.Resource:
-    return _extension(names.PERMISSIONS, pack(keys.permissions(allowed) if allowed else keys.nothing()))
+def _permissions(allowed: keys.Allowed, grants: keys.Grants) -> xds.Resource:
+    restricted = allowed or grants.lists or grants.models
+    return _extension(names.PERMISSIONS, pack(keys.permissions(allowed, grants) if restricted else keys.nothing()))
 
 
 def _extension(name: str, config: AnyProto) -> xds.Resource:

@@ -11,7 +11,7 @@ from envoy.config.route.v3 import route_pb2
 from google.protobuf.any_pb2 import Any as AnyProto
 
 from controlplane.plan.ir import Plan, Route
-from controlplane.xds import cors, errors, listing, matchers, names, usage
+from controlplane.xds import cors, errors, keys, listing, matchers, names, usage
 from controlplane.xds.protos import boolean, millis, pack, typed_struct, uint
 
 # The endpoints that carry a model, below /v1.
@@ -36,9 +36,10 @@ _LISTING = r"/v1/models([/?](?s:.*))?"
 
 # What a client sends for the gateway, and what would tell a provider about the client.
 _NOT_FOR_PROVIDERS = (
-    names.CLIENT, names.MODEL, names.INSTEAD, names.TOKEN_ID, "authorization", "x-api-key", "api-key", "cookie",
-    "openai-organization", "openai-project", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host",
-    "x-forwarded-port", "x-real-ip", "forwarded", "x-envoy-external-address",
+    names.CLIENT, names.MODEL, names.INSTEAD, names.TOKEN_ID, names.ISSUER, names.GRANT,
+    "authorization", "x-api-key", "api-key", "cookie", "openai-organization", "openai-project",
+    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded",
+    "x-envoy-external-address",
     "accept-encoding",  # usage cannot be read from a compressed answer
 )  # fmt: skip
 # What a provider says about the gateway's account with it, and about itself.
@@ -109,9 +110,16 @@ def _health(plan: Plan, draining: bool) -> route.Route:
     answer.body.inline_string = "draining\n" if draining else "ok\n"
     made = route.Route(match={"prefix": "/"}, direct_response=answer)
     # Load balancers have no key.
-    for name in (names.KEYS, *((names.TOKENS, names.REVOCATIONS) if plan.tokens else ())):
+    for name in authenticating(plan):
         made.typed_per_filter_config[name].CopyFrom(pack(route.FilterConfig(disabled=True)))
     return made
+
+
+def authenticating(plan: Plan) -> tuple[str, ...]:
+    """The filters that decide who a request is from."""
+    issued = (names.TOKENS, names.REVOCATIONS) if plan.tokens else ()
+    outside = (names.ISSUERS, names.IDENTITIES) if plan.issuers else ()
+    return (*issued, *outside, names.KEYS)
 
 
 def _nameless(plan: Plan) -> matchers.OnMatch:
@@ -128,7 +136,7 @@ def _reading(plan: Plan, *more: str) -> matchers.OnMatch:
     )
     made = route.Route(match={"prefix": "/"}, direct_response=errors.direct(400, message, "model_required", "model"))
     enabled = {names.MODEL_FILTER: _ENABLED}
-    if any(key.models is not None for key in plan.keys):
+    if keys.restricts(plan):
         enabled[names.PERMISSIONS] = _ENABLED
     if plan.accounts:
         enabled[names.SPENT] = _ENABLED
