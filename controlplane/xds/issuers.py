@@ -72,12 +72,13 @@ def _provider(issuer: Issuer, secrets: Secrets) -> jwt.JwtProvider:
         claim_to_headers=[jwt.JwtClaimToHeader(header_name=names.ISSUER, claim_name="iss")],
         payload_in_metadata="payload",
         clock_skew_seconds=_CLOCK_SKEW_S,
-        jwt_cache_config=jwt.JwtCacheConfig(jwt_cache_size=_REMEMBERED),
     )
     if isinstance(issuer.keys, RemoteKeys):
         made.remote_jwks.CopyFrom(_remote(issuer.keys))
     else:
         made.local_jwks.inline_string = secrets[issuer.keys].reveal()
+        # Not with fetched keys: Envoy goes on accepting what it remembers when they are withdrawn.
+        made.jwt_cache_config.jwt_cache_size = _REMEMBERED
     return made
 
 

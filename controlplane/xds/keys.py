@@ -92,13 +92,15 @@ def _named(models: tuple[str, ...]) -> matchers.OnMatch:
 
     def granted(model: str) -> matchers.OnMatch:
         start = model.removesuffix("*")
-        holding = {model, "*", *(pattern for pattern in patterns if start.startswith(pattern[:-1]))}
+        holding = {model, *(pattern for pattern in patterns if start.startswith(pattern[:-1]))}
         said = (matchers.contains(names.GRANT, f";{name};") for name in sorted(holding))
         return matchers.then(matchers.first_of([(matchers.either(*said), allow)], deny))
 
     exact = {name: granted(name) for name in models if not name.endswith("*")}
     prefixes = {name[:-1]: granted(name) for name in models if name.endswith("*")}
-    return matchers.then(matchers.lookup(names.MODEL, exact, prefixes, deny))
+    everything = matchers.contains(names.GRANT, ";*;")
+    each = matchers.then(matchers.lookup(names.MODEL, exact, prefixes, deny))
+    return matchers.then(matchers.first_of([(everything, allow)], each))
 
 
 def _permission(models: tuple[str, ...]) -> matchers.OnMatch:
