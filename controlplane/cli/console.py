@@ -173,6 +173,25 @@ def keys(view: View) -> None:
     out.print(table)
 
 
+def signing_rotated(view: View) -> None:
+    out.print(
+        f"keys are signed with {view['signing_key']} from now on; the old ones count until {_time(view['until'])}"
+    )
+    if view["ends"]:
+        err.print(f"{view['ends']} issued keys then end before their time: rotate them (`ctl keys rotate NAME`)")
+
+
+def audit(view: View) -> None:
+    table = _table("entry", "at", "who", "from", "action", "target", "details")
+    for row in view["rows"]:
+        details = ", ".join(f"{name}={value}" for name, value in row["details"].items() if value not in (None, [], ""))
+        who = (row["actor"]["name"], row["actor"]["from"])
+        table.add_row(*map(escape, (str(row["seq"]), _time(row["at"]), *who, row["action"], row["target"], details)))
+    out.print(table)
+    if view["damaged"]:
+        err.print(f"[red]{view['damaged']} lines are damaged[/]: `ctl audit verify`")
+
+
 def verified(view: View) -> None:
     if not view["problems"]:
         out.print(f"[green]{view['entries']} entries, none changed[/]; head {view['head']}", soft_wrap=True)

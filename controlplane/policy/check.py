@@ -70,10 +70,11 @@ def _semantics(
     if open_to_all:
         message = "the policy has no keys: whoever reaches the gateway may use every model"
         yield Diagnostic(Severity.WARNING, "open-gateway", message, document.place(()), hint="add `keys`")
-    if not gateway.admin.listen.loopback and gateway.admin.token is None:
+    admin = gateway.admin
+    if not admin.listen.loopback and admin.token is None and not admin.users:
         yield error(
             "admin-without-token", "the admin API would be open to the network", ("gateway", "admin"),
-            "a loopback address, or a token", "write admin: {listen: ADDRESS, token: {env: NAME}}",
+            "a loopback address, or a token or users", "write admin: {listen: ADDRESS, token: {env: NAME}}",
         )  # fmt: skip
     if _overlap(gateway.listen, gateway.admin.listen):
         yield error(
@@ -84,6 +85,10 @@ def _semantics(
             "cors-any-with-credentials", "credentials from any origin are refused by browsers",
             ("gateway", "cors", "credentials"), "exact origins, or no credentials",
         )  # fmt: skip
+    for name, user in admin.users.items():
+        if user.team is not None and user.organization is not None:
+            message = "a user is for a team, for an organization, or for the whole gateway"
+            yield error("two-scopes", message, ("gateway", "admin", "users", name), "`team`, `organization` or neither")
     for name, provider in providers.items():
         if isinstance(provider, OpenAIProvider):
             written = document.data["providers"][name].get("headers", {})
@@ -136,6 +141,10 @@ def _refs(model: BaseModel, path: Path) -> Iterable[tuple[SecretRef, Path]]:
             yield value, (*path, name)
         elif isinstance(value, BaseModel):
             yield from _refs(value, (*path, name))
+        elif isinstance(value, dict):
+            for key, each in value.items():
+                if isinstance(each, BaseModel):
+                    yield from _refs(each, (*path, name, key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +164,7 @@ def resolve(
     read_once: dict[SecretRef, str | _Unread] = {}
     secrets: dict[SecretRef, Secret] = {}
     problems: list[Diagnostic] = []
-    owners: dict[str, Path] = {}
+    owners: dict[tuple[str | int, str], Path] = {}
     for ref, path in refs:
         if ref not in read_once:
             read_once[ref] = _read(ref, read)
@@ -164,11 +173,20 @@ def resolve(
             problems.append(_absent(ref, value, places(path)))
             continue
         secrets[ref] = Secret(value)
-        if path[0] == "keys" and (first := owners.setdefault(value, path)) != path:
-            message = f"the keys `{first[1]}` and `{path[1]}` have the same secret"
+        if (who := _bearer(path)) and (first := owners.setdefault((path[0], value), path)) != path:
+            message = f"{_bearer(first)} and {who} have the same secret"
             expected = "a secret of its own"
             problems.append(Diagnostic(Severity.ERROR, "shared-secret", message, places(path), expected))
     return secrets, tuple(problems)
+
+
+def _bearer(path: Path) -> str:
+    """Whom a secret at a path stands for, where it may stand for nobody else."""
+    if path[0] == "keys":
+        return f"the key `{path[1]}`"
+    if path == ("gateway", "admin", "token"):
+        return "the administrator"
+    return f"the user `{path[3]}`" if path[:3] == ("gateway", "admin", "users") else ""
 
 
 def _read(ref: SecretRef, read: Callable[[SecretRef], str]) -> str | _Unread:

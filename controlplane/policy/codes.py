@@ -30,7 +30,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "invalid-secret": "A reference to a secret has exactly one of `env` and `file`. Write one of them.",
         "absent-secret": "The secret cannot be read, is empty, or fits into no header. Export it or fix the file.",
         "invalid-jwks": "The file is no set of public keys (JWK set). Save what the issuer's `jwks_uri` answers.",
-        "shared-secret": "Two keys have the same secret, so nobody can tell them apart. Give each a secret of its own.",
+        "shared-secret": "Two keys or users have the same secret, so nobody can tell them apart. Give each its own.",
         # Names that refer to each other.
         "unknown-name": "Nothing of this kind has this name. Take the suggested name, or add the entry.",
         "wildcard-reference": "A model refers to a pattern, which stands for many models. Name one model or provider.",
@@ -44,6 +44,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         # What fits together.
         "open-gateway": "Warning: without keys everyone may use every model. Add `keys` before others can reach it.",
         "admin-without-token": "The admin API would be open to the network. Listen on loopback, or set `admin.token`.",
+        "two-scopes": "A user of the admin API has a team and an organization. Name one of them.",
         "same-address": "Clients and the admin API have the same address. Give them two.",
         "cors-any-with-credentials": "Browsers refuse credentials for any origin. Name origins, or drop `credentials`.",
         "keys-without-https": "An issuer's keys would come over plain HTTP. Use an https URL, or keep them in a file.",

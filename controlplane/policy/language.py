@@ -39,6 +39,7 @@ from controlplane.policy.types import (
     UpstreamModel,
     UrlPath,
     UrlType,
+    UserName,
 )
 
 LISTEN, ADMIN = Address("127.0.0.1", 8080), Address("127.0.0.1", 9800)
@@ -48,11 +49,23 @@ On: TypeAlias = Literal["5xx", "timeout", "connect", "reset"] | int
 DEFAULT_ON: tuple[On, ...] = (429, "5xx", "timeout", "connect", "reset")
 
 
+class AdminUser(Strict):
+    """Somebody who may call the admin API: for the whole gateway, or for one team or organization."""
+
+    token: SecretType = Field(description="The bearer token that they send.")
+    role: Literal["admin", "member", "viewer"] = Field(description="What they may do; an admin may do everything.")
+    team: TeamName | None = Field(None, description="For this team only.")
+    organization: OrganizationName | None = Field(None, description="For this organization and its teams only.")
+
+
 class Admin(Strict):
     """The admin API. A plain address is short for `{listen: ADDRESS}`."""
 
-    listen: AddressType = Field(ADMIN, description="Where it listens. Anywhere but on loopback it needs a token.")
-    token: SecretType | None = Field(None, description="The bearer token that callers must send.")
+    listen: AddressType = Field(
+        ADMIN, description="Where it listens. Anywhere but on loopback it needs a token or users."
+    )
+    token: SecretType | None = Field(None, description="The bearer token of the administrator, who may do everything.")
+    users: dict[UserName, AdminUser] = Field({}, description="Others with a token and a role, by name.")
 
 
 class GatewayTls(Strict):

@@ -87,6 +87,7 @@ UrlType = Annotated[
 ProviderName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["openai"])]
 KeyName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["alice"])]
 IssuerName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["corp"])]
+UserName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["ana"])]
 LimitName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["standard"])]
 TeamName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["search"])]
 OrganizationName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["acme"])]

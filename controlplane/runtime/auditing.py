@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from controlplane.audit.entry import Event
 from controlplane.audit.log import AuditLog, AuditUnavailableError
+from controlplane.audit.read import Page, read
 
 _FLUSH_S = 5.0
 
@@ -19,6 +20,10 @@ class Auditing:
         """Returns when the entries are on the disk, or wait for it."""
         with suppress(AuditUnavailableError):
             await asyncio.to_thread(self._log.extend, events)
+
+    def read(self, *, limit: int, before: int | None, action: str) -> Page:
+        """Entries, newest first. Raises OSError."""
+        return read(self._log.folder, limit=limit, before=before, action=action)
 
     async def keep_up(self) -> None:
         """Writes, for ever, what had to wait."""
