@@ -3,11 +3,11 @@
 import getpass
 import json
 import sys
+from contextvars import ContextVar
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from controlplane.cli.remote import DEFAULT, Remote
@@ -47,9 +47,13 @@ Token = Annotated[
 ]
 
 
+# What stood before the command. Typer hands it to its own callback only.
+given_token: ContextVar[str | None] = ContextVar("given_token", default=None)
+
+
 def remote(server: str | None) -> Remote:
     """The control plane at a URL, asked with the token that `ctl` was given."""
-    return Remote(server or DEFAULT, click.get_current_context().find_root().params.get("token"))
+    return Remote(server or DEFAULT, given_token.get())
 
 
 def show(output: Format, view: Any, human: Any) -> None:

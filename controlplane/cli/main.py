@@ -22,6 +22,7 @@ from controlplane.cli.common import (
     Server,
     Token,
     Why,
+    given_token,
     print_json,
     remote,
     show,
@@ -44,6 +45,7 @@ app.add_typer(audit.app, name="audit")
 @app.callback(help=__doc__)
 def options(token: Token = None) -> None:
     """Options of every command; `common.remote` reads them."""
+    given_token.set(token)
 
 
 @app.command()
