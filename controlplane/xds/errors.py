@@ -59,15 +59,12 @@ def direct(status: int, message: str, code: str, param: str | None = None) -> ro
     return answer
 
 
-def local_replies(*, tokens: bool) -> hcm.LocalReplyConfig:
-    """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins.
-
-    `tokens`: clients may send tokens, whose refusals are not all 401 by themselves.
-    """
+def local_replies() -> hcm.LocalReplyConfig:
+    """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins."""
     mappers = [hcm.ResponseMapper(filter=_own_words())]
-    if tokens:
-        mappers.append(_mapper(refused(), body(_NOT_ACCEPTED, INVALID, "invalid_api_key"), 401))
-        mappers.append(_mapper(revoked(), body(_REVOKED, INVALID, "invalid_api_key"), 401))
+    # Refusals of tokens are not all 401 by themselves.
+    mappers.append(_mapper(refused(), body(_NOT_ACCEPTED, INVALID, "invalid_api_key"), 401))
+    mappers.append(_mapper(revoked(), body(_REVOKED, INVALID, "invalid_api_key"), 401))
     mappers += [
         _mapper(_status(status), body(message, kind, code, param)) for status, message, kind, code, param in _BY_STATUS
     ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from envoy.config.core.v3 import extension_pb2 as extension
 from google.protobuf.any_pb2 import Any as AnyProto
+from google.protobuf.message import Message
 
 from controlplane.plan.denials import Denial
 from controlplane.plan.ir import Endpoint, Plan, Upstream
@@ -59,19 +60,21 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
 
 
 def _authentication(plan: Plan, secrets: Secrets) -> Iterator[xds.Resource]:
-    if plan.open:
-        yield _extension(names.KEYS, pack(keys.nothing()))
-        return
-    static = keys.authentication(plan, secrets)
-    yield _extension(names.KEYS, pack(tokens.static_keys(static) if plan.tokens or plan.issuers else static))
+    """The filters that decide who a request is from; those without anything to do stay in their place."""
+    made: dict[str, Message] = {}
+    if not plan.open:
+        static = keys.authentication(plan, secrets)
+        made[names.KEYS] = tokens.static_keys(static) if plan.tokens or plan.issuers else static
     if plan.tokens is not None:
-        revoked = plan.tokens.revoked
-        yield _extension(names.TOKENS, pack(tokens.authentication(plan.tokens.jwks)))
-        yield _extension(names.REVOCATIONS, pack(tokens.revocations(revoked) if revoked else keys.nothing()))
+        made[names.TOKENS] = tokens.authentication(plan.tokens.jwks)
+        if plan.tokens.revoked:
+            made[names.REVOCATIONS] = tokens.revocations(plan.tokens.revoked)
     if plan.issuers:
         patterns = (route.name for route in plan.routes if route.prefix is not None)
-        yield _extension(names.ISSUERS, pack(issuers.authentication(plan.issuers, secrets)))
-        yield _extension(names.IDENTITIES, pack(issuers.identities(plan.issuers, patterns)))
+        made[names.ISSUERS] = issuers.authentication(plan.issuers, secrets)
+        made[names.IDENTITIES] = issuers.identities(plan.issuers, patterns)
+    for name in (names.TOKENS, names.REVOCATIONS, names.ISSUERS, names.IDENTITIES, names.KEYS):
+        yield _extension(name, pack(made.get(name, keys.nothing())))
 
 
 def deny(snapshot: xds.Snapshot, denied: tuple[Denial, ...]) -> xds.Snapshot:

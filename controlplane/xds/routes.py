@@ -58,6 +58,8 @@ def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
         matcher=_models(plan, draining),
         request_body_buffer_limit={"value": plan.edge.max_body},  # what a retry may send again
     )
+    for name in _tokens(plan):
+        host.typed_per_filter_config[name].CopyFrom(pack(_ENABLED))
     return route_pb2.RouteConfiguration(
         name=names.ROUTES,
         virtual_hosts=[host],
@@ -110,16 +112,15 @@ def _health(plan: Plan, draining: bool) -> route.Route:
     answer.body.inline_string = "draining\n" if draining else "ok\n"
     made = route.Route(match={"prefix": "/"}, direct_response=answer)
     # Load balancers have no key.
-    for name in authenticating(plan):
+    for name in (names.KEYS, *_tokens(plan)):
         made.typed_per_filter_config[name].CopyFrom(pack(route.FilterConfig(disabled=True)))
     return made
 
 
-def authenticating(plan: Plan) -> tuple[str, ...]:
-    """The filters that decide who a request is from."""
+def _tokens(plan: Plan) -> tuple[str, ...]:
+    """The filters for tokens that are used. Where one were not enabled, its tokens would be refused, not accepted."""
     issued = (names.TOKENS, names.REVOCATIONS) if plan.tokens else ()
-    outside = (names.ISSUERS, names.IDENTITIES) if plan.issuers else ()
-    return (*issued, *outside, names.KEYS)
+    return (*issued, *((names.ISSUERS, names.IDENTITIES) if plan.issuers else ()))
 
 
 def _nameless(plan: Plan) -> matchers.OnMatch:

@@ -86,30 +86,36 @@ def test_a_revoked_key_is_refused_within_a_second(gateway: Gateway) -> None:
     assert (gone.returncode, "no issued key" in gone.stderr) == (1, True)
 
 
+def _rotate(gateway: Gateway, path: str, overlap: str) -> dict[str, Any]:
+    found: dict[str, Any] = gateway.admin.post(path, json={"overlap": overlap}).raise_for_status().json()
+    return found
+
+
 def test_a_rotated_key_ends_after_its_overlap(gateway: Gateway) -> None:
     old = _issue(gateway, "turning")
-    view = json.loads(ctl(gateway, "keys", "rotate", "turning", "--overlap", "2s", "--format", "json").stdout)
-    assert ask(gateway, "m", key=view["secret"]).status_code == 200
-    assert ask(gateway, "m", key=old).status_code == 200
-    assert {row["state"] for row in _row(gateway, "turning")} == {"live", "replaced"}
-    eventually(lambda: ask(gateway, "m", key=old).status_code == 401, "the overlap ends", 2 + _DEADLINE_S)
-    assert ask(gateway, "m", key=view["secret"]).status_code == 200
-    at_once = json.loads(ctl(gateway, "keys", "rotate", "turning", "--overlap", "0s", "--format", "json").stdout)
-    assert ask(gateway, "m", key=view["secret"]).status_code == 401
-    assert ask(gateway, "m", key=at_once["secret"]).status_code == 200
+    fresh = _rotate(gateway, "/keys/turning/rotate", "4s")["secret"]
+    assert [ask(gateway, "m", key=secret).status_code for secret in (fresh, old)] == [200, 200]
+    rows = gateway.admin.get("/keys").json()["rows"]
+    assert {row["state"] for row in rows if row["name"] == "turning"} == {"live", "replaced"}
+    eventually(lambda: ask(gateway, "m", key=old).status_code == 401, "the overlap ends", 4 + _DEADLINE_S)
+    assert ask(gateway, "m", key=fresh).status_code == 200
+    words = ("keys", "rotate", "turning", "--overlap", "0s", "--format", "json")
+    at_once = json.loads(ctl(gateway, *words).stdout)["secret"]
+    assert [ask(gateway, "m", key=secret).status_code for secret in (at_once, fresh)] == [200, 401]
 
 
 def test_signing_keys_rotate_with_overlap(gateway: Gateway) -> None:
     before = _issue(gateway, "before")
-    turned = ctl(gateway, "keys", "rotate", "--signing", "--overlap", "3s")
-    assert turned.returncode == 0, turned.stderr
-    assert "rotate them" in turned.stderr
-    after = _issue(gateway, "after")
-    assert ask(gateway, "m", key=before).status_code == 200
-    assert ask(gateway, "m", key=after).status_code == 200
-    eventually(lambda: ask(gateway, "m", key=before).status_code == 401, "the old signing key ends", 6)
+    turned = _rotate(gateway, "/signing-keys/rotate", "5s")
+    assert turned["ends"] >= 1
+    after = gateway.admin.post("/keys", json={"name": "after"}).json()["secret"]
+    assert [ask(gateway, "m", key=secret).status_code for secret in (before, after)] == [200, 200]
+    eventually(lambda: ask(gateway, "m", key=before).status_code == 401, "the old signing key ends", 5 + _DEADLINE_S)
     assert ask(gateway, "m", key=after).status_code == 200
     assert _row(gateway, "before")[0]["state"] == "ended"
+    said = ctl(gateway, "keys", "rotate", "--signing")
+    assert said.returncode == 0, said.stderr
+    assert ask(gateway, "m", key=after).status_code == 200
     for words in ((), ("after", "--signing")):
         assert ctl(gateway, "keys", "rotate", *words).returncode == 2
 
