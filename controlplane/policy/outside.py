@@ -8,6 +8,7 @@ from controlplane.policy.diagnostics import Diagnostic, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.issuers import Issuer, JwksUrl
 from controlplane.policy.place import Place
+from controlplane.policy.references import Matches
 from controlplane.policy.secrets import SecretRef, Secrets
 from controlplane.policy.structure import nearest
 
@@ -24,6 +25,7 @@ def check_issuers(
         return Diagnostic(Severity.ERROR, code, message, document.place(path), expected, near)
 
     first: dict[str, str] = {}
+    matches = Matches(written["models"])
     for name, issuer in issuers.items():
         path: Path = ("issuers", name)
         for kind, section, named, where in _references(issuer):
@@ -35,6 +37,12 @@ def check_issuers(
             for number, entry in enumerate(entries):
                 if entry in entries[:number]:
                     yield error("duplicate-item", f"`{entry}` stands here twice", (*path, field, number), "each once")
+        for number, pattern in enumerate(issuer.models or ()):
+            if not matches(pattern):
+                message, place = f"`{pattern}` matches no model of this policy", (*path, "models", number)
+                near = nearest(pattern, tuple(written["models"]))
+                expected = "a model of this policy"
+                yield Diagnostic(Severity.WARNING, "matches-nothing", message, document.place(place), expected, near)
         other = first.setdefault(issuer.issuer, name)
         if other != name:
             message = (

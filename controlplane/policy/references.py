@@ -188,7 +188,7 @@ def check_keys(
 ) -> list[Diagnostic]:
     """Limits that keys name must exist, once each; patterns that match nothing are worth a warning."""
     found: list[Diagnostic] = []
-    matches, near_models, near_limits = _Matches(models), {}, {}  # type: _Matches, dict[str, str | None], dict[str, str | None]
+    matches, near_models, near_limits = Matches(models), {}, {}  # type: Matches, dict[str, str | None], dict[str, str | None]
 
     def add(severity: Severity, code: str, message: str, path: Path, expected: str, near: str | None = None) -> None:
         found.append(Diagnostic(severity, code, message, document.place(path), expected, near))
@@ -261,7 +261,7 @@ def check_accounts(
             yield error("one-amount", "a limit limits something", ("limits", name), "`requests`, `tokens` or both")
 
 
-class _Matches:
+class Matches:
     """Whether a key's pattern and a model's name or pattern have names in common."""
 
     def __init__(self, models: Iterable[str]) -> None:
