@@ -14,6 +14,7 @@ from controlplane.policy.structure import nearest
 
 # Members of a private key (RFC 7518, section 6); a public key set has none, and no symmetric key either.
 _PRIVATE = ("d", "k")
+_SOONEST_MS = 1000
 
 
 def check_issuers(
@@ -73,6 +74,8 @@ def _remote(jwks: JwksUrl, path: Path, error: Callable[..., Diagnostic]) -> Iter
     if jwks.url.scheme != "https" and not loopback:
         message = "whoever is between the gateway and this URL could put keys of their own in"
         yield error("keys-without-https", message, (*path, "jwks", "url"), "an https URL, or http on loopback")
+    if jwks.refresh < _SOONEST_MS:
+        yield error("out-of-range", "the issuer would be asked all the time", (*path, "jwks", "refresh"), "at least 1s")
     if jwks.url.scheme != "https" and jwks.ca is not None:
         yield error("tls-without-https", "`ca` for a plain http URL", (*path, "jwks", "ca"), "an https URL")
 

@@ -30,6 +30,7 @@ JWT = "eyJ"
 _REMEMBERED = 10_000
 _CLOCK_SKEW_S = 60  # their clocks are not ours
 _FETCH_S = 5
+_FETCHED_EARLY_MS = 5000  # Envoy fetches keys again so long before the time that it is told
 
 
 def authentication(issuers: tuple[Issuer, ...], secrets: Secrets) -> jwt.JwtAuthentication:
@@ -86,7 +87,7 @@ def _remote(keys: RemoteKeys) -> jwt.RemoteJwks:
     """Fetched ahead of requests, and without holding the edge up while the issuer is away."""
     return jwt.RemoteJwks(
         http_uri={"uri": keys.uri, "cluster": keys.upstream.name, "timeout": {"seconds": _FETCH_S}},
-        cache_duration=millis(keys.refresh_ms),
+        cache_duration=millis(keys.refresh_ms + _FETCHED_EARLY_MS),
         async_fetch=jwt.JwksAsyncFetch(fast_listener=True),
         retry_policy=base.RetryPolicy(num_retries=uint(2)),
     )

@@ -140,7 +140,7 @@ def stretches(account: Account, now_us: int) -> list[tuple[int, int]]:
 def _clients(memory: dict[str, Any] | None) -> list[str]:
     """The clients of outside issuers of whom something was told before a restart: they may be spent."""
     found = []
-    with suppress(KeyError, TypeError, IndexError):  # `load` says what is wrong with it
+    with suppress(KeyError, TypeError, ValueError, AttributeError):  # `load` says what is wrong with it
         for entry in (memory or {"accounts": []})["accounts"]:
             kind, owner = entry["account"][1:3]
             if kind == "key" and of_every_client(owner) != owner:
