@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.responses import JSONResponse
@@ -27,7 +28,7 @@ from controlplane.compiling import Compiled
 from controlplane.policy.language import Admin, Policy
 from controlplane.policy.secrets import Secret, Secrets
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 # What each route is, as far as permissions tell it apart. A route that is not here is refused to everybody.
 ROUTES: Mapping[tuple[str, str], Action] = MappingProxyType(
@@ -119,7 +120,8 @@ class Access:
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
     ) -> None:
         """Raises RefusedError; what follows finds the caller by `caller_of`."""
-        if "origin" in request.headers and request.headers["origin"] != f"{request.url.scheme}://{request.url.netloc}":
+        own = f"{request.scope['scheme']}://{request.headers.get('host', '')}"
+        if request.headers.get("origin", own) != own:
             raise RefusedError(403, "origin_not_allowed", "Requests from pages of other sites are refused.")
         caller = self._caller(request, given.credentials if given else "")
         request.state.caller = caller
@@ -132,7 +134,7 @@ class Access:
         if principals is None:
             if not self._loopback:
                 raise RefusedError(401, "no_token_set", "Set `gateway.admin.token`: this address is open to others.")
-            if request.url.hostname not in LOOPBACK:  # or a page in a browser could reach it under a name of its own
+            if _hostname(request) not in LOOPBACK:  # or a page in a browser could reach it under a name of its own
                 raise RefusedError(400, "invalid_host", "Call it by a loopback name, such as 127.0.0.1.")
             return Caller(_ADMINISTRATOR, user=False)
         found = principals.find(token) if token else None
@@ -152,6 +154,14 @@ class Access:
         if compiled is not self._known[0]:
             self._known = (compiled, None if compiled is None else _principals(compiled))
         return self._known[1]
+
+
+def _hostname(request: Request) -> str:
+    """As the header says; the framework would put its own address in place of a name that is none."""
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _principals(compiled: Compiled) -> Principals | None:

@@ -169,6 +169,8 @@ def _plain_form(field: Schema) -> str:
     if "patternProperties" in field:
         (of,) = field["patternProperties"].values()
         return f"name: {_form(of)}"
+    if isinstance(field.get("additionalProperties"), dict):
+        return f"text: {_form(field['additionalProperties'])}"
     if "minimum" in field or "maximum" in field:
         bounds = (field.get("minimum"), field.get("maximum"))
         return f"{bounds[0]} to {bounds[1]}" if None not in bounds else f"number from {bounds[0]}"

@@ -26,7 +26,7 @@ def check_issuers(
         return Diagnostic(Severity.ERROR, code, message, document.place(path), expected, near)
 
     first: dict[str, str] = {}
-    matches = Matches(written["models"])
+    matches = Matches(written["models"] if any(issuer.models for issuer in issuers.values()) else ())
     for name, issuer in issuers.items():
         path: Path = ("issuers", name)
         for kind, section, named, where in _references(issuer):
