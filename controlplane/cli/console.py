@@ -253,7 +253,7 @@ class Foreground:
         edge, gateway = live.compiled.plan.edge, live.compiled.policy.gateway
         scheme = "https" if edge.tls else "http"
         err.print(f"[green]serving[/] {scheme}://{_host(edge.host)}:{edge.port}/v1  (revision {live.revision.number})")
-        err.print(f"admin   http://{_host(gateway.admin.listen.host)}:{gateway.admin.listen.port}/docs")
+        err.print(f"admin   http://{_host(gateway.admin.listen.host)}:{gateway.admin.listen.port}")
         for warning in live.compiled.warnings:
             err.print(f"[yellow]warning[/] {escape(warning.message)}")
         err.print("edit the policy to change it, Ctrl-C to stop")
