@@ -17,6 +17,7 @@ from controlplane.policy.check import check, resolve, secret_refs
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.language import Policy
 from controlplane.policy.load import LoadCache
+from controlplane.policy.outside import check_key_sets
 from controlplane.policy.prices import imported
 from controlplane.policy.secrets import SecretRef, Secrets
 from controlplane.policy.webhooks import check_webhooks
@@ -56,6 +57,7 @@ class Compiler:
         if checked.policy is None:
             raise PolicyError(checked.diagnostics)
         secrets, problems = resolve(secret_refs(checked.policy), self.read, checked.places)
+        problems += tuple(check_key_sets(checked.policy.issuers, secrets, checked.places))
         tokens = self.tokens(now)
         problems += (*missing(checked.policy, tokens), *check_webhooks(checked.policy, secrets, checked.places))
         prices, wrong = imported(checked.policy, self.read, checked.places)

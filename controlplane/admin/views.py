@@ -15,6 +15,8 @@ from controlplane.xds.diff import KINDS, Change
 from extproc.usage.record import PICO
 
 if TYPE_CHECKING:
+    from controlplane.audit.entry import Entry
+    from controlplane.audit.read import Page
     from controlplane.revisions.revision import Revision
     from controlplane.runtime.child import ProcessState
     from controlplane.xds.server.nodes import Nack, NodeView, TypeView
@@ -211,6 +213,18 @@ def usage_record(found: "UsageRecord") -> View:
     view["cost"] = None if cost is None else format(Decimal(cost) / PICO, "f")
     view["at"] = datetime.fromtimestamp(view.pop("at_us") / 1e6, UTC).isoformat(timespec="milliseconds")
     return view
+
+
+def audit_page(page: "Page") -> View:
+    """Entries of the audit log, newest first."""
+    return {"rows": [_entry(each) for each in page.entries], "damaged": page.damaged}
+
+
+def _entry(found: "Entry") -> View:
+    """An entry, without its place in the chain: `ctl audit verify` looks at that."""
+    actor = {"kind": found.actor.kind, "name": found.actor.name, "from": found.actor.source}
+    said = {"action": found.action, "target": found.target, "details": found.details}
+    return {"seq": found.seq, "at": found.at.isoformat(timespec="milliseconds"), "actor": actor, **said}
 
 
 def account(told: Mapping[str, Any]) -> View:

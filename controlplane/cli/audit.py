@@ -1,4 +1,4 @@
-"""`ctl audit`: the audit log, read where it lies."""
+"""`ctl audit`: the audit log."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,14 +6,18 @@ from typing import Annotated
 import typer
 
 from controlplane.cli import console, local
-from controlplane.cli.options import Format, FormatOption, show
+from controlplane.cli.common import Format, FormatOption, Server, remote, show
 
-audit_app = typer.Typer(no_args_is_help=True, help="The audit log.")
+app = typer.Typer(no_args_is_help=True, help="The audit log.")
+
 AUDIT = Path(".headgate/audit")
+AuditFolderOrNone = Annotated[
+    Path | None, typer.Argument(help="The log's folder, where it is to be read itself.", metavar="[FOLDER]")
+]
 AuditFolder = Annotated[Path, typer.Argument(help="The log's folder: `audit` in the state folder.", metavar="FOLDER")]
 
 
-@audit_app.command("verify")
+@app.command("verify")
 def verify_audit(
     folder: AuditFolder = AUDIT,
     head: Annotated[str, typer.Option(help="What `ctl audit head` printed earlier: shows a cut end.")] = "",
@@ -26,19 +30,27 @@ def verify_audit(
         raise typer.Exit(1)
 
 
-@audit_app.command("show")
+@app.command("show")
 def show_audit(
-    folder: AuditFolder = AUDIT,
+    folder: AuditFolderOrNone = None,
     action: Annotated[str, typer.Option(help="Only these: key, policy, request.denied, admin …")] = "",
     since: Annotated[str, typer.Option(help="From when on: an age such as 24h, or a time.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many entries.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entries.")] = 50,
+    server: Server = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Shows the newest entries of an audit log: who did what, when, from where; requests that were denied too."""
-    show(output, local.audit_entries(folder, action, since, limit), console.audited)
+    """Shows the newest entries of an audit log: who did what, when, from where; requests that were denied too.
+
+    Without a folder the running gateway is asked.
+    """
+    if folder is None:
+        view = remote(server).get("/audit", limit=limit, action=action, since=since)
+    else:
+        view = local.audit_entries(folder, action, since, limit)
+    show(output, view, console.audited)
 
 
-@audit_app.command("head")
+@app.command("head")
 def audit_head(folder: AuditFolder = AUDIT) -> None:
     """Prints the end of an audit log, to be kept elsewhere: it proves later that nothing was cut off."""
     console.out.print(local.audit_head(folder), soft_wrap=True, highlight=False)

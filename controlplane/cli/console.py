@@ -204,6 +204,14 @@ def keys(view: View) -> None:
     out.print(table)
 
 
+def signing_rotated(view: View) -> None:
+    out.print(
+        f"keys are signed with {view['signing_key']} from now on; the old ones count until {_time(view['until'])}"
+    )
+    if view["ends"]:
+        err.print(f"{view['ends']} issued keys then end before their time: rotate them (`ctl keys rotate NAME`)")
+
+
 def verified(view: View) -> None:
     if not view["problems"]:
         out.print(f"[green]{view['entries']} entries, none changed[/]; head {view['head']}", soft_wrap=True)
@@ -215,11 +223,11 @@ def verified(view: View) -> None:
 def audited(view: View) -> None:
     """Entries of the audit log, newest first."""
     table = _table("at", "who", "from", "action", "target", "details")
-    for entry in view["entries"]:
+    for entry in view["rows"]:
         actor, details = entry["actor"], ", ".join(f"{k}={short(v)}" for k, v in entry["details"].items())
         cells = (actor["name"] or actor["kind"], actor["from"], entry["action"], entry["target"], details)
         table.add_row(_time(entry["at"]), *(escape(cell) for cell in cells))
-    out.print(table if view["entries"] else "no such entries")
+    out.print(table if view["rows"] else "no such entries")
     if view["damaged"]:
         out.print(f"[red]{view['damaged']} lines are damaged[/]: `ctl audit verify` says which")
 
@@ -293,7 +301,7 @@ class Foreground:
         edge, gateway = live.compiled.plan.edge, live.compiled.policy.gateway
         scheme = "https" if edge.tls else "http"
         err.print(f"[green]serving[/] {scheme}://{_host(edge.host)}:{edge.port}/v1  (revision {live.revision.number})")
-        err.print(f"admin   http://{_host(gateway.admin.listen.host)}:{gateway.admin.listen.port}/docs")
+        err.print(f"admin   http://{_host(gateway.admin.listen.host)}:{gateway.admin.listen.port}")
         for warning in live.compiled.warnings:
             err.print(f"[yellow]warning[/] {escape(warning.message)}")
         err.print("edit the policy to change it, Ctrl-C to stop")

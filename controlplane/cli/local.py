@@ -4,18 +4,16 @@ import asyncio
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from controlplane.admin import views
-from controlplane.audit.entry import Entry, Head
-from controlplane.audit.read import read
+from controlplane.audit.entry import Head
+from controlplane.audit.read import read, since_when
 from controlplane.audit.verify import head, verify
 from controlplane.compiling import Compiled, Compiler
 from controlplane.plan import explain
 from controlplane.plan.ir import Plan
-from controlplane.policy import grammar
 from controlplane.policy.check import check
 from controlplane.policy.diagnostics import Diagnostic, PolicyError
 from controlplane.policy.load import LoadCache
@@ -150,31 +148,10 @@ def audit_entries(folder: Path, action: str, since: str, limit: int) -> dict[str
     """Entries, newest first. Raises UseError, and OSError when the log cannot be read."""
     _expect_audit(folder)
     try:
-        page = read(folder, since=_since(since), action=action, limit=limit)
+        page = read(folder, since=since_when(since, utc_now()), action=action, limit=limit)
     except ValueError as error:
-        raise UseError(f"--since {since}: expected {error}, or an age such as 24h") from None
-    return {"entries": [_entry(each) for each in page.entries], "damaged": page.damaged}
-
-
-def _since(text: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        return utc_now() - timedelta(milliseconds=grammar.duration(text))
-    except ValueError:
-        return grammar.moment(text)
-
-
-def _entry(entry: Entry) -> dict[str, Any]:
-    actor = {"kind": entry.actor.kind, "name": entry.actor.name, "from": entry.actor.source}
-    return {
-        "seq": entry.seq,
-        "at": entry.at.isoformat(timespec="milliseconds"),
-        "actor": actor,
-        "action": entry.action,
-        "target": entry.target,
-        "details": dict(entry.details),
-    }
+        raise UseError(f"--since {since}: {error}") from None
+    return views.audit_page(page)
 
 
 def audit_head(folder: Path) -> str:

@@ -5,20 +5,30 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong use (or, with --exit-code, a di
 
 import asyncio
 import csv
-import getpass
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
-from urllib.parse import quote
 
 import typer
 from rich.markup import escape
 
-from controlplane.cli import console, local
-from controlplane.cli.audit import audit_app
-from controlplane.cli.options import Format, FormatOption, OptionalPolicy, Policy, Rows, Server, Why, print_json, show
-from controlplane.cli.prices import prices_app
-from controlplane.cli.remote import DEFAULT, Remote, RemoteError
+from controlplane.cli import audit, console, keys, local, prices
+from controlplane.cli.common import (
+    Format,
+    FormatOption,
+    OptionalPolicy,
+    Policy,
+    Rows,
+    Server,
+    Token,
+    Why,
+    given_token,
+    print_json,
+    remote,
+    show,
+    who,
+)  # fmt: skip
+from controlplane.cli.remote import Remote, RemoteError
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.schema import json_schema
 from controlplane.revisions.revision import RevisionsError
@@ -28,14 +38,17 @@ from controlplane.runtime.failures import ApplyError, NotReadyError
 from controlplane.runtime.folder import RunFolderError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
 
 
-keys_app = typer.Typer(no_args_is_help=True, help="Keys that the gateway issues itself.")
-app.add_typer(keys_app, name="keys")
+app.add_typer(prices.app, name="prices")
 
 
-app.add_typer(audit_app, name="audit")
-app.add_typer(prices_app, name="prices")
+@app.callback(help=__doc__)
+def options(token: Token = None) -> None:
+    """Options of every command; `common.remote` reads them."""
+    given_token.set(token)
 
 
 @app.command()
@@ -44,7 +57,7 @@ def up(policy: Policy) -> None:
     from controlplane.runtime.gateway import serve  # noqa: PLC0415 - servers that no other command needs
 
     try:
-        asyncio.run(serve(policy, _who(), console.Foreground()))
+        asyncio.run(serve(policy, who(), console.Foreground()))
     except PolicyError as error:
         _refuse(error, policy)
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -74,11 +87,8 @@ def diff(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Shows what an apply would do, in policy terms and for Envoy, and what each change does to traffic."""
-    remote = _control_plane(server, policy)
-    if server or remote.reachable():
-        view = remote.post("/diff", {"policy": local.text_of(policy)})
-    else:
-        view = local.diff(policy)
+    asked = _control_plane(server, policy)
+    view = asked.post("/diff", {"policy": local.text_of(policy)}) if server or asked.reachable() else local.diff(policy)
     show(output, view, console.difference)
     raise typer.Exit(2 if exit_code and (view["policy"] or view["xds"]) else 0)
 
@@ -93,9 +103,9 @@ def apply(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Makes a policy live on every node of a running control plane, or rolls back and exits 1."""
-    remote = _control_plane(server, policy)
-    body = {"policy": local.text_of(policy), "who": _who(), "why": why, "expected": expected, "timeout": timeout}
-    show(output, remote.post("/apply", body), _applied)
+    asked = _control_plane(server, policy)
+    body = {"policy": local.text_of(policy), "who": who(), "why": why, "expected": expected, "timeout": timeout}
+    show(output, asked.post("/apply", body), _applied)
 
 
 @app.command()
@@ -115,7 +125,7 @@ def explain(
 @app.command()
 def status(server: Server = None, output: FormatOption = Format.TEXT) -> None:
     """Shows nodes, acknowledged and rejected versions, processes, and the last edit that failed."""
-    show(output, Remote(server or DEFAULT).get("/status"), console.status)
+    show(output, remote(server).get("/status"), console.status)
 
 
 @app.command()
@@ -125,7 +135,7 @@ def history(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Lists revisions, newest first: who, when, why, and what became of them."""
-    show(output, Remote(server or DEFAULT).get("/history", limit=limit), console.history)
+    show(output, remote(server).get("/history", limit=limit), console.history)
 
 
 @app.command()
@@ -139,7 +149,7 @@ def rollback(
     if revision != "previous" and not revision.isdigit():
         raise typer.BadParameter(f"{revision!r} is neither a number nor `previous`")
     number = revision if revision == "previous" else int(revision)
-    view = Remote(server or DEFAULT).post("/rollback", {"revision": number, "who": _who(), "why": why})
+    view = remote(server).post("/rollback", {"revision": number, "who": who(), "why": why})
     show(output, view, _applied)
     if output is Format.TEXT:
         console.err.print("the policy file is as it was: its next edit, or the next `ctl up`, applies it again")
@@ -164,85 +174,35 @@ def usage(
     output: Annotated[Rows, typer.Option("--format", help="For people, programs or spreadsheets.")] = Rows.TEXT,
 ) -> None:
     """Shows requests, tokens, cost and latency, in groups."""
-    remote = Remote(server or DEFAULT)
+    asked = remote(server)
     if request is not None:
-        _rows(output, remote.get("/usage/records", id=request), console.requests)
+        _rows(output, asked.get("/usage/records", id=request), console.requests)
     elif unpriced:
-        view = remote.get("/usage/unpriced", since=since, until=until)
+        view = asked.get("/usage/unpriced", since=since, until=until)
         _rows(output, view, console.unpriced)
     else:
         only = {"key": key, "team": team, "model": model, "provider": provider}
-        view = remote.get("/usage", by=by, since=since, until=until, **only)
+        view = asked.get("/usage", by=by, since=since, until=until, **only)
         _rows(output, view, console.usage)
-
-
-@keys_app.command("issue")
-def issue_key(
-    name: Annotated[str, typer.Argument(help="A name for the key.")],
-    team: Annotated[str | None, typer.Option(help="A team of the live policy.")] = None,
-    models: Annotated[str, typer.Option(help="Models it may use, comma-separated, exact or ending in *.")] = "",
-    limits: Annotated[str, typer.Option(help="Limits of the live policy, comma-separated.")] = "",
-    budget: Annotated[str | None, typer.Option(help="A budget of the live policy.")] = None,
-    addresses: Annotated[str, typer.Option(help="Networks it may be used from, comma-separated; all by default.")] = "",
-    expires: Annotated[str | None, typer.Option(help="When it ends: a time, or how long it is good (30d).")] = None,
-    server: Server = None,
-    output: FormatOption = Format.TEXT,
-) -> None:
-    """Issues a key: a signed token that the edge verifies by itself. Its secret is shown this once."""
-    body = {"name": name, "team": team, "models": _names(models) or None, "limits": _names(limits)}
-    view = Remote(server or DEFAULT).post(
-        "/keys", {**body, "budget": budget, "addresses": _names(addresses) or None, "expires": expires, "who": _who()}
-    )
-    show(output, view, console.issued)
-
-
-@keys_app.command("list")
-def list_keys(server: Server = None, output: FormatOption = Format.TEXT) -> None:
-    """Lists issued keys, without their secrets."""
-    show(output, Remote(server or DEFAULT).get("/keys"), console.keys)
-
-
-@keys_app.command("revoke")
-def revoke_key(
-    name: Annotated[str, typer.Argument(help="The key's name.")],
-    server: Server = None,
-    output: FormatOption = Format.TEXT,
-) -> None:
-    """Revokes a key: the edge refuses it from now on."""
-    view = Remote(server or DEFAULT).delete(f"/keys/{quote(name, safe='')}", who=_who())
-    show(output, view, console.revoked)
-
-
-@keys_app.command("rotate")
-def rotate_key(
-    name: Annotated[str, typer.Argument(help="The key's name.")],
-    overlap: Annotated[str, typer.Option(help="How long the old secret is still accepted.")] = "1h",
-    server: Server = None,
-    output: FormatOption = Format.TEXT,
-) -> None:
-    """Issues a key anew under its name; the old secret ends after the overlap."""
-    body = {"overlap": overlap, "who": _who()}
-    view = Remote(server or DEFAULT).post(f"/keys/{quote(name, safe='')}/rotate", body)
-    show(output, view, console.issued)
 
 
 @app.command()
 def budgets(server: Server = None, output: FormatOption = Format.TEXT) -> None:
     """Shows how budgets and token limits stand."""
-    show(output, Remote(server or DEFAULT).get("/budgets"), console.budgets)
+    show(output, remote(server).get("/budgets"), console.budgets)
 
 
 @app.command()
 def models(policy: OptionalPolicy = None, server: Server = None, output: FormatOption = Format.TEXT) -> None:
     """Lists the models that clients can ask for, and where each goes."""
-    view = Remote(server or DEFAULT).get("/models") if policy is None else local.models(policy)
+    view = remote(server).get("/models") if policy is None else local.models(policy)
     show(output, view, console.models)
 
 
 @app.command()
 def snapshot(server: Server = None) -> None:
     """Prints the xDS resources that are live, as JSON, secrets redacted."""
-    print_json(Remote(server or DEFAULT).get("/snapshot"))
+    print_json(remote(server).get("/snapshot"))
 
 
 @app.command()
@@ -254,7 +214,7 @@ def schema() -> None:
 def _control_plane(server: str | None, policy: Path) -> Remote:
     """The one that is named, else the policy's own; a wrong policy is refused here, with its lines."""
     try:
-        return Remote(server or local.server_of(policy))
+        return remote(server or local.server_of(policy))
     except PolicyError as error:
         _refuse(error, policy)
 
@@ -266,10 +226,6 @@ def _applied(view: dict[str, Any]) -> None:
     console.difference(view["difference"])
     nodes = ", ".join(view["nodes"]) or "no node is connected"
     console.out.print(f"[green]revision {view['revision']} is live[/]; acknowledged by: {escape(nodes)}")
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
 
 
 def _rows(output: Rows, view: dict[str, Any], human: Any) -> None:
@@ -292,13 +248,6 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except OSError:  # a user id without a name
-        return "unknown"
 
 
 def _refuse(error: PolicyError, policy: Path) -> NoReturn:

@@ -10,19 +10,19 @@ import typer
 from rich.markup import escape
 
 from controlplane.cli import console, local
-from controlplane.cli.options import Format, FormatOption, show
+from controlplane.cli.common import Format, FormatOption, show
 from extproc.usage.files import replace
 from extproc.usage.price_catalog import Model, catalog_to_json, load_catalog
 from extproc.usage.price_import import Imported, PriceFileError, Problem, import_prices
 from extproc.usage.prices import price_to_json
 
-prices_app = typer.Typer(no_args_is_help=True, help="What models cost.")
+app = typer.Typer(no_args_is_help=True, help="What models cost.")
 
 _FETCH_S = 60.0
 _SHOWN = 10  # problems of a kind, for people
 
 
-@prices_app.command("import")
+@app.command("import")
 def import_file(
     file: Annotated[str, typer.Argument(help="A file or an http(s) URL.", metavar="FILE")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("prices.json"),
@@ -39,7 +39,7 @@ def import_file(
     show(format_, _report(found, output), _told)
 
 
-@prices_app.command("show")
+@app.command("show")
 def show_price(
     model: Annotated[str, typer.Argument(help="A model's name at its provider.")],
     policy: Annotated[

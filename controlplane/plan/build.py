@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
 
-from controlplane.plan import upstreams
+from controlplane.plan import issuers, upstreams
 from controlplane.plan.accounts import accounts, accounts_of
 from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, ServerTls, Target, Upstream, Webhook
 from controlplane.plan.lanes import assign
@@ -47,7 +47,7 @@ def plan(
             for name, limit in policy.limits.items()
             if limit.requests is not None
         ),
-        open=not policy.keys and tokens is None,
+        open=not policy.keys and tokens is None and not policy.issuers,
         expired=tuple(name for name, key in policy.keys.items() if key.expires is not None and key.expires <= now),
         accounts=(*accounts(policy), *accounts_of(tokens, policy)),
         prices=tuple(
@@ -62,6 +62,7 @@ def plan(
             for name, webhook in policy.webhooks.items()
         ),
         tokens=tokens,
+        issuers=tuple(issuers.build(policy)),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from controlplane.plan.accounts import LIMIT
-from controlplane.plan.ir import Decision, Key, Plan, Route, Tier
+from controlplane.plan.ir import Decision, Issuer, Key, Plan, RemoteKeys, Route, Tier
 from extproc.usage.accounting import AccountSpec
 from extproc.usage.budgets import Lag, explain_overshoot
 from extproc.usage.record import PICO
@@ -53,6 +53,8 @@ def decisions(plan: Plan) -> Iterator[Decision]:
     if plan.tokens is not None:
         rule = f"verify issued keys, refuse {len(plan.tokens.revoked)} that are revoked"
         yield _native(("keys",), rule, "jwt_authn with a cache of verified tokens, rbac on their ids", "no look-up")
+    for issuer in plan.issuers:
+        yield from _issuer(issuer)
 
 
 def _accounts(plan: Plan) -> Iterator[Decision]:
@@ -67,6 +69,11 @@ def _accounts(plan: Plan) -> Iterator[Decision]:
         limit = account.budget.startswith(LIMIT)
         path = ("limits", account.budget.removeprefix(LIMIT), "tokens") if limit else ("budgets", account.budget)
         whose = f"each of {owners[kind]} {account.owner_kind}s" if account.owner_kind else "everyone together"
+        outside = sum(each.owner.endswith(":*") for each in plan.accounts if (each.budget, each.owner_kind) == kind)
+        if outside:
+            whose = "each of " + " and ".join(
+                [f"{owners[kind] - outside} keys"] * (owners[kind] > outside) + ["all clients of outside issuers"]
+            )
         yield Decision(
             path,
             f"{_amount(account)} for {whose}",
@@ -167,6 +174,29 @@ def _keys(plan: Plan) -> Iterator[Decision]:
         yield _native(("keys",), rule, "rbac, a hash lookup and a trie of networks", "403 from elsewhere")
     for name in plan.expired:
         yield _native(("keys", name, "expires"), "has expired", "left out of the snapshot", "401")
+
+
+def _issuer(issuer: Issuer) -> Iterator[Decision]:
+    """Prices are CPU of Envoy beyond a static key's, for ES256; see docs/tiers.md."""
+    path = ("issuers", issuer.name)
+    if isinstance(issuer.keys, RemoteKeys):
+        keys = f"its keys are fetched every {issuer.keys.refresh_ms / 1000:g} s, not by requests"
+        why = f"{keys}; some 90 µs of CPU a request: every signature is checked, so that withdrawn keys count no more"
+    else:
+        why = "some 20 µs of CPU a request, 90 µs the first time that a worker sees a token: its signature is checked"
+    yield _native(path, f"accept tokens of {issuer.issuer} as keys", "jwt_authn", why)
+    claims = [issuer.key_claim, issuer.team_claim, issuer.limits_claim, issuer.models_claim]
+    said = ", ".join(f"`{claim}`" for claim in claims if claim is not None)
+    yield _native(
+        (*path, "claims"),
+        f"name its clients by {said}",
+        "a script, run for these tokens only",
+        "401 where one is missing",
+    )
+    if issuer.models is not None or issuer.models_claim is not None:
+        yield _native(
+            path, "its clients may use some models only", "rbac, a tree of hash lookups", "403 where not allowed"
+        )
 
 
 @dataclass(frozen=True, slots=True)

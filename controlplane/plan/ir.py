@@ -184,6 +184,45 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteKeys:
+    """Where an issuer publishes its keys, and how the edge gets there."""
+
+    uri: str
+    upstream: Upstream
+    refresh_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """An issuer whose tokens are keys. Its client NAME is the key `ISSUER:NAME`.
+
+    `teams` is what values of the team claim mean, in order: the first that a token says counts. `otherwise` are clients
+    without such a value; None: they are refused. Both are owners whose key is `ISSUER:`, to which the name is added.
+    `named_limits` are those that a claim can name.
+    """
+
+    name: str
+    issuer: str
+    audiences: tuple[str, ...]
+    keys: SecretRef | RemoteKeys
+    key_claim: str
+    team_claim: str | None
+    limits_claim: str | None
+    models_claim: str | None
+    teams: tuple[tuple[str, Owner], ...]
+    otherwise: Owner | None
+    models: tuple[str, ...] | None
+    limits: tuple[str, ...]
+    named_limits: tuple[str, ...]
+
+    @property
+    def owners(self) -> tuple[Owner, ...]:
+        """Whose requests its clients' can be: their owners, each once, with the key `ISSUER:`."""
+        every = [of for _, of in self.teams] + ([self.otherwise] if self.otherwise else [])
+        return tuple(dict.fromkeys(every))
+
+
+@dataclass(frozen=True, slots=True)
 class Limit:
     """At most `amount` requests per `per_s` seconds, for each key that names the limit."""
 
@@ -229,3 +268,10 @@ class Plan:
     retention: Retention | None = None
     webhooks: tuple[Webhook, ...] = ()
     tokens: Tokens | None = None  # issued keys, where any were ever issued
+    issuers: tuple[Issuer, ...] = ()
+
+    @property
+    def reached(self) -> tuple[Upstream, ...]:
+        """Whatever the edge connects to: providers, and outside issuers that publish their keys."""
+        remote = (issuer.keys.upstream for issuer in self.issuers if isinstance(issuer.keys, RemoteKeys))
+        return (*self.upstreams.values(), *remote)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Retention, Team, Webhook
 from controlplane.policy.grammar import Address, Url
+from controlplane.policy.issuers import Issuer, JwksUrl
 from controlplane.policy.types import (
     RETRY,
     AddressType,
@@ -21,6 +22,7 @@ from controlplane.policy.types import (
     HeaderName,
     HeaderValue,
     HostName,
+    IssuerName,
     KeyName,
     LimitName,
     Moment,
@@ -38,6 +40,7 @@ from controlplane.policy.types import (
     UpstreamModel,
     UrlPath,
     UrlType,
+    UserName,
     WebhookName,
 )
 
@@ -48,11 +51,23 @@ On: TypeAlias = Literal["5xx", "timeout", "connect", "reset"] | int
 DEFAULT_ON: tuple[On, ...] = (429, "5xx", "timeout", "connect", "reset")
 
 
+class AdminUser(Strict):
+    """Somebody who may call the admin API: for the whole gateway, or for one team or organization."""
+
+    token: SecretType = Field(description="The bearer token that they send.")
+    role: Literal["admin", "member", "viewer"] = Field(description="What they may do; an admin may do everything.")
+    team: TeamName | None = Field(None, description="For this team only.")
+    organization: OrganizationName | None = Field(None, description="For this organization and its teams only.")
+
+
 class Admin(Strict):
     """The admin API. A plain address is short for `{listen: ADDRESS}`."""
 
-    listen: AddressType = Field(ADMIN, description="Where it listens. Anywhere but on loopback it needs a token.")
-    token: SecretType | None = Field(None, description="The bearer token that callers must send.")
+    listen: AddressType = Field(
+        ADMIN, description="Where it listens. Anywhere but on loopback it needs a token or users."
+    )
+    token: SecretType | None = Field(None, description="The bearer token of the administrator, who may do everything.")
+    users: dict[UserName, AdminUser] = Field({}, description="Others with a token and a role, by name.")
 
 
 class GatewayTls(Strict):
@@ -289,6 +304,7 @@ class PolicySpec(Strict):
         description="What clients may ask for, by name; a name ending in * takes all that begin so.",
     )
     keys: dict[KeyName, Key] = Field({}, description="Client credentials, by name. Without any, the gateway is open.")
+    issuers: dict[IssuerName, Issuer] = Field({}, description="Outside issuers whose tokens are keys, by name.")
     limits: dict[LimitName, Limit] = Field({}, description="Limits that keys can name.")
     teams: dict[TeamName, Team] = Field({}, description="Teams that keys can belong to.")
     organizations: dict[OrganizationName, Organization] = Field({}, description="Organizations of teams.")
@@ -301,14 +317,14 @@ class PolicySpec(Strict):
 
 # The models to check entries of a section with, one by one, so that unchanged entries need not be checked again.
 SECTIONS: Mapping[str, Any] = {
-    "providers": ProviderSpec, "models": ModelSpec, "keys": Key, "limits": Limit, "teams": Team,
+    "providers": ProviderSpec, "models": ModelSpec, "keys": Key, "issuers": Issuer, "limits": Limit, "teams": Team,
     "organizations": Organization, "budgets": Budget, "webhooks": Webhook, "prices": Price,
 }  # fmt: skip
 
 # Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
 TAGS: Mapping[str, type[BaseModel]] = {
     "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<openai>": OpenAIProvider,
-    "<mock>": MockProvider, "<ejection>": Ejection, "<downgrade>": Downgrade,
+    "<mock>": MockProvider, "<ejection>": Ejection, "<downgrade>": Downgrade, "<url>": JwksUrl,
 }  # fmt: skip
 
 
@@ -339,6 +355,7 @@ class Policy:
     providers: Mapping[str, Provider]
     models: Mapping[str, Model]
     keys: Mapping[str, Key]
+    issuers: Mapping[str, Issuer]
     limits: Mapping[str, Limit]
     teams: Mapping[str, Team]
     organizations: Mapping[str, Organization]

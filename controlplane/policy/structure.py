@@ -19,6 +19,7 @@ _NAMES: dict[str, TypeAdapter[Any]] = {
     "providers": TypeAdapter(types.ProviderName),
     "models": TypeAdapter(types.Pattern),
     "keys": TypeAdapter(types.KeyName),
+    "issuers": TypeAdapter(types.IssuerName),
     "limits": TypeAdapter(types.LimitName),
     "teams": TypeAdapter(types.TeamName),
     "organizations": TypeAdapter(types.OrganizationName),

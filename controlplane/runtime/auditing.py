@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -10,6 +11,7 @@ import structlog
 from controlplane.audit.denials import events
 from controlplane.audit.entry import Event
 from controlplane.audit.log import AuditLog, AuditUnavailableError
+from controlplane.audit.read import Page, read
 
 _FLUSH_S = 5.0
 _log = structlog.get_logger(__name__)
@@ -26,6 +28,10 @@ class Auditing:
         """Returns when the entries are on the disk, or wait for it."""
         with suppress(AuditUnavailableError):
             await asyncio.to_thread(self._log.extend, events)
+
+    def read(self, *, limit: int, before: int | None, action: str, since: datetime | None) -> Page:
+        """Entries, newest first. Raises OSError."""
+        return read(self._log.folder, since=since, limit=limit, before=before, action=action)
 
     async def keep_up(self) -> None:
         """Writes, for ever, what had to wait, and what the collector counted."""

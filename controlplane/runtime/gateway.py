@@ -210,8 +210,9 @@ async def _admin_api(
         return [*usage.alarms(), *auditing.alarms(), *pulse.alarms()]
 
     own = live.compiled.policy.gateway.admin
-    token = live.compiled.secrets[own.token] if own.token else None
-    app = create_app(controller, store, supervisor.states, usage, keys, auditing, alarms, token)
+    app = create_app(
+        controller, store, supervisor.states, usage, keys, auditing, alarms, loopback=own.listen.loopback
+    )  # fmt: skip
     config = uvicorn.Config(
         app, host=own.listen.host, port=own.listen.port, log_config=None, lifespan="off", access_log=False
     )

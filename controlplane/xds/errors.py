@@ -16,13 +16,15 @@ from envoy.type.matcher.v3 import value_pb2 as value
 from controlplane.xds import names
 from controlplane.xds.names import MODEL
 from controlplane.xds.protos import boolean, uint
-from controlplane.xds.tokens import denied_by, refusals
+from controlplane.xds.tokens import denied_by, refused, revoked
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 
 _NO_KEY = "Incorrect API key provided, or none: send `Authorization: Bearer <key>`."
 _ELSEWHERE = "This API key may not be used from your address."
+_NOT_ACCEPTED = "The token is not accepted (%RESPONSE_CODE_DETAILS%): send a new one, meant for this gateway."
+_REVOKED = "This API key was revoked: ask for a new one."
 _TOO_MANY = "Rate limit reached. Wait for `retry-after` seconds and try again."
 _BY_STATUS: tuple[tuple[int, str, str, str, str | None], ...] = (
     (401, _NO_KEY, INVALID, "invalid_api_key", None),
@@ -59,14 +61,12 @@ def direct(status: int, message: str, code: str, param: str | None = None) -> ro
     return answer
 
 
-def local_replies(*, tokens: bool) -> hcm.LocalReplyConfig:
-    """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins.
-
-    `tokens`: clients may send tokens, whose refusals are not all 401 by themselves.
-    """
+def local_replies() -> hcm.LocalReplyConfig:
+    """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins."""
     mappers = [hcm.ResponseMapper(filter=_own_words())]
-    if tokens:
-        mappers.append(_mapper(refusals(), body(_NO_KEY, INVALID, "invalid_api_key"), 401))
+    # Refusals of tokens are not all 401 by themselves.
+    mappers.append(_mapper(refused(), body(_NOT_ACCEPTED, INVALID, "invalid_api_key"), 401))
+    mappers.append(_mapper(revoked(), body(_REVOKED, INVALID, "invalid_api_key"), 401))
     mappers.append(_mapper(denied_by(names.ADDRESS_DENIED), body(_ELSEWHERE, INVALID, "address_not_allowed")))
     mappers += [
         _mapper(_status(status), body(message, kind, code, param)) for status, message, kind, code, param in _BY_STATUS

@@ -56,7 +56,7 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         stat_prefix="edge",
         rds=hcm.Rds(config_source=names.ads(), route_config_name=names.ROUTES),
         http_filters=_filters(plan),
-        local_reply_config=errors.local_replies(tokens=plan.tokens is not None),
+        local_reply_config=errors.local_replies(),
         early_header_mutation_extensions=[_scrub()],
         use_remote_address=boolean(True),
         skip_xff_append=True,
@@ -94,20 +94,18 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     if plan.limits:
         chain.append(_filter("limit-headers", _limit_headers()))
     nothing = "header_mutation.v3.HeaderMutation"
-    if plan.tokens is not None:
-        chain.append(_discovered(names.TOKENS, tokens.JWT_TYPE, nothing))
-        chain.append(_discovered(names.REVOCATIONS, tokens.RBAC_TYPE, nothing))
+    # Always there, so that the first issued key or issuer drains nobody; the route table enables those that are used.
+    chain.append(_discovered(names.TOKENS, tokens.JWT_TYPE, nothing, disabled=True))
+    chain.append(_discovered(names.REVOCATIONS, tokens.RBAC_TYPE, nothing, disabled=True))
+    chain.append(_discovered(names.ISSUERS, tokens.JWT_TYPE, nothing, disabled=True))
+    chain.append(_discovered(names.IDENTITIES, tokens.MATCHED_TYPE, nothing, disabled=True))
     chain.append(_discovered(names.KEYS, "api_key_auth.v3.ApiKeyAuth", tokens.MATCHED_TYPE, nothing))
-    spent = _discovered(names.SPENT, denials.TYPE, nothing)
-    spent.disabled = True
-    chain.append(spent)
+    chain.append(_discovered(names.SPENT, denials.TYPE, nothing, disabled=True))
     # Raises the limit of what filters may hold back, for requests only: answers keep Envoy's small buffers.
     body = buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))
     chain.append(_filter(names.BODY, body, disabled=True))
     chain.append(_filter(names.MODEL_FILTER, module.filter_of(names.MODEL_FILTER), disabled=True))
-    permissions = _discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing)
-    permissions.disabled = True
-    chain.append(permissions)
+    chain.append(_discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing, disabled=True))
     chain.extend(_limit(limit.name) for limit in plan.limits)
     chain.append(_filter(names.LISTING_FILTER, lua.Lua(), disabled=True))
     chain.append(_filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True)))
@@ -119,12 +117,11 @@ def _filter(name: str, config: Message, *, disabled: bool = False) -> hcm.HttpFi
     return hcm.HttpFilter(name=name, typed_config=pack(config), disabled=disabled)
 
 
-def _discovered(name: str, *types: str) -> hcm.HttpFilter:
+def _discovered(name: str, *types: str, disabled: bool = False) -> hcm.HttpFilter:
     """A filter whose configuration is a resource of its own (ECDS)."""
     urls = [f"type.googleapis.com/{t}" if t.startswith("envoy.") else _HTTP + t for t in types]
-    return hcm.HttpFilter(
-        name=name, config_discovery=source.ExtensionConfigSource(config_source=names.ads(), type_urls=urls)
-    )
+    found = source.ExtensionConfigSource(config_source=names.ads(), type_urls=urls)
+    return hcm.HttpFilter(name=name, config_discovery=found, disabled=disabled)
 
 
 def _limit(name: str) -> hcm.HttpFilter:

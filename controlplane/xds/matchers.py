@@ -70,6 +70,12 @@ def every(*predicates: Predicate) -> Predicate:
     return _Predicate(and_matcher=_Predicate.PredicateList(predicate=predicates))
 
 
+def either(*predicates: Predicate) -> Predicate:
+    if len(predicates) == 1:
+        return predicates[0]
+    return _Predicate(or_matcher=_Predicate.PredicateList(predicate=predicates))
+
+
 def negate(predicate: Predicate) -> Predicate:
     return _Predicate(not_matcher=predicate)
 

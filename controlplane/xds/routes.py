@@ -11,7 +11,7 @@ from envoy.config.route.v3 import route_pb2
 from google.protobuf.any_pb2 import Any as AnyProto
 
 from controlplane.plan.ir import Plan, Route
-from controlplane.xds import cors, errors, listing, matchers, names, usage
+from controlplane.xds import cors, errors, keys, listing, matchers, names, usage
 from controlplane.xds.protos import boolean, millis, pack, typed_struct, uint
 
 # The endpoints that carry a model, below /v1.
@@ -36,9 +36,10 @@ _LISTING = r"/v1/models([/?](?s:.*))?"
 
 # What a client sends for the gateway, and what would tell a provider about the client.
 _NOT_FOR_PROVIDERS = (
-    names.CLIENT, names.MODEL, names.INSTEAD, names.TOKEN_ID, "authorization", "x-api-key", "api-key", "cookie",
-    "openai-organization", "openai-project", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host",
-    "x-forwarded-port", "x-real-ip", "forwarded", "x-envoy-external-address",
+    names.CLIENT, names.MODEL, names.INSTEAD, names.TOKEN_ID, names.ISSUER, names.GRANT,
+    "authorization", "x-api-key", "api-key", "cookie", "openai-organization", "openai-project",
+    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded",
+    "x-envoy-external-address",
     "accept-encoding",  # usage cannot be read from a compressed answer
 )  # fmt: skip
 # What a provider says about the gateway's account with it, and about itself.
@@ -57,6 +58,8 @@ def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
         matcher=_models(plan, draining),
         request_body_buffer_limit={"value": plan.edge.max_body},  # what a retry may send again
     )
+    for name in _tokens(plan):
+        host.typed_per_filter_config[name].CopyFrom(pack(_ENABLED))
     return route_pb2.RouteConfiguration(
         name=names.ROUTES,
         virtual_hosts=[host],
@@ -112,9 +115,15 @@ def _health(plan: Plan, draining: bool) -> route.Route:
     answer.body.inline_string = "draining\n" if draining else "ok\n"
     made = route.Route(match={"prefix": "/"}, direct_response=answer)
     # Load balancers have no key.
-    for name in (names.KEYS, *((names.TOKENS, names.REVOCATIONS) if plan.tokens else ())):
+    for name in (names.KEYS, *_tokens(plan)):
         made.typed_per_filter_config[name].CopyFrom(pack(route.FilterConfig(disabled=True)))
     return made
+
+
+def _tokens(plan: Plan) -> tuple[str, ...]:
+    """The filters for tokens that are used. Where one were not enabled, its tokens would be refused, not accepted."""
+    issued = (names.TOKENS, names.REVOCATIONS) if plan.tokens else ()
+    return (*issued, *((names.ISSUERS, names.IDENTITIES) if plan.issuers else ()))
 
 
 def _nameless(plan: Plan) -> matchers.OnMatch:
@@ -131,7 +140,7 @@ def _reading(plan: Plan, *more: str) -> matchers.OnMatch:
     )
     made = route.Route(match={"prefix": "/"}, direct_response=errors.direct(400, message, "model_required", "model"))
     enabled = {names.MODEL_FILTER: _ENABLED}
-    if any(key.models is not None or key.addresses is not None for key in plan.keys):
+    if keys.restricts(plan):
         enabled[names.PERMISSIONS] = _ENABLED
     if plan.accounts:
         enabled[names.SPENT] = _ENABLED

@@ -1,9 +1,17 @@
 -- Answers requests whose budget or token limit is spent, or has them served by another model. DENIALS is set in front
--- of this script: identity -> {until_s, rate, body} or {downgrade}, and only those it names get here.
+-- of this script: identity -> {until_s, rate, body} or {downgrade}, and only those it names get here. OUTSIDE is the same
+-- for clients of outside issuers, by the identity without limits: of all that begin so up to its colon, or of one.
+local function found(client)
+  if DENIALS[client] then return DENIALS[client] end
+  local one, all = OUTSIDE[client:match("^[^;]*")], OUTSIDE[client:match("^[^:;]*:")]
+  if one and not (one.downgrade and all) then return one end
+  return all
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local client = headers:get("x-headgate-client") or ""
-  local denial = DENIALS[client]
+  local denial = found(client)
   if not denial then return end
   if denial.downgrade then return headers:replace("x-headgate-instead", denial.downgrade) end
   local left = denial.until_s - tonumber(handle:timestampString()) / 1000

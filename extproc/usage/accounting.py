@@ -33,7 +33,10 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class AccountSpec:
-    """An account in JSON's terms; see `extproc.usage.budgets.Account`. `period` or rolling `seconds`."""
+    """An account in JSON's terms; see `extproc.usage.budgets.Account`. `period` or rolling `seconds`.
+
+    With the owner `ISSUER:*`, each client of that outside issuer has one for itself.
+    """
 
     budget: str
     owner_kind: OwnerKind

@@ -316,6 +316,13 @@ class Budgets:
         self._spent = {state: None for state in states.values() if state.spent}
         return fresh
 
+    def admit(self, account: Account) -> None:
+        """Takes one more account, which needs a `seed`. Raises ValueError when it is there already."""
+        if account.identity in self._states:
+            raise ValueError(f"budget {account.budget!r}: two accounts for {account.owner_kind} {account.owner!r}")
+        state = self._states[account.identity] = _State(account)
+        self._owners[account.owner_kind].setdefault(account.owner, []).append(state)
+
     def seed(self, account: Account, spent: int, at_us: int) -> None:
         """Adds what the ledger holds, in place of its records: once per account and stretch of time, `at_us` within it.
 

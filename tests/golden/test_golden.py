@@ -97,7 +97,7 @@ def _without_scripts(value: Any) -> Any:
         return {key: _without_scripts(of) for key, of in value.items()}
     if isinstance(value, list):
         return [_without_scripts(of) for of in value]
-    for name in ("models", "spent"):
+    for name in ("models", "spent", "identity"):
         if isinstance(value, str):
             value = value.replace(script(name), f"<{name}.lua>")
     return value

@@ -3,19 +3,24 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import orjson
 import pytest
 from fastapi import FastAPI
 
+from controlplane.admin.access import Caller, caller_of
 from controlplane.admin.app import _add_errors
+from controlplane.admin.roles import Everything, Principal, Role
 from controlplane.admin.usage import Usage
 from controlplane.runtime.accounting import Accounting
 from controlplane.runtime.folder import RunFolder
 from extproc.usage.ledger import Ledger
 from tests.unit.ledger.usage_records import record
+from tests.unit.plan.compiled import compiled
 
+POLICY = "version: 1\nproviders: {p: {kind: mock}}\nmodels: {m: p}\n"
 HOUR_US = 3_600_000_000
 LATENCIES = {"p50", "p95", "p99"}
 
@@ -35,7 +40,8 @@ def usage(accounting: Accounting) -> Iterator[Usage]:
 async def client(usage: Usage) -> httpx.AsyncClient:
     app = FastAPI()
     _add_errors(app)
-    app.include_router(usage.router())
+    app.include_router(usage.router(SimpleNamespace(live=SimpleNamespace(compiled=compiled(POLICY)))))  # type: ignore[arg-type]
+    app.dependency_overrides[caller_of] = lambda: Caller(Principal("admin", Role.ADMIN, Everything()), user=False)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin")
 
 

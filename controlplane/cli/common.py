@@ -1,14 +1,16 @@
-"""What several commands have in common: arguments, options, and how answers are printed."""
+"""What the commands share: their options, the control plane they ask, how they answer."""
 
+import getpass
 import json
 import sys
+from contextvars import ContextVar
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from controlplane.cli.remote import DEFAULT
+from controlplane.cli.remote import DEFAULT, Remote
 
 
 class Format(StrEnum):
@@ -35,10 +37,26 @@ Server = Annotated[
     ),
 ]
 Why = Annotated[str, typer.Option("--why", "-m", help="Why, for the history.")]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar="HEADGATE_TOKEN",
+        help="Token for the admin API. Better in the environment: others on the machine see the command line.",
+    ),
+]
+
+
+# What stood before the command. Typer hands it to its own callback only.
+given_token: ContextVar[str | None] = ContextVar("given_token", default=None)
+
+
+def remote(server: str | None) -> Remote:
+    """The control plane at a URL, asked with the token that `ctl` was given."""
+    return Remote(server or DEFAULT, given_token.get())
 
 
 def show(output: Format, view: Any, human: Any) -> None:
-    """Prints an answer: as JSON, or by `human`."""
     if output is Format.JSON:
         print_json(view)
     else:
@@ -47,3 +65,10 @@ def show(output: Format, view: Any, human: Any) -> None:
 
 def print_json(view: Any) -> None:
     sys.stdout.write(json.dumps(view, indent=2, ensure_ascii=False) + "\n")
+
+
+def who() -> str:
+    try:
+        return getpass.getuser()
+    except OSError:  # a user id without a name
+        return "unknown"
