@@ -11,7 +11,20 @@ from google.protobuf.any_pb2 import Any as AnyProto
 from controlplane.plan.denials import Denial
 from controlplane.plan.ir import Endpoint, Plan, Upstream
 from controlplane.policy.secrets import Secrets
-from controlplane.xds import clusters, denials, endpoints, keys, limits, listener, names, routes, sds, tokens, usage
+from controlplane.xds import (
+    clusters,
+    denials,
+    endpoints,
+    fleet,
+    keys,
+    limits,
+    listener,
+    names,
+    routes,
+    sds,
+    tokens,
+    usage,
+)
 from controlplane.xds import resource as xds
 from controlplane.xds.protos import pack
 from controlplane.xds.surroundings import Surroundings
@@ -41,7 +54,10 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
     yield _permissions(keys.restricted(plan.keys), keys.bound(plan.keys))
     yield _extension(names.SPENT, pack(keys.nothing()))
     for limit in plan.limits:
-        yield _extension(names.limit(limit.name), pack(limits.lower(limit)))
+        yield _extension(names.limit(limit.use.id), limits.lower(limit))
+    if plan.counted:
+        yield _resource(xds.CLUSTER, clusters.service(names.LIMITS_CLUSTER, around.limits_socket))
+        yield _extension(names.ASKING, pack(fleet.lower(plan.counted)))
     yield _resource(xds.ROUTES, routes.lower(plan, draining=draining))
 
 

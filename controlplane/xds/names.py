@@ -10,7 +10,8 @@ MODEL = "x-headgate-model"
 INSTEAD = "x-headgate-instead"  # the model to serve in place of the one asked for
 TOKEN_ID = "x-headgate-token-id"  # noqa: S105 - the name of a header
 OWNER = "x-headgate-owner"  # the client header, where it is told to a part of the gateway
-INTERNAL_HEADERS = (CLIENT, MODEL, INSTEAD, TOKEN_ID, OWNER, "x-headgate-path", "x-client", "x-model")
+CAP = "x-headgate-cap"  # the output tokens that the request allows; absent where it does not say
+INTERNAL_HEADERS = (CLIENT, MODEL, INSTEAD, TOKEN_ID, OWNER, CAP, "x-headgate-path", "x-client", "x-model")
 
 LISTENER = "edge"
 ROUTES = "models"
@@ -26,12 +27,20 @@ CLIENT_CA = "edge-client-ca"
 USAGE_CLUSTER = "headgate/usage"  # no provider can have this name
 XDS_CLUSTER = "headgate-xds"
 MODULE = "headgate"  # the dynamic module: libheadgate.so
+LIMITS_CLUSTER = "headgate/limits"  # the rate limit service
+ASKING = "asking"  # the filter that asks it
+NO_COUNTS = "no-counts"
+MARKS = "headgate.limits"  # the namespace of route metadata that says by which limits a model's requests count
 
 # The latter two, of the module, read route metadata under their own name: the model to ask the provider for, one for
 # all attempts or one per cluster.
 LISTING_FILTER = "listing"
 MODEL_FILTER = "model"
 ATTEMPT_FILTER = "attempt"
+
+
+# What our configuration needs of Envoy's runtime: patterns that name every team which shares a limit.
+RUNTIME = {"re2.max_program_size.error_level": 1_000_000, "re2.max_program_size.warn_level": 1_000_000}
 
 
 def limit(name: str) -> str:
