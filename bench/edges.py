@@ -12,6 +12,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 
 from controlplane.compiling import Compiled, Compiler
 from controlplane.policy.load import LoadCache
+from controlplane.policy.secrets import SecretRef
 from controlplane.xds.link import static_bootstrap
 from controlplane.xds.surroundings import Surroundings
 
@@ -67,8 +68,22 @@ def _same_names(models: int) -> str:
 
 def compiler(socket: Path) -> Compiler:
     log = str(socket.with_name("requests.log"))
-    around = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"mock": str(socket)}), log)
-    return Compiler("policy.yaml", lambda ref: ref.name.replace("KEY_", "sk-"), around, LoadCache())
+    around = Surroundings(
+        "/etc/ssl/certs/ca-certificates.crt",
+        MappingProxyType({"mock": str(socket)}),
+        log,
+        limits_socket=str(limits_socket(socket)),
+    )
+    return Compiler("policy.yaml", _secret, around, LoadCache())
+
+
+def limits_socket(socket: Path) -> Path:
+    """Where the rate limit service listens, beside the upstream."""
+    return socket.with_name("limits.sock")
+
+
+def _secret(ref: SecretRef) -> str:
+    return "redis://" if ref.name == "REDIS" else ref.name.replace("KEY_", "sk-")
 
 
 def compiled(policy: str, socket: Path) -> Compiled:

@@ -46,6 +46,12 @@ class PortInUseError(ApplyError):
     code = "address-in-use"
 
 
+class LimitsError(ApplyError):
+    """The rate limit service, which the policy needs, does not run."""
+
+    code = "limits-not-ready"
+
+
 class NotReadyError(Exception):
     """Envoy did not take the first policy. Its text says where its log is."""
 

@@ -53,6 +53,11 @@ class RunFolder:
         """Where clients' questions about their usage are answered."""
         return str(self.path / "usage.sock")
 
+    @property
+    def limits_socket(self) -> str:
+        """Where the rate limit service listens."""
+        return str(self.path / "limits.sock")
+
     def record(self, name: str) -> Path:
         """The file that says which process runs under a name."""
         return self.path / f"{name}.pid"

@@ -21,6 +21,7 @@ from controlplane.xds.tokens import denied_by, refused, revoked
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 
+_LIMITS = "envoy.filters.http.ratelimit"
 _NO_KEY = "Incorrect API key provided, or none: send `Authorization: Bearer <key>`."
 _ELSEWHERE = "This API key may not be used from your address."
 _NOT_ACCEPTED = "The token is not accepted (%RESPONSE_CODE_DETAILS%): send a new one, meant for this gateway."
@@ -61,13 +62,18 @@ def direct(status: int, message: str, code: str, param: str | None = None) -> ro
     return answer
 
 
-def local_replies() -> hcm.LocalReplyConfig:
-    """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins."""
+def local_replies(*, counted: bool) -> hcm.LocalReplyConfig:
+    """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins.
+
+    `counted`: the rate limit service may refuse requests.
+    """
     mappers = [hcm.ResponseMapper(filter=_own_words())]
     # Refusals of tokens are not all 401 by themselves.
     mappers.append(_mapper(refused(), body(_NOT_ACCEPTED, INVALID, "invalid_api_key"), 401))
     mappers.append(_mapper(revoked(), body(_REVOKED, INVALID, "invalid_api_key"), 401))
     mappers.append(_mapper(denied_by(names.ADDRESS_DENIED), body(_ELSEWHERE, INVALID, "address_not_allowed")))
+    if counted:
+        mappers += _refusals()
     mappers += [
         _mapper(_status(status), body(message, kind, code, param)) for status, message, kind, code, param in _BY_STATUS
     ]
@@ -76,6 +82,31 @@ def local_replies() -> hcm.LocalReplyConfig:
     ]
     mappers.append(_mapper(_flags("DPE"), body("The request is not valid HTTP.", INVALID, "invalid_request")))
     return hcm.LocalReplyConfig(mappers=mappers)
+
+
+def _refusals() -> list[hcm.ResponseMapper]:
+    """What the rate limit service says of a refusal, and what is said when it cannot be asked."""
+    away = body("The limits of this request cannot be counted at the moment. Try again.", SERVER, "limits_unavailable")
+    name = f"%DYNAMIC_METADATA({_LIMITS}:refused)%"
+    rate = f"Rate limit reached: `{name}` has no room for this request. Wait for `retry-after` seconds and try again."
+    budget = f"The budget `{name}` has no room for what this request may cost."
+    unpriced = f"The model '%REQ({MODEL})%' has no known price, so that the budget `{name}` cannot bound its cost."
+    return [
+        _mapper(_flags("RLSE"), away, 503),
+        _mapper(_told("code", "limits_unavailable"), away, 503),
+        _mapper(_told("reason", "unpriced"), body(unpriced, "insufficient_quota", "insufficient_quota", "model")),
+        _mapper(_told("code", "insufficient_quota"), body(budget, "insufficient_quota", "insufficient_quota")),
+        _mapper(_told("code", "rate_limit_exceeded"), body(rate, "rate_limit_error", "rate_limit_exceeded")),
+    ]
+
+
+def _told(key: str, text: str) -> accesslog.AccessLogFilter:
+    """What the rate limit service left in metadata."""
+    match = value.ValueMatcher(string_match={"exact": text})
+    said = metadata.MetadataMatcher(filter=_LIMITS, path=[{"key": key}], value=match)
+    return accesslog.AccessLogFilter(
+        metadata_filter=accesslog.MetadataFilter(matcher=said, match_if_key_not_found=boolean(False))
+    )
 
 
 def _mapper(when: accesslog.AccessLogFilter, answer: dict[str, Any], status: int | None = None) -> hcm.ResponseMapper:
