@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import orjson
 
+from extproc.json_splice import MOST_DEPTH, is_shallow
+
 Json = Any
 
 
@@ -147,6 +149,8 @@ def opened(request: Request) -> Refusal | None:
         return Refusal(400, "invalid_json", f"The body is not valid JSON: {error.msg} (character {error.pos}).")
     if not isinstance(body, dict):
         return Refusal(400, "invalid_json", "The body is JSON, but not an object.")
+    if not is_shallow(request.raw):
+        return Refusal(400, "invalid_json", f"The body is nested deeper than {MOST_DEPTH} levels.")
     return None
 
 

@@ -172,6 +172,7 @@ def test_settings_that_cannot_be(document: dict[str, Any], told: str) -> None:
         b'{"a":' * 5000,
         b'{"a":1}x',
         b"\x1f\x8b\x08",
+        b'{"a":' + b"[" * 100 + b"]" * 100 + b"}",
     ],
 )
 def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
