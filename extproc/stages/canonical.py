@@ -20,7 +20,7 @@ _DEFAULTS: Mapping[Endpoint, Mapping[str, Any]] = {
         "parallel_tool_calls": True, "response_format": {"type": "text"},
     },
     Endpoint.COMPLETIONS: {
-        "n": 1, "temperature": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "echo": False, "best_of": 1,
+        "n": 1, "temperature": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "echo": False,
     },
     Endpoint.EMBEDDINGS: {"encoding_format": "float"},
     Endpoint.RESPONSES: {"temperature": 1, "top_p": 1},
