@@ -182,4 +182,5 @@ def test_events_are_the_same_bytes_in_any_chunking(lines: list[tuple[bytes, byte
         found = data_of(event)
         if found is not None:
             assert data_of(with_data(event, b"new")) == b"new"
+            assert data_of(with_data(event, b"two\n lines")) == b"two\n lines"
             assert with_data(event, b"new").count(b"\n") <= event.count(b"\n")
