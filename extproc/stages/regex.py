@@ -7,6 +7,7 @@ characters, classes, groups, alternatives, repeats, `\\b`; no look-around, no re
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import re2
@@ -71,6 +72,7 @@ def either(patterns: list[Pattern]) -> Pattern:
     return Pattern(_or([one.source for one in patterns]), _or([one.beginnings for one in patterns]))
 
 
+@lru_cache(maxsize=256)  # both directions of a rule use the same ones
 def compiled_bytes(source: str) -> Any:
     """For UTF-8 bytes; of several matches at a place the longest. Raises PatternError."""
     options = re2.Options()
