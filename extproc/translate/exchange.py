@@ -1,0 +1,167 @@
+"""One attempt at one provider: what is sent, and how its answer becomes the client's."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from extproc.translate import jsontext
+from extproc.translate.clients.writer import Origin, Writer
+from extproc.translate.failures import (
+    Answer,
+    AnswerError,
+    ClientName,
+    broken_off,
+    from_body,
+    render,
+    unreadable,
+)
+from extproc.translate.jsontext import Object
+from extproc.translate.neutral import Ended, Event, Finished
+from extproc.translate.providers.common import Dialect, Reader
+from extproc.translate.wire.frames import Frame, Framer
+
+# A stream of many small events may begin as many tool calls as it likes; each is written, and none is kept.
+_EVENTS_IN_FRAME = 4096
+
+
+class Stream:
+    """A streamed answer, piece by piece. Never raises for what a provider sends: the stream ends with an error event.
+
+    Bounded: it holds one frame (`Options.max_frame` bytes) at most. After the end, or an error, it gives nothing more.
+    """
+
+    def __init__(self, framer: Framer, reader: Reader, writer: Writer) -> None:
+        self._framer = framer
+        self._reader = reader
+        self._writer = writer
+        self._finished = False  # the provider said why it stopped
+        self._over = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the client's stream has its end; what the provider still sends has no meaning."""
+        return self._over
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What the client gets for this chunk."""
+        return self._guarded(lambda out: self._take(self._framer.feed(chunk), out))
+
+    def end(self) -> bytes:
+        """What the client gets when the provider has sent all; nothing when called again."""
+        return self._guarded(self._close)
+
+    def _guarded(self, step: Callable[[list[bytes]], None]) -> bytes:
+        if self._over:
+            return b""
+        out: list[bytes] = []
+        try:
+            step(out)
+        except AnswerError as error:
+            self._over = True
+            out.append(self._writer.fail(error.failure))
+        except jsontext.JSONTextError:
+            self._over = True
+            out.append(self._writer.fail(unreadable("text that is no Unicode").failure))
+        return b"".join(out)
+
+    def _take(self, frames: list[Frame], out: list[bytes]) -> None:
+        for frame in frames:
+            for count, event in enumerate(self._reader.frame(frame)):
+                if count > _EVENTS_IN_FRAME:
+                    raise unreadable("an event has too many parts")
+                if isinstance(event, Ended):
+                    return self._finish(out)
+                self._finished = self._finished or isinstance(event, Finished)
+                out.append(self._writer.event(event))
+        return None
+
+    def _close(self, out: list[bytes]) -> None:
+        self._take(self._framer.end(), out)
+        if self._over:
+            return
+        if not self._finished:
+            raise AnswerError(broken_off())
+        self._finish(out)
+
+    def _finish(self, out: list[bytes]) -> None:
+        self._over = True
+        out.append(self._writer.finish())
+
+
+class Tongue(NamedTuple):
+    """How answers are written in a client's dialect."""
+
+    name: ClientName
+    whole: Callable[[list[Event], Origin], bytes]
+    writer: Callable[[Origin], Writer]
+    stream_type: str
+
+
+class Exchange(NamedTuple):
+    """How the answer to one request is read. Header names are in lower case."""
+
+    client: ClientName
+    read: Callable[[Object], Answer] | None = None  # a whole answer; None: answers are the client's as they are
+    open: Callable[[], Stream] | None = None
+    media_type: str = ""  # of the provider's streams
+    stream_headers: tuple[tuple[str, str], ...] = ()  # to be set on the client's stream
+
+    @property
+    def untouched(self) -> bool:
+        """Whether answers go to the client as they are: then nothing else of this need be called."""
+        return self.read is None
+
+    def streams(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether this answer is to be read with `stream`; else it is to be gathered for `whole`."""
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        return self.open is not None and 200 <= status < 300 and media_type == self.media_type
+
+    def stream(self) -> tuple[dict[str, str], Stream]:
+        """The headers to set, and what turns the provider's bytes into the client's; after `streams` said yes."""
+        if self.open is None:
+            raise ValueError("this answer is no stream to translate")
+        return dict(self.stream_headers), self.open()
+
+    def whole(self, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+        """The answer for the client. Never raises for what a provider sends."""
+        if self.read is None:
+            return Answer(status, {}, body)
+        try:
+            if not 200 <= status < 300:
+                raise AnswerError(from_body(status, headers, body))
+            return self.read(_object(headers, body))
+        except AnswerError as error:
+            return render(error.failure, self.client)
+        except jsontext.JSONTextError:
+            return render(unreadable("text that is no Unicode").failure, self.client)
+
+
+def of_chat(tongue: Tongue, dialect: Dialect, origin: Origin, max_frame: int, *, stream_asked: bool) -> Exchange:
+    """The exchange of a chat between two dialects."""
+    stream_headers = {"content-type": tongue.stream_type}
+
+    def read(answer: Object) -> Answer:
+        events = list(dialect.reader().whole(answer))
+        if not stream_asked:
+            return Answer(200, {"content-type": "application/json"}, tongue.whole(events, origin))
+        writer = tongue.writer(origin)  # the provider did not stream; the client still gets events
+        pieces = [writer.event(event) for event in events if not isinstance(event, Ended)]
+        return Answer(200, stream_headers, b"".join([*pieces, writer.finish()]))
+
+    def open_stream() -> Stream:
+        return Stream(dialect.framer(max_frame), dialect.reader(), tongue.writer(origin))
+
+    opener = open_stream if stream_asked else None
+    return Exchange(tongue.name, read, opener, dialect.stream_type, tuple(stream_headers.items()))
+
+
+def _object(headers: Mapping[str, str], body: bytes) -> Object:
+    encoding = headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise unreadable("it is compressed, though that was not asked for")
+    try:
+        answer = jsontext.loads(body)
+    except jsontext.JSONTextError as error:
+        raise unreadable(str(error)) from None
+    if not isinstance(answer, dict):
+        raise unreadable("it is no object")
+    return answer

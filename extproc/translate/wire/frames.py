@@ -1,0 +1,21 @@
+"""A frame of a stream, and what reads bytes into frames."""
+
+from typing import NamedTuple, Protocol
+
+
+class Frame(NamedTuple):
+    """`name`: the event's type on the wire, empty where it has none. `error`: the transport marks it as a failure."""
+
+    name: str
+    data: bytes
+    error: bool = False
+
+
+class Framer(Protocol):
+    """Cuts bytes into frames, however they come in pieces. Raises AnswerError; it is not to be used after that."""
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """The frames that this chunk completes."""
+
+    def end(self) -> list[Frame]:
+        """What the end of the stream completes."""
