@@ -9,17 +9,20 @@ from extproc.translate.failures import (
     Answer,
     AnswerError,
     ClientName,
+    UnreadableError,
     broken_off,
     from_body,
     render,
     unreadable,
 )
 from extproc.translate.jsontext import Object
-from extproc.translate.neutral import Ended, Event, Finished
+from extproc.translate.losses import shown
+from extproc.translate.neutral import Ended, Event, Finished, Unexpressed
 from extproc.translate.providers.common import Dialect, Reader
 from extproc.translate.wire.frames import Frame, Framer
 
-# A stream of many small events may begin as many tool calls as it likes; each is written, and none is kept.
+# Names what was in a whole answer and has no place in the client's dialect; streams say it in comments.
+NOT_TRANSLATED = "x-headgate-not-translated"
 _EVENTS_IN_FRAME = 4096
 
 
@@ -75,7 +78,10 @@ class Stream:
         return None
 
     def _close(self, out: list[bytes]) -> None:
-        self._take(self._framer.end(), out)
+        try:
+            self._take(self._framer.end(), out)
+        except UnreadableError:  # half a frame
+            raise AnswerError(broken_off()) from None
         if self._over:
             return
         if not self._finished:
@@ -142,7 +148,11 @@ def of_chat(tongue: Tongue, dialect: Dialect, origin: Origin, max_frame: int, *,
     def read(answer: Object) -> Answer:
         events = list(dialect.reader().whole(answer))
         if not stream_asked:
-            return Answer(200, {"content-type": "application/json"}, tongue.whole(events, origin))
+            headers = {"content-type": "application/json"}
+            lost = dict.fromkeys(event.what for event in events if isinstance(event, Unexpressed))
+            if lost:
+                headers[NOT_TRANSLATED] = ", ".join(shown(what) for what in list(lost)[:16])
+            return Answer(200, headers, tongue.whole(events, origin))
         writer = tongue.writer(origin)  # the provider did not stream; the client still gets events
         pieces = [writer.event(event) for event in events if not isinstance(event, Ended)]
         return Answer(200, stream_headers, b"".join([*pieces, writer.finish()]))

@@ -56,6 +56,12 @@ _STATUSES = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
+# How Anthropic, Bedrock, Gemini, Cohere and vLLM say that a prompt does not fit.
+_TOO_LONG = re.compile(
+    r"prompt is too long|input is too long|exceeds? the maximum (number of )?(input )?tokens"
+    r"|too many tokens|maximum context length|exceeds? the context",
+    re.IGNORECASE,
+)
 # RFC 9110: seconds, or a date.
 _RETRY_AFTER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|[A-Za-z0-9 ,:+-]{10,40}")
 
@@ -86,9 +92,12 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def unreadable(what: str) -> AnswerError:
+class UnreadableError(AnswerError):
     """An answer that breaks the provider's own protocol."""
-    return AnswerError(Failure(502, f"The model's provider sent an answer that cannot be read: {what}."))
+
+
+def unreadable(what: str) -> UnreadableError:
+    return UnreadableError(Failure(502, f"The model's provider sent an answer that cannot be read: {what}."))
 
 
 def broken_off() -> Failure:
@@ -144,8 +153,7 @@ def from_body(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     if not isinstance(value, dict):
         return Failure(status, f"The model's provider answered {status} without an explanation.", "", "", retry_after)
     found = from_object(value, status)
-    code = found.code or headers.get("x-amzn-errortype", "").partition(":")[0]
-    return found._replace(status=status, code=code, retry_after=retry_after or found.retry_after)
+    return found._replace(status=status, retry_after=retry_after or found.retry_after)
 
 
 def from_object(value: Object, status: int = 502) -> Failure:
@@ -159,10 +167,15 @@ def from_object(value: Object, status: int = 502) -> Failure:
     kind, code = _text(error.get("type")), _text(error.get("code"))
     stated = error.get("code")
     if isinstance(stated, int) and 400 <= stated <= 599:  # Gemini's and OpenRouter's codes are statuses
-        status, code = stated, _text(error.get("status")).lower()
+        status = stated
     status = _STATUSES.get(kind, _STATUSES.get(code, status))
     text = message or "The model's provider answered with an error without an explanation."
-    return Failure(status, text, code, _text(error.get("param")), _retry_delay(error))
+    return Failure(status, text, _code(text, status), _text(error.get("param")), _retry_delay(error))
+
+
+def _code(message: str, status: int) -> str:
+    """OpenAI's code for what only the message tells; clients shorten the conversation when they see it."""
+    return "context_length_exceeded" if status in (400, 413, 422) and _TOO_LONG.search(message[:500]) else ""
 
 
 def _retry_delay(error: Object) -> str:

@@ -114,6 +114,8 @@ def _chat(
 ) -> tuple[Call, Exchange]:
     tongue, reader = CLIENTS[client], _READERS[client]
     chat = reader(body, losses)
+    if chat.choice is not None and chat.choice.kind in ("any", "tool") and not chat.tools and losses.refusal() is None:
+        invalid(chat.choice.at, "tools to choose from")
     origin = Origin(stamp.id, stamp.created, model, chat.usage_asked or options.usage_always)
     exchange = of_chat(tongue, dialect, origin, options.max_frame, stream_asked=chat.stream)
     return dialect.write(chat, model, options), exchange

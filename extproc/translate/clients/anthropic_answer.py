@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from extproc.translate import jsontext
-from extproc.translate.clients.writer import Origin, note
+from extproc.translate.clients.writer import Origin, named, note
 from extproc.translate.failures import AnswerError, Failure, shape, unreadable
 from extproc.translate.jsontext import Object
 from extproc.translate.neutral import (
@@ -33,9 +33,8 @@ _STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "
 
 def whole(events: Iterable[Event], origin: Origin) -> bytes:
     """The body of a message."""
-    content: list[Object] = []
-    head, finished, usage, refused = Started(), Finished("stop"), Usage(), False
-    arguments: list[str] = []
+    content = _Content()
+    head, finished, usage = Started(), Finished("stop"), Usage()
     for event in events:
         if isinstance(event, Started):
             head = event
@@ -43,15 +42,10 @@ def whole(events: Iterable[Event], origin: Origin) -> bytes:
             finished = event
         elif isinstance(event, Counted):
             usage = event.usage
-        elif isinstance(event, CallPiece):
-            arguments.append(event.arguments)
         else:
-            refused = refused or isinstance(event, RefusalPiece)
-            arguments = _close(content, arguments)
-            _add(content, event)
-    _close(content, arguments)
-    body = _message(head, origin) | {"content": content} | _stopped(finished, refused) | {"usage": usage_object(usage)}
-    return jsontext.dumps(body)
+            content.add(event)
+    body = _message(head, origin) | {"content": content.blocks()} | _stopped(finished, content.refused)
+    return jsontext.dumps(body | {"usage": usage_object(usage)})
 
 
 def usage_object(usage: Usage) -> Object:
@@ -68,11 +62,12 @@ def usage_object(usage: Usage) -> Object:
 
 
 def _message(head: Started, origin: Origin) -> Object:
+    name, model = named(head, origin)
     return {
-        "id": head.id or origin.id,
+        "id": name,
         "type": "message",
         "role": "assistant",
-        "model": head.model or origin.model,
+        "model": model,
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
@@ -84,42 +79,65 @@ def _stopped(finished: Finished, refused: bool) -> Object:
     return {"stop_reason": reason, "stop_sequence": finished.sequence}
 
 
-def _add(content: list[Object], event: Event) -> None:
-    """Appends to the block before if it is of the same kind."""
-    last = content[-1] if content else {}
-    if isinstance(event, TextPiece | RefusalPiece):
-        if last.get("type") == "text":
-            last["text"] += event.text
-        else:
-            content.append({"type": "text", "text": event.text})
-    elif isinstance(event, ThinkingPiece):
-        if last.get("type") == "thinking" and not last["signature"]:
-            last["thinking"] += event.text
-        else:
-            content.append({"type": "thinking", "thinking": event.text, "signature": ""})
-    elif isinstance(event, ThinkingSigned):
-        if last.get("type") == "thinking":
-            last["signature"] = event.signature
-        else:
-            content.append({"type": "thinking", "thinking": "", "signature": event.signature})
-    elif isinstance(event, ThinkingRedacted):
-        content.append({"type": "redacted_thinking", "data": event.data})
-    elif isinstance(event, CallStarted):
-        content.append({"type": "tool_use", "id": event.id, "name": event.name, "input": {}})
+class _Content:
+    """Gathers the blocks of a whole answer; pieces of the same kind join the block before."""
+
+    def __init__(self) -> None:
+        self.refused = False
+        self._blocks: list[Object] = []
+        self._kind = ""
+        self._pieces: list[str] = []
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, TextPiece | RefusalPiece):
+            self.refused = self.refused or isinstance(event, RefusalPiece)
+            self._piece("text", event.text)
+        elif isinstance(event, ThinkingPiece):
+            self._piece("thinking", event.text)
+        elif isinstance(event, ThinkingSigned):
+            self._piece("thinking", "")
+            self._blocks[-1]["signature"] = event.signature
+            self._close()
+        elif isinstance(event, ThinkingRedacted):
+            self._open("redacted_thinking", {"type": "redacted_thinking", "data": event.data})
+        elif isinstance(event, CallStarted):
+            self._open("tool_use", {"type": "tool_use", "id": event.id, "name": event.name, "input": {}})
+        elif isinstance(event, CallPiece) and self._kind == "tool_use":
+            self._pieces.append(event.arguments)
+
+    def blocks(self) -> list[Object]:
+        """All blocks, finished."""
+        self._close()
+        return self._blocks
+
+    def _piece(self, kind: str, text: str) -> None:
+        if self._kind != kind:
+            block = {"type": kind, kind: ""}
+            self._open(kind, block | {"signature": ""} if kind == "thinking" else block)
+        self._pieces.append(text)
+
+    def _open(self, kind: str, block: Object) -> None:
+        self._close()
+        self._kind = kind
+        self._blocks.append(block)
+
+    def _close(self) -> None:
+        if self._kind in ("text", "thinking"):
+            self._blocks[-1][self._kind] = "".join(self._pieces)
+        elif self._kind == "tool_use":
+            self._blocks[-1]["input"] = _input("".join(self._pieces))
+        self._kind, self._pieces = "", []
 
 
-def _close(content: list[Object], arguments: list[str]) -> list[str]:
-    """Sets the input of the last call, whose arguments are all there. Raises AnswerError for what is no object."""
-    if arguments and content and content[-1]["type"] == "tool_use":
-        text = "".join(arguments)
-        try:
-            value = jsontext.loads(text) if text.strip() else {}
-        except jsontext.JSONTextError:
-            value = None
-        if not isinstance(value, dict):
-            raise unreadable("a tool call's arguments are not the JSON text of an object")
-        content[-1]["input"] = value
-    return []
+def _input(text: str) -> Object:
+    """The object of a call's arguments. Raises AnswerError for what is none."""
+    try:
+        value = jsontext.loads(text) if text.strip() else {}
+    except jsontext.JSONTextError:
+        value = None
+    if not isinstance(value, dict):
+        raise unreadable("a tool call's arguments are not the JSON text of an object")
+    return value
 
 
 class Writer:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from extproc.translate import jsontext
-from extproc.translate.clients.writer import Origin, note
+from extproc.translate.clients.writer import Origin, named, note
 from extproc.translate.failures import Failure, shape
 from extproc.translate.jsontext import Object
 from extproc.translate.neutral import (
@@ -47,11 +47,12 @@ def whole(events: Iterable[Event], origin: Origin) -> bytes:
             usage = event.usage
         else:
             message.add(event)
+    name, model = named(head, origin)
     body: Object = {
-        "id": head.id or origin.id,
+        "id": name,
         "object": "chat.completion",
         "created": origin.created,
-        "model": head.model or origin.model,
+        "model": model,
         "choices": [{"index": 0, "message": message.object(), "logprobs": None, "finish_reason": reason}],
     }
     if usage is not None:
@@ -195,11 +196,12 @@ class Writer:
     def _start(self, head: Started) -> bytes:
         if self._open:
             return b""
+        name, model = named(head, self._origin)
         frame: Object = {
-            "id": head.id or self._origin.id,
+            "id": name,
             "object": "chat.completion.chunk",
             "created": self._origin.created,
-            "model": head.model or self._origin.model,
+            "model": model,
         }
         self._open = b"data: " + jsontext.dumps(frame)[:-1] + b',"choices":' + _CHOICE
         return self._delta({"role": "assistant", "content": ""})

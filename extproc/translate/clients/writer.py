@@ -3,7 +3,7 @@
 from typing import NamedTuple, Protocol
 
 from extproc.translate.failures import Failure
-from extproc.translate.neutral import Event
+from extproc.translate.neutral import Event, Started
 
 
 class Origin(NamedTuple):
@@ -13,6 +13,15 @@ class Origin(NamedTuple):
     created: int  # seconds since 1970
     model: str
     usage_asked: bool
+
+
+# Chunks repeat them: a provider must not make streams grow by long names.
+_LONGEST_NAME = 256
+
+
+def named(head: Started, origin: Origin) -> tuple[str, str]:
+    """The answer's id and model: the provider's, else the request's."""
+    return head.id[:_LONGEST_NAME] or origin.id, head.model[:_LONGEST_NAME] or origin.model
 
 
 class Writer(Protocol):

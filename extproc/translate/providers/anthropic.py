@@ -47,6 +47,7 @@ from extproc.translate.providers.common import (
     budget_of,
     carry,
     effort_of,
+    lose_details,
     parsed,
     system_and_turns,
 )
@@ -58,6 +59,13 @@ _LEAST_BUDGET = 1024
 # Models that think by a budget of tokens; later ones adapt to a level of effort.
 _BY_BUDGET = re.compile(r"claude-(3|(opus|sonnet|haiku)-4(-[0-5])?(-20|@|$|[^-\d]))")
 _NAMES = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "stop": "stop_sequences"}
+_COUNTS = (
+    "input_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "output_tokens",
+    "output_tokens_details",
+)
 _FINISH: dict[str, Literal["stop", "length", "tool_calls", "content_filter"]] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -114,8 +122,7 @@ def _shape(chat: Chat, body: Object) -> None:
     if chat.format.schema is None:
         chat.losses.param(chat.format.at, "it has no mode for any JSON; use a json_schema")
         return
-    if chat.format.description:
-        chat.losses.hint(f"{chat.format.at}.json_schema.description")
+    lose_details(chat.format, chat.losses, strict=True)
     body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": chat.format.schema}
 
 
@@ -135,8 +142,12 @@ def think(chat: Chat, model: str, body: Object) -> None:
         body["thinking"] = {"type": "disabled"}
         return
     if _BY_BUDGET.search(model) or reasoning.budget is not None:
-        budget = min(budget_of(reasoning, losses), int(body["max_tokens"]) - 1)
-        if budget < _LEAST_BUDGET:
+        budget = budget_of(reasoning, losses)
+        if "max_tokens" not in chat.settings:
+            body["max_tokens"] += budget
+        elif reasoning.budget is None:  # thinking counts against the limit: something must be left for the answer
+            budget = min(budget, max(_LEAST_BUDGET, body["max_tokens"] * 4 // 5))
+        if body["max_tokens"] <= _LEAST_BUDGET:
             losses.param(reasoning.at, f"thinking needs max_tokens above {_LEAST_BUDGET}")
             return
         body["thinking"] = {"type": "enabled", "budget_tokens": budget}
@@ -265,7 +276,8 @@ class Reader:
 
     def _count(self, usage: object) -> Counted:
         """Later counts are cumulative, and replace earlier ones."""
-        self._usage |= {name: value for name, value in an_object(usage).items() if value is not None}
+        found = an_object(usage)
+        self._usage |= {name: found[name] for name in _COUNTS if found.get(name) is not None}
         cached = a_count(self._usage.get("cache_read_input_tokens"))
         written = a_count(self._usage.get("cache_creation_input_tokens"))
         total = a_count(self._usage.get("input_tokens")) + cached + written

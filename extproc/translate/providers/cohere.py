@@ -39,6 +39,7 @@ from extproc.translate.providers.common import (
     budget_of,
     carry,
     lose_cache,
+    lose_details,
     lose_single_call,
     parsed,
     plain,
@@ -76,10 +77,13 @@ def write(chat: Chat, model: str, options: Options) -> Call:
     carry(chat, _NAMES, body)
     if chat.tools:
         body["tools"] = [_tool(tool, chat.losses) for tool in chat.tools]
+        if any(tool.strict for tool in chat.tools):  # all of them, then
+            body["strict_tools"] = True
         _choose(chat, body)
     lose_single_call(chat)
     if chat.format is not None:
         form: Object = {"type": "json_object"}
+        lose_details(chat.format, chat.losses, strict=True)
         if chat.format.schema is not None:
             form["json_schema"] = chat.format.schema
         body["response_format"] = form
@@ -104,8 +108,6 @@ def _choose(chat: Chat, body: Object) -> None:
 
 def _tool(tool: Tool, losses: Losses) -> Object:
     lose_cache(tool.cache, losses)
-    if tool.strict:
-        losses.hint(f"{tool.at}.strict")
     function: Object = {"name": tool.name}
     if tool.description is not None:
         function["description"] = tool.description
@@ -153,7 +155,9 @@ def _part(part: Part) -> Object:
 
 
 def _assistant(turn: Turn, losses: Losses) -> Object:
-    """Thinking may go back without a signature. It stands before the text."""
+    """Thinking may go back without a signature; before tool calls it is the plan, as which it came."""
+    planning = any(isinstance(part, ToolCall) for part in turn.parts)
+    plan: list[str] = []
     content: list[Part] = []
     calls: list[Object] = []
     for part in turn.parts:
@@ -162,9 +166,13 @@ def _assistant(turn: Turn, losses: Losses) -> Object:
             calls.append({"id": part.id, "type": "function", "function": function})
         elif isinstance(part, Thinking) and part.redacted:
             losses.hint(part.at)
+        elif isinstance(part, Thinking) and planning:
+            plan.append(part.text)
         else:
             content.append(part)
     message: Object = {"role": "assistant"}
+    if plan:
+        message["tool_plan"] = "\n".join(plan)
     text = plain(content)
     if text is not None:
         message["content"] = text

@@ -8,7 +8,19 @@ from extproc.translate import jsontext
 from extproc.translate.failures import AnswerError, from_object, unreadable
 from extproc.translate.jsontext import Object
 from extproc.translate.losses import Losses
-from extproc.translate.neutral import Cache, Chat, Event, Part, Reasoning, Setting, Text, ToolCall, ToolResult, Turn
+from extproc.translate.neutral import (
+    Cache,
+    Chat,
+    Event,
+    Format,
+    Part,
+    Reasoning,
+    Setting,
+    Text,
+    ToolCall,
+    ToolResult,
+    Turn,
+)
 from extproc.translate.wire.frames import Frame, Framer
 
 MIB = 1024 * 1024
@@ -70,6 +82,14 @@ def lose(losses: Losses, setting: Setting) -> None:
         losses.hint(setting.at)
     else:
         losses.param(setting.at)
+
+
+def lose_details(form: Format, losses: Losses, *, strict: bool) -> None:
+    """For providers that take a bare schema, which they follow strictly or as well as they can. Its name has no use."""
+    if form.description:
+        losses.hint(f"{form.at}.json_schema.description")
+    if form.strict is not None and form.strict != strict:
+        losses.hint(f"{form.at}.json_schema.strict")
 
 
 def lose_cache(cache: Cache | None, losses: Losses) -> None:

@@ -46,6 +46,7 @@ from extproc.translate.providers.common import (
     carry,
     effort_of,
     lose_cache,
+    lose_details,
     lose_single_call,
     parsed,
     system_and_turns,
@@ -78,6 +79,13 @@ _MEDIA_TYPES = {
     "pdf": "application/pdf",
     "txt": "text/plain",
 }
+_COUNTS = (
+    "promptTokenCount",
+    "toolUsePromptTokenCount",
+    "cachedContentTokenCount",
+    "candidatesTokenCount",
+    "thoughtsTokenCount",
+)
 _BLOCKED = frozenset(
     {
         "SAFETY",
@@ -116,6 +124,7 @@ def write(chat: Chat, model: str, options: Options) -> Call:
     carry(chat, _NAMES, config)
     if chat.format is not None:
         config["responseMimeType"] = "application/json"
+        lose_details(chat.format, losses, strict=True)
         if chat.format.schema is not None:
             config["responseJsonSchema"] = chat.format.schema
     if chat.reasoning is not None:
@@ -128,11 +137,15 @@ def write(chat: Chat, model: str, options: Options) -> Call:
 
 
 def _choose(chat: Chat, body: Object) -> None:
+    """Which tools to call. Strict tools have a mode: calls that follow their schemas, or text."""
     choice = chat.choice
-    if choice is None:
+    strict = any(tool.strict for tool in chat.tools)
+    if choice is None and not strict:
         return
-    config: Object = {"mode": {"auto": "AUTO", "none": "NONE", "any": "ANY", "tool": "ANY"}[choice.kind]}
-    if choice.kind == "tool":
+    kind = "auto" if choice is None else choice.kind
+    mode = {"auto": "VALIDATED" if strict else "AUTO", "none": "NONE", "any": "ANY", "tool": "ANY"}[kind]
+    config: Object = {"mode": mode}
+    if choice is not None and choice.kind == "tool":
         config["allowedFunctionNames"] = [choice.name]
     body["toolConfig"] = {"functionCallingConfig": config}
 
@@ -161,8 +174,6 @@ def _tool(tool: Tool, losses: Losses) -> Object:
         found["description"] = tool.description
     if tool.schema is not None:
         found["parametersJsonSchema"] = tool.schema
-    if tool.strict:
-        losses.hint(f"{tool.at}.strict")
     lose_cache(tool.cache, losses)
     return found
 
@@ -253,14 +264,14 @@ class Reader:
         yield from self._answer(parsed(frame))
 
     def _answer(self, answer: Object) -> Iterator[Event]:
+        usage = answer.get("usageMetadata")
+        if isinstance(usage, dict):
+            self._usage |= {name: usage[name] for name in _COUNTS if name in usage}
+            yield Counted(_usage(self._usage))
         if not self._started:
             self._started = True
             self._id = a_text(answer.get("responseId"))
             yield Started(self._id, a_text(answer.get("modelVersion")))
-        usage = answer.get("usageMetadata")
-        if isinstance(usage, dict):
-            self._usage |= usage
-            yield Counted(_usage(self._usage))
         blocked = an_object(answer.get("promptFeedback")).get("blockReason")
         if blocked:
             yield Finished("content_filter")

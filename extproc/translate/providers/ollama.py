@@ -39,6 +39,7 @@ from extproc.translate.providers.common import (
     call_names,
     carry,
     lose_cache,
+    lose_details,
     lose_single_call,
     parsed,
     split_results,
@@ -71,6 +72,7 @@ def write(chat: Chat, model: str, options: Options) -> Call:
         body["options"] = settings
     _tools(chat, body)
     if chat.format is not None:
+        lose_details(chat.format, chat.losses, strict=True)
         body["format"] = "json" if chat.format.schema is None else chat.format.schema
     _think(chat, body)
     body["stream"] = chat.stream  # it streams when nothing is said

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from extproc.translate.failures import AnswerError, from_object
+from extproc.translate.failures import AnswerError, from_object, unreadable
 from extproc.translate.jsontext import Object
 from extproc.translate.losses import Losses, inexpressible
 from extproc.translate.neutral import (
@@ -47,6 +47,7 @@ from extproc.translate.providers.common import (
     an_object,
     carry,
     effort_of,
+    lose_cache,
     parsed,
     plain,
     split_results,
@@ -142,7 +143,8 @@ def _think(chat: Chat, accent: Accent, body: Object) -> None:
     if not accent.thoughts:
         if reasoning.on:
             body["reasoning_effort"] = effort_of(reasoning, chat.losses)
-        # Off is how models are that do not think; models that always do refuse to be told so.
+        else:  # many models refuse to be told so, those that do not think and those that always do
+            chat.losses.hint(reasoning.at)
         return
     if not reasoning.on:
         body["reasoning"] = {"enabled": False}
@@ -211,6 +213,9 @@ def _content(parts: Iterable[Part], accent: Accent, losses: Losses) -> object:
     found = list(parts)
     if not found:
         return ""
+    if not accent.marks and len(found) == 1 and isinstance(found[0], Text):
+        lose_cache(found[0].cache, losses)
+        return found[0].text
     single = plain(found)
     return single if single is not None else [_part(part, accent, losses) for part in found]
 
@@ -326,7 +331,7 @@ class Reader:
         index = call.get("index", position)
         if isinstance(index, int) and index != self._call:
             if index < self._call:
-                raise AnswerError(from_object({"message": "The model's provider mixed up the pieces of tool calls."}))
+                raise unreadable("the pieces of its tool calls are mixed up")
             self._call = index
             yield CallStarted(a_text(call.get("id")), a_text(function.get("name")))
         if arguments := a_text(function.get("arguments")):
