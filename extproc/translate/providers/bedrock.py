@@ -296,7 +296,7 @@ def _payload(frame: Frame) -> Object:
         event = {}
     if frame.error:
         message = a_text(an_object(event).get("message")) or "The model's provider broke off with an error."
-        raise AnswerError(Failure(_STATUSES.get(frame.name, 502), message, frame.name))
+        raise AnswerError(Failure(_STATUSES.get(frame.name, 502), message))
     if not isinstance(event, dict):
         raise unreadable("an event is no object")
     return event
