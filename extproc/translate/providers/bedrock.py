@@ -121,6 +121,8 @@ def _think(chat: Chat, model: str, options: Options, body: Object, config: Objec
     if "claude" not in model:
         if chat.reasoning is not None and chat.reasoning.on:
             body["outputConfig"] = {"effort": effort_of(chat.reasoning, chat.losses)}
+        elif chat.reasoning is not None:
+            chat.losses.hint(chat.reasoning.at)
         return
     fields: Object = {"max_tokens": config.get("maxTokens", options.max_tokens)}
     if "temperature" in config:
@@ -143,6 +145,7 @@ def _tools(chat: Chat, body: Object, turns: list[Turn]) -> None:
     choice = chat.choice
     if choice is not None and choice.kind == "none":
         if not any(isinstance(part, ToolCall | ToolResult) for turn in turns for part in turn.parts):
+            chat.losses.warn(f"{choice.at} became a request without tools")
             return
         chat.losses.param(choice.at, "tools cannot be switched off in a conversation that used them")
     tools: list[Object] = []

@@ -84,7 +84,9 @@ def _tools(chat: Chat, body: Object) -> None:
     lose_single_call(chat)
     if chat.choice is not None and chat.choice.kind in ("any", "tool"):
         chat.losses.param(chat.choice.at, "it cannot be told to call a tool")
-    if chat.tools and (chat.choice is None or chat.choice.kind != "none"):
+    if chat.tools and chat.choice is not None and chat.choice.kind == "none":
+        chat.losses.warn(f"{chat.choice.at} became a request without tools")
+    elif chat.tools:
         body["tools"] = [_tool(tool, chat.losses) for tool in chat.tools]
 
 
