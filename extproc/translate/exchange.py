@@ -1,5 +1,6 @@
 """One attempt at one provider: what is sent, and how its answer becomes the client's."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -17,13 +18,42 @@ from extproc.translate.failures import (
 )
 from extproc.translate.jsontext import Object
 from extproc.translate.losses import shown
-from extproc.translate.neutral import Ended, Event, Finished, Unexpressed
-from extproc.translate.providers.common import Dialect, Reader
-from extproc.translate.wire.frames import Frame, Framer
+from extproc.translate.neutral import CallStarted, Ended, Event, Finished, Unexpressed
+from extproc.translate.providers.common import Dialect
+from extproc.translate.wire.frames import Frame
 
 # Names what was in a whole answer and has no place in the client's dialect; streams say it in comments.
 NOT_TRANSLATED = "x-headgate-not-translated"
 _EVENTS_IN_FRAME = 4096
+_NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9]")
+
+
+class Tongue(NamedTuple):
+    """How answers are written in a client's dialect."""
+
+    name: ClientName
+    whole: Callable[[list[Event], Origin], bytes]
+    writer: Callable[[Origin], Writer]
+    stream_type: str
+
+
+class _Calls:
+    """Gives tool calls without an id one that no other answer has; refuses calls without a name.
+
+    Clients send ids back with the whole conversation, so numbers alone would come again. OpenAI's have 40 characters.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        self._prefix = "call_" + _NOT_IN_IDS.sub("", origin.id)[-24:]
+        self._count = 0
+
+    def named(self, event: Event) -> Event:
+        if not isinstance(event, CallStarted):
+            return event
+        if not event.name:
+            raise unreadable("a tool call has no name")
+        self._count += 1
+        return event if event.id else event._replace(id=f"{self._prefix}_{self._count}")
 
 
 class Stream:
@@ -32,10 +62,11 @@ class Stream:
     Bounded: it holds one frame (`Options.max_frame` bytes) at most. After the end, or an error, it gives nothing more.
     """
 
-    def __init__(self, framer: Framer, reader: Reader, writer: Writer) -> None:
-        self._framer = framer
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, dialect: Dialect, tongue: Tongue, origin: Origin, max_frame: int) -> None:
+        self._framer = dialect.framer(max_frame)
+        self._reader = dialect.reader()
+        self._writer = tongue.writer(origin)
+        self._calls = _Calls(origin)
         self._finished = False  # the provider said why it stopped
         self._over = False
 
@@ -63,7 +94,7 @@ class Stream:
             out.append(self._writer.fail(error.failure))
         except jsontext.JSONTextError:
             self._over = True
-            out.append(self._writer.fail(unreadable("text that is no Unicode").failure))
+            out.append(self._writer.fail(unreadable("it is nested too deep").failure))
         return b"".join(out)
 
     def _take(self, frames: list[Frame], out: list[bytes]) -> None:
@@ -74,7 +105,7 @@ class Stream:
                 if isinstance(event, Ended):
                     return self._finish(out)
                 self._finished = self._finished or isinstance(event, Finished)
-                out.append(self._writer.event(event))
+                out.append(self._writer.event(self._calls.named(event)))
         return None
 
     def _close(self, out: list[bytes]) -> None:
@@ -91,15 +122,6 @@ class Stream:
     def _finish(self, out: list[bytes]) -> None:
         self._over = True
         out.append(self._writer.finish())
-
-
-class Tongue(NamedTuple):
-    """How answers are written in a client's dialect."""
-
-    name: ClientName
-    whole: Callable[[list[Event], Origin], bytes]
-    writer: Callable[[Origin], Writer]
-    stream_type: str
 
 
 class Exchange(NamedTuple):
@@ -138,7 +160,7 @@ class Exchange(NamedTuple):
         except AnswerError as error:
             return render(error.failure, self.client)
         except jsontext.JSONTextError:
-            return render(unreadable("text that is no Unicode").failure, self.client)
+            return render(unreadable("it is nested too deep").failure, self.client)
 
 
 def of_chat(tongue: Tongue, dialect: Dialect, origin: Origin, max_frame: int, *, stream_asked: bool) -> Exchange:
@@ -146,7 +168,7 @@ def of_chat(tongue: Tongue, dialect: Dialect, origin: Origin, max_frame: int, *,
     stream_headers = {"content-type": tongue.stream_type}
 
     def read(answer: Object) -> Answer:
-        events = list(dialect.reader().whole(answer))
+        events = list(map(_Calls(origin).named, dialect.reader().whole(answer)))
         if not stream_asked:
             headers = {"content-type": "application/json"}
             lost = dict.fromkeys(event.what for event in events if isinstance(event, Unexpressed))
@@ -158,7 +180,7 @@ def of_chat(tongue: Tongue, dialect: Dialect, origin: Origin, max_frame: int, *,
         return Answer(200, stream_headers, b"".join([*pieces, writer.finish()]))
 
     def open_stream() -> Stream:
-        return Stream(dialect.framer(max_frame), dialect.reader(), tongue.writer(origin))
+        return Stream(dialect, tongue, origin, max_frame)
 
     opener = open_stream if stream_asked else None
     return Exchange(tongue.name, read, opener, dialect.stream_type, tuple(stream_headers.items()))

@@ -231,7 +231,10 @@ class ThinkingRedacted(NamedTuple):
 
 
 class CallStarted(NamedTuple):
-    """A tool call begins; its arguments follow in pieces, which belong to the last call begun."""
+    """A tool call begins; its arguments follow in pieces, which belong to the last call begun.
+
+    `id` is empty for providers whose calls have none.
+    """
 
     id: str
     name: str

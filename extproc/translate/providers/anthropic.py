@@ -49,6 +49,7 @@ from extproc.translate.providers.common import (
     effort_of,
     lose_details,
     parsed,
+    safe_id,
     system_and_turns,
 )
 from extproc.translate.wire.frames import Frame
@@ -185,9 +186,13 @@ def _block(part: Part, losses: Losses) -> Object | None:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text} if part.text else None
     if isinstance(part, ToolCall):
-        return {"type": "tool_use", "id": part.id, "name": part.name, "input": part.arguments_object}
+        return {"type": "tool_use", "id": safe_id(part.id), "name": part.name, "input": part.arguments_object}
     if isinstance(part, ToolResult):
-        result: Object = {"type": "tool_result", "tool_use_id": part.call_id, "content": _blocks(part.parts, losses)}
+        result: Object = {
+            "type": "tool_result",
+            "tool_use_id": safe_id(part.call_id),
+            "content": _blocks(part.parts, losses),
+        }
         if part.is_error:
             result["is_error"] = True
         return result

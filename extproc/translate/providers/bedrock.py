@@ -52,6 +52,7 @@ from extproc.translate.providers.common import (
     carry,
     effort_of,
     lose_single_call,
+    safe_id,
     system_and_turns,
 )
 from extproc.translate.wire.eventstream import EventStream
@@ -198,10 +199,10 @@ def _block(part: Part, losses: Losses) -> Object | None:
     if isinstance(part, Text):
         return {"text": part.text} if part.text else None
     if isinstance(part, ToolCall):
-        return {"toolUse": {"toolUseId": part.id, "name": part.name, "input": part.arguments_object}}
+        return {"toolUse": {"toolUseId": safe_id(part.id), "name": part.name, "input": part.arguments_object}}
     if isinstance(part, ToolResult):
         content = list(_blocks(part.parts, losses)) or [{"json": {}}]
-        result: Object = {"toolUseId": part.call_id, "content": content}
+        result: Object = {"toolUseId": safe_id(part.call_id), "content": content}
         if part.is_error:
             result["status"] = "error"
         return {"toolResult": result}

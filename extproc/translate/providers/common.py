@@ -1,5 +1,6 @@
 """What the provider modules share: their interface, and small steps that several of them need."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -23,6 +24,7 @@ from extproc.translate.neutral import (
 )
 from extproc.translate.wire.frames import Frame, Framer
 
+_NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 MIB = 1024 * 1024
 
 
@@ -138,6 +140,11 @@ def split_results(turn: Turn) -> tuple[list[ToolResult], list[Part]]:
 def call_names(turns: Iterable[Turn]) -> dict[str, str]:
     """The name of the function of each tool call in the conversation, by the call's id."""
     return {part.id: part.name for turn in turns for part in turn.parts if isinstance(part, ToolCall)}
+
+
+def safe_id(call_id: str) -> str:
+    """The id of a tool call as Anthropic and Bedrock take it; other servers make ids of other characters, too."""
+    return _NOT_IN_IDS.sub("_", call_id)[:64] or "call"
 
 
 def plain(parts: Iterable[Part]) -> str | None:

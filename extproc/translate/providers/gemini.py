@@ -246,7 +246,6 @@ class Reader:
 
     def __init__(self) -> None:
         self._started = False
-        self._id = ""
         self._calls = 0
         self._usage: Object = {}
 
@@ -270,8 +269,7 @@ class Reader:
             yield Counted(_usage(self._usage))
         if not self._started:
             self._started = True
-            self._id = a_text(answer.get("responseId"))
-            yield Started(self._id, a_text(answer.get("modelVersion")))
+            yield Started(a_text(answer.get("responseId")), a_text(answer.get("modelVersion")))
         blocked = an_object(answer.get("promptFeedback")).get("blockReason")
         if blocked:
             yield Finished("content_filter")
@@ -303,8 +301,7 @@ class Reader:
                 yield ThinkingPiece(text) if part.get("thought") is True else TextPiece(text)
         elif isinstance(call, dict):
             self._calls += 1
-            call_id = a_text(call.get("id")) or f"call_{self._id[:40]}_{self._calls}"
-            yield CallStarted(call_id, a_text(call.get("name")), a_text(part.get("thoughtSignature")))
+            yield CallStarted(a_text(call.get("id")), a_text(call.get("name")), a_text(part.get("thoughtSignature")))
             yield CallPiece(jsontext.text(an_object(call.get("args"))))
         else:
             known = ("inlineData", "executableCode", "codeExecutionResult", "fileData")

@@ -207,10 +207,9 @@ class Reader:
             yield Ended()
 
     def _call(self, call: Object) -> Iterator[Event]:
-        """Older servers give their calls no names of their own."""
         function = an_object(call.get("function"))
         self._calls += 1
-        yield CallStarted(a_text(call.get("id")) or f"call_{self._calls}", a_text(function.get("name")))
+        yield CallStarted(a_text(call.get("id")), a_text(function.get("name")))
         yield CallPiece(jsontext.text(an_object(function.get("arguments"))))
 
 

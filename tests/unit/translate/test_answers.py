@@ -100,6 +100,55 @@ def test_noise_in_a_stream_is_no_crash_and_does_not_grow(
     assert found[-1] == "[DONE]" or found[-1].get("type") == "message_stop" or "error" in found[-1]
 
 
+SMALLEST: list[tuple[ClientAPI, ProviderName, bytes]] = [
+    (client, provider, data)
+    for client, provider in PAIRS
+    for data in {
+        "openai": [
+            b'data:{"choices":[{"delta":{"content":"a","reasoning":"b","refusal":"c"}}]}\n\n' * 3000,
+            b'data:{"choices":[{"delta":{"tool_calls":['
+            + b'{"index":1,"function":{"name":"f"}},' * 1500
+            + b"0]}}]}\n\n",
+            b'data:{"id":1}\n\n' * 3000,
+        ],
+        "anthropic": [
+            b'data:{"type":"content_block_start","content_block":{"type":"tool_use","name":"f"}}\n\n' * 3000,
+            b'data:{"type":"content_block_start","content_block":{"type":"text","text":"a"}}\n\n' * 3000,
+            b'data:{"type":"content_block_start"}\n\n' * 3000,
+        ],
+        "gemini": [
+            b'data:{"candidates":[{"content":{"parts":['
+            + b'{"text":"a"},{"functionCall":{"name":"f"}},' * 1000
+            + b"0]}}]}\n\n",
+            b'data:{"candidates":[{"content":{"parts":['
+            + b'{"text":"a"},{"text":"b","thought":true},' * 2000
+            + b"0]}}]}\n\n",
+            b"data:{}\n\n" * 3000,
+        ],
+        "cohere": [
+            b'data:{"type":"tool-call-start","delta":{"message":{"tool_calls":{"function":{"name":"f"}}}}}\n\n' * 3000,
+            b'data:{"type":"content-delta","delta":{"message":{"content":{"text":"a","thinking":"b"}}}}\n\n' * 3000,
+        ],
+        "ollama": [
+            b'{"message":{"content":"a","thinking":"b"}}\n' * 3000,
+            b'{"message":{"tool_calls":[' + b"0," * 2000 + b"0]}}\n",
+            b'{"message":{"tool_calls":[' + b'{"function":{"name":"f"}},' * 2000 + b"0]}}\n",
+            b"{}\n" * 3000,
+        ],
+        "bedrock": [
+            raw_frame(b"\x0b:event-type\x07\x00\x11contentBlockStart", b'{"start":{"toolUse":{"name":"f"}}}') * 3000,
+            raw_frame(b"\x0b:event-type\x07\x00\x11contentBlockDelta", b'{"delta":{"text":"a"}}') * 3000,
+        ],
+    }[provider]
+]
+
+
+@pytest.mark.parametrize(("client", "provider", "data"), SMALLEST)
+def test_the_smallest_events_grow_within_bounds(client: ClientAPI, provider: ProviderName, data: bytes) -> None:
+    out = through(client, provider, [data])
+    assert len(out) <= MOST_GROWTH * len(data) + 4096
+
+
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=4)),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
@@ -285,3 +334,18 @@ def test_every_wrong_bit_of_an_event_stream_is_seen(place: int, bit: int) -> Non
 def test_wrong_headers_of_an_event_stream_are_seen(headers: bytes) -> None:
     [error] = events(through("openai", "bedrock", [raw_frame(headers, b"{}")]))
     assert "header" in error["error"]["message"]
+
+
+def test_calls_without_an_id_get_one_that_does_not_come_again() -> None:
+    steps = [Step("call", "x", "f"), Step("call", "y", "g")]
+    out = events(through("openai", "ollama", [stream("ollama", steps)]))
+    calls = [
+        call for event in out[:-1] for choice in event["choices"] for call in choice["delta"].get("tool_calls", ())
+    ]
+    assert [call["id"] for call in calls if "id" in call] == ["call_id1_1", "call_id1_2"]
+
+
+@pairs
+def test_a_call_without_a_name_is_an_error(client: ClientAPI, provider: ProviderName) -> None:
+    out = events(through(client, provider, [stream(provider, [Step("call", "x", "")])]))
+    assert "has no name" in out[-1]["error"]["message"]

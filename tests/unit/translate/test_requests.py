@@ -103,6 +103,22 @@ def conversation(chat: Chat) -> list[tuple[str, Any]]:
     return said
 
 
+@pytest.mark.parametrize("provider", ["openai", "openrouter", "gemini", "cohere", "ollama", "bedrock"])
+@given(body=chats())
+def test_every_text_of_anthropics_clients_is_sent_or_named(provider: ProviderName, body: dict[str, Any]) -> None:
+    """Their requests are made from OpenAI's, which is known by now to lose nothing."""
+    call = anthropic.write(openai_client.read(body, Losses()), "claude-sonnet-5", Options())
+    result = request("anthropic", provider, json.dumps(call.body).encode(), "m", STAMP, DROP)
+    assert isinstance(result, Upstream)
+    found = [text for _, text in texts(json.loads(result.body))]
+    found += [text for outer in found if outer.startswith("{") for _, text in texts(json.loads(outer))]
+    dropped = result.dropped
+    if "tool_choice became a request without tools" in result.warnings:
+        dropped = (*dropped, "tools")
+    for at, text in texts(call.body):
+        assert "text-" not in text or at.startswith(dropped) or text in "\n".join(found), at
+
+
 @given(body=chats(), provider=st.sampled_from(FOREIGN), policy=st.sampled_from(["refuse", "drop"]))
 def test_names_and_warnings_fit_into_headers(body: dict[str, Any], provider: ProviderName, policy: Any) -> None:
     result = request("openai", provider, json.dumps(body).encode(), "m", STAMP, Options(unsupported=policy))
@@ -165,6 +181,16 @@ def test_arguments_that_are_no_json_are_refused_by_place() -> None:
     result = request("openai", "anthropic", json.dumps(body).encode(), "m", STAMP, DROP)
     assert isinstance(result, Refused)
     assert result.param == "messages[0].tool_calls[0]"
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "bedrock"])
+def test_ids_of_calls_from_elsewhere_are_made_fit(provider: ProviderName) -> None:
+    call = {"id": "functions.f:0", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "x"},
+    ]
+    assert sent({"model": "a", "messages": messages}, provider).body.count(b'"functions_f_0"') == 2
 
 
 def test_a_result_without_its_call_is_refused_where_the_call_names_the_function() -> None:
