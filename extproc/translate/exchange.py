@@ -1,7 +1,7 @@
 """One attempt at one provider: what is sent, and how its answer becomes the client's."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from extproc.translate import jsontext
@@ -97,16 +97,16 @@ class Stream:
             out.append(self._writer.fail(unreadable("it is nested too deep").failure))
         return b"".join(out)
 
-    def _take(self, frames: list[Frame], out: list[bytes]) -> None:
+    def _take(self, frames: Iterable[Frame], out: list[bytes]) -> None:
         for frame in frames:
             for count, event in enumerate(self._reader.frame(frame)):
                 if count > _EVENTS_IN_FRAME:
                     raise unreadable("an event has too many parts")
                 if isinstance(event, Ended):
-                    return self._finish(out)
+                    self._finish(out)
+                    return
                 self._finished = self._finished or isinstance(event, Finished)
                 out.append(self._writer.event(self._calls.named(event)))
-        return None
 
     def _close(self, out: list[bytes]) -> None:
         try:

@@ -6,6 +6,7 @@ those of zlib. https://smithy.io/2.0/aws/amazon-eventstream.html
 
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import NoReturn
 
 from extproc.translate.failures import unreadable
@@ -26,22 +27,21 @@ class EventStream:
         self._limit = limit
         self._held = bytearray()
 
-    def feed(self, chunk: bytes) -> list[Frame]:
+    def feed(self, chunk: bytes) -> Iterator[Frame]:
         self._held += chunk
-        frames, at = [], 0
+        at = 0
         while True:
             end = at + self._total(at)
             if end == at or len(self._held) < end:
                 break
-            frames.append(_frame(memoryview(self._held)[at:end].tobytes()))
+            yield _frame(bytes(self._held[at:end]))
             at = end
         del self._held[:at]
-        return frames
 
-    def end(self) -> list[Frame]:
+    def end(self) -> Iterator[Frame]:
         if self._held:
             _bad("it ends inside of a frame")
-        return []
+        return iter(())
 
     def _total(self, at: int) -> int:
         """The length of the frame that begins at `at`; 0 while its prelude is not here."""

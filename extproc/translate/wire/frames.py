@@ -1,5 +1,6 @@
 """A frame of a stream, and what reads bytes into frames."""
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 
@@ -12,10 +13,14 @@ class Frame(NamedTuple):
 
 
 class Framer(Protocol):
-    """Cuts bytes into frames, however they come in pieces. Raises AnswerError; it is not to be used after that."""
+    """Cuts bytes into frames, however they come in pieces.
 
-    def feed(self, chunk: bytes) -> list[Frame]:
+    Raises AnswerError after the frames that came before what is wrong; it is not to be used after that, or when not
+    all frames of a chunk were taken.
+    """
+
+    def feed(self, chunk: bytes) -> Iterator[Frame]:
         """The frames that this chunk completes."""
 
-    def end(self) -> list[Frame]:
+    def end(self) -> Iterator[Frame]:
         """What the end of the stream completes."""

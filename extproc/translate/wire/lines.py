@@ -1,5 +1,7 @@
 """Bytes into lines, with bounded memory and in linear time, however they are cut."""
 
+from collections.abc import Iterator
+
 from extproc.translate.failures import unreadable
 from extproc.translate.wire.frames import Frame
 
@@ -13,7 +15,7 @@ class Lines:
         self._open = bytearray()  # the line that has no end yet
         self._skip_lf = False
 
-    def feed(self, chunk: bytes) -> list[bytes]:
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
         """The lines that this chunk ends, without their ends."""
         if self._lone_cr and chunk:
             if self._skip_lf and chunk[0] == 0x0A:
@@ -24,10 +26,10 @@ class Lines:
             if b"\r" in chunk:
                 chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *ended, rest = chunk.split(b"\n")
-        lines = [self._whole(piece) for piece in ended]
+        for piece in ended:
+            yield self._whole(piece)
         self._open += rest
         self._check(len(self._open))
-        return lines
 
     def end(self) -> bytes:
         """The last line, if it lacks its end."""
@@ -50,9 +52,10 @@ class JSONLines:
     def __init__(self, limit: int) -> None:
         self._lines = Lines(limit, lone_cr=False)
 
-    def feed(self, chunk: bytes) -> list[Frame]:
-        return [Frame("", line) for line in self._lines.feed(chunk) if line.strip()]
+    def feed(self, chunk: bytes) -> Iterator[Frame]:
+        return (Frame("", line) for line in self._lines.feed(chunk) if line.strip())
 
-    def end(self) -> list[Frame]:
+    def end(self) -> Iterator[Frame]:
         line = self._lines.end()
-        return [Frame("", line)] if line.strip() else []
+        if line.strip():
+            yield Frame("", line)

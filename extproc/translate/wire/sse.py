@@ -1,5 +1,7 @@
 """Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation"""
 
+from collections.abc import Iterator
+
 from extproc.translate.failures import unreadable
 from extproc.translate.wire.frames import Frame
 from extproc.translate.wire.lines import Lines
@@ -19,22 +21,18 @@ class Events:
         self._data: list[bytes] = []
         self._size = 0
 
-    def feed(self, chunk: bytes) -> list[Frame]:
-        frames = []
+    def feed(self, chunk: bytes) -> Iterator[Frame]:
         for line in self._lines.feed(chunk):
             frame = self._line(line)
             if frame is not None:
-                frames.append(frame)
-        return frames
+                yield frame
 
-    def end(self) -> list[Frame]:
+    def end(self) -> Iterator[Frame]:
         """The last event even without its empty line: some servers close right after it."""
-        frames = []
         for line in (self._lines.end(), b""):
             frame = self._line(line) if line or self._data else None
             if frame is not None:
-                frames.append(frame)
-        return frames
+                yield frame
 
     def _line(self, line: bytes) -> Frame | None:
         if self._first:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.translate import PROVIDERS, Options, ProviderName, Refused, Stamp, Upstream, refusal, request
@@ -39,6 +39,7 @@ def texts(value: Any, at: str = "") -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("provider", FOREIGN)
+@settings(max_examples=50)
 @given(body=chats())
 def test_every_text_is_sent_or_named_as_dropped(provider: ProviderName, body: dict[str, Any]) -> None:
     upstream = sent(body, provider)
@@ -55,6 +56,7 @@ def test_every_text_is_sent_or_named_as_dropped(provider: ProviderName, body: di
 
 
 @pytest.mark.parametrize("provider", FOREIGN)
+@settings(max_examples=50)
 @given(body=chats())
 def test_every_parameter_is_sent_or_named_or_asks_for_nothing(provider: ProviderName, body: dict[str, Any]) -> None:
     """A parameter that is neither named as dropped nor warned of makes a difference in what is sent."""
@@ -104,6 +106,7 @@ def conversation(chat: Chat) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("provider", ["openai", "openrouter", "gemini", "cohere", "ollama", "bedrock"])
+@settings(max_examples=50)
 @given(body=chats())
 def test_every_text_of_anthropics_clients_is_sent_or_named(provider: ProviderName, body: dict[str, Any]) -> None:
     """Their requests are made from OpenAI's, which is known by now to lose nothing."""
