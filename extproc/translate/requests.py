@@ -92,10 +92,10 @@ def _request(
     if not isinstance(parsed.get("model"), str):
         invalid("model", "a string")
     if client == "anthropic" and provider == "anthropic":
-        return _unchanged("anthropic", provider, "/messages", body, model, options)
+        return _unchanged("anthropic", provider, "/messages", *_signed(parsed, body), model, options)
     if client != "anthropic" and provider in _OPENAI_LIKE:
         endpoint = "/chat/completions" if client == "openai" else "/embeddings"
-        return _unchanged("openai", provider, openai.path(endpoint, model, options), body, model, options)
+        return _unchanged("openai", provider, openai.path(endpoint, model, options), body, (), model, options)
     losses = Losses()
     if client == "openai_embeddings":
         call, exchange = embeddings.prepare(provider, parsed, model, options, losses)
@@ -121,12 +121,25 @@ def _chat(
     return dialect.write(chat, model, options), exchange
 
 
+def _signed(parsed: Object, body: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """The body as it was, or written anew where something had to go; and what went."""
+    losses = Losses()
+    changed = anthropic.without_unsigned_thinking(parsed, losses) if b'"thinking"' in body else None
+    return (body, ()) if changed is None else (jsontext.dumps(changed), losses.dropped)
+
+
 def _unchanged(
-    client: ClientName, provider: ProviderName, path: str, body: bytes, model: str, options: Options
+    client: ClientName,
+    provider: ProviderName,
+    path: str,
+    body: bytes,
+    dropped: tuple[str, ...],
+    model: str,
+    options: Options,
 ) -> Upstream:
     """The same dialect on both sides: only the model's name and the path change."""
     changed = jsontext.with_model(body, model)
-    return Upstream(_base_path(provider, options) + path, {}, changed, (), (), Exchange(client))
+    return Upstream(_base_path(provider, options) + path, {}, changed, dropped, (), Exchange(client))
 
 
 def _base_path(provider: ProviderName, options: Options) -> str:

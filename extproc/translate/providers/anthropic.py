@@ -102,6 +102,33 @@ def write(chat: Chat, model: str, options: Options) -> Call:
     return Call("/messages", body, (("anthropic-version", VERSION),))
 
 
+def without_unsigned_thinking(body: Object, losses: Losses) -> Object | None:
+    """Anthropic's own request without thinking that nobody signed, which is refused; None when there is none.
+
+    Clients have such thinking from other models: a conversation may have been served by several.
+    """
+    messages = a_list(body.get("messages"))
+    kept = [_signed_part(message, f"messages[{i}]", losses) for i, message in enumerate(messages)]
+    return body | {"messages": kept} if losses.dropped else None
+
+
+def _signed_part(message: object, at: str, losses: Losses) -> object:
+    """The message without unsigned thinking. One of nothing else stays: it cannot be empty."""
+    content = a_list(an_object(message).get("content"))
+    signed = [block for block in content if not _is_unsigned(block)]
+    if not signed or len(signed) == len(content):
+        return message
+    for i, block in enumerate(content):
+        if _is_unsigned(block):
+            losses.hint(f"{at}.content[{i}]")
+    return an_object(message) | {"content": signed}
+
+
+def _is_unsigned(block: object) -> bool:
+    found = an_object(block)
+    return found.get("type") == "thinking" and found.get("signature") == ""
+
+
 def _choose(chat: Chat, body: Object) -> None:
     choice: Object | None = None
     if chat.choice is not None:

@@ -31,6 +31,8 @@ from extproc.translate.neutral import (
     TextPiece,
     Thinking,
     ThinkingPiece,
+    ThinkingRedacted,
+    ThinkingSigned,
     Tool,
     ToolCall,
     Turn,
@@ -313,9 +315,7 @@ class Reader:
             yield Counted(usage_of(usage))
 
     def _message(self, message: Object) -> Iterator[Event]:
-        thought = a_text(message.get("reasoning_content")) or a_text(message.get("reasoning"))
-        if thought:
-            yield ThinkingPiece(thought)
+        yield from _thoughts(message)
         if text := a_text(message.get("content")):
             yield TextPiece(text)
         if refusal := a_text(message.get("refusal")):
@@ -336,6 +336,22 @@ class Reader:
             yield CallStarted(a_text(call.get("id")), a_text(function.get("name")))
         if arguments := a_text(function.get("arguments")):
             yield CallPiece(arguments)
+
+
+def _thoughts(message: Object) -> Iterator[Event]:
+    """Thinking as text; OpenRouter repeats it in details, which hold what the model needs to have back."""
+    thought = a_text(message.get("reasoning_content")) or a_text(message.get("reasoning"))
+    if thought:
+        yield ThinkingPiece(thought)
+    for item in a_list(message.get("reasoning_details")):
+        detail = an_object(item)
+        text = a_text(detail.get("text"))
+        if text and not thought:
+            yield ThinkingPiece(text)
+        if signature := a_text(detail.get("signature")):
+            yield ThinkingSigned(signature)
+        if detail.get("type") == "reasoning.encrypted":
+            yield ThinkingRedacted(a_text(detail.get("data")))
 
 
 def usage_of(usage: Object) -> Usage:

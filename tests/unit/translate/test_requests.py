@@ -196,6 +196,21 @@ def test_ids_of_calls_from_elsewhere_are_made_fit(provider: ProviderName) -> Non
     assert sent({"model": "a", "messages": messages}, provider).body.count(b'"functions_f_0"') == 2
 
 
+def test_thinking_of_other_models_does_not_go_to_anthropic() -> None:
+    """A conversation that another provider served in between goes on at Anthropic, which refuses unsigned thinking."""
+    own, foreign = ({"type": "thinking", "thinking": "t", "signature": signature} for signature in ("s==", ""))
+    said = [own, foreign, {"type": "text", "text": "x"}]
+    body = {"model": "a", "messages": [{"role": "assistant", "content": said}, {"role": "assistant", "content": "y"}]}
+    result = request("anthropic", "anthropic", json.dumps(body).encode(), "m", STAMP, Options())
+    assert isinstance(result, Upstream)
+    assert result.dropped == ("messages[0].content[1]",)
+    body["messages"][0]["content"].remove(foreign)  # type: ignore[index]
+    assert json.loads(result.body) == body | {"model": "m"}
+    again = request("anthropic", "anthropic", json.dumps(body).encode(), "m", STAMP, Options())
+    assert isinstance(again, Upstream)
+    assert (again.body, again.dropped) == (json.dumps(body | {"model": "m"}).encode(), ())
+
+
 def test_a_result_without_its_call_is_refused_where_the_call_names_the_function() -> None:
     body = {"model": "a", "messages": [{"role": "tool", "tool_call_id": "lost", "content": "x"}]}
     for provider in ("gemini", "ollama"):
