@@ -4,7 +4,7 @@ https://docs.claude.com/en/api/messages, https://docs.claude.com/en/docs/build-w
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from extproc.translate import jsontext
 from extproc.translate.clients.writer import Origin, named, note
@@ -152,24 +152,11 @@ class Writer:
         self._refused = False
         self._usage = Usage()
         self._noted: set[str] = set()
-        self._writers: dict[type, Callable[[Any], bytes]] = {
-            Started: self._start,
-            TextPiece: self._text,
-            RefusalPiece: self._refusal,
-            ThinkingPiece: self._thought,
-            ThinkingSigned: self._signed,
-            ThinkingRedacted: self._redacted,
-            CallStarted: self._call,
-            CallPiece: self._arguments,
-            Counted: self._count,
-            Finished: self._finish,
-            Unexpressed: self._unexpressed,
-        }
 
     def event(self, event: Event) -> bytes:
         """The bytes for one event; often none."""
-        write: Callable[[Any], bytes] | None = self._writers.get(type(event))
-        return write(event) if write is not None else b""
+        write = self._BY_EVENT.get(type(event))
+        return write(self, event) if write is not None else b""
 
     def finish(self) -> bytes:
         """The end of a whole answer."""
@@ -247,6 +234,20 @@ class Writer:
             return b""
         self._kind = ""
         return _event({"type": "content_block_stop", "index": self._index})
+
+    _BY_EVENT: ClassVar[dict[type, Callable[[Any, Any], bytes]]] = {
+        Started: _start,
+        TextPiece: _text,
+        RefusalPiece: _refusal,
+        ThinkingPiece: _thought,
+        ThinkingSigned: _signed,
+        ThinkingRedacted: _redacted,
+        CallStarted: _call,
+        CallPiece: _arguments,
+        Counted: _count,
+        Finished: _finish,
+        Unexpressed: _unexpressed,
+    }
 
 
 def _event(event: Object) -> bytes:

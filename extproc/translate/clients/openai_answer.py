@@ -7,7 +7,7 @@ them: `extra_content.google.thought_signature`.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from extproc.translate import jsontext
 from extproc.translate.clients.writer import Origin, named, note
@@ -162,24 +162,11 @@ class Writer:
         self._details = 0
         self._no_arguments = False
         self._noted: set[str] = set()
-        self._writers: dict[type, Callable[[Any], bytes]] = {
-            Started: self._start,
-            TextPiece: self._text,
-            RefusalPiece: self._refusal,
-            ThinkingPiece: self._thought,
-            ThinkingSigned: self._signed,
-            ThinkingRedacted: self._redacted,
-            CallStarted: self._call,
-            CallPiece: self._arguments,
-            Counted: self._count,
-            Finished: self._finish,
-            Unexpressed: self._unexpressed,
-        }
 
     def event(self, event: Event) -> bytes:
         """The bytes for one event; often none."""
-        write: Callable[[Any], bytes] | None = self._writers.get(type(event))
-        return write(event) if write is not None else b""
+        write = self._BY_EVENT.get(type(event))
+        return write(self, event) if write is not None else b""
 
     def finish(self) -> bytes:
         """The end of a whole answer."""
@@ -258,6 +245,20 @@ class Writer:
 
     def _unexpressed(self, event: Unexpressed) -> bytes:
         return note(event.what, self._noted)
+
+    _BY_EVENT: ClassVar[dict[type, Callable[[Any, Any], bytes]]] = {
+        Started: _start,
+        TextPiece: _text,
+        RefusalPiece: _refusal,
+        ThinkingPiece: _thought,
+        ThinkingSigned: _signed,
+        ThinkingRedacted: _redacted,
+        CallStarted: _call,
+        CallPiece: _arguments,
+        Counted: _count,
+        Finished: _finish,
+        Unexpressed: _unexpressed,
+    }
 
 
 _CHOICE = b'[{"index":0,"delta":'
