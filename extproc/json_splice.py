@@ -1,0 +1,287 @@
+"""Changes single members of a JSON text and leaves every other byte as it is. Pure.
+
+Models are sensitive to the order of keys, clients sign and hash what they send, and integers beyond 2^53 are not
+floats; so a body is never parsed and written again. A `Document` finds the members on the paths it is asked for, skips
+all others by one regular expression, and joins the text again around what changed. Time is linear in the text;
+recursion is as deep as the paths are long, however deep the text is nested.
+
+The text has to be JSON, so parse it first: one that is not raises `NotJsonError`, or stays wrong where it was wrong.
+Where an object has the same name twice, a change concerns both, so that no reader can see another value.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+Step = str | int
+Path = Sequence[Step]
+
+_SPACE = rb"[ \t\n\r]*+"
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_SCALAR = rb"[-+.0-9A-Za-z]++"
+
+
+def _value(depth: int) -> bytes:
+    """A pattern for a value with at most `depth` containers in one another. Possessive: it never backtracks."""
+    inner = rb'[^"{}\[\]]++|' + _STRING
+    for _ in range(depth):
+        inner = rb'[^"{}\[\]]++|' + _STRING + rb"|[{\[](?:" + inner + rb")*+[}\]]"
+    return _STRING + rb"|" + _SCALAR + rb"|[{\[](?:" + inner + rb")*+[}\]]"
+
+
+_VALUE = re.compile(_value(5), re.DOTALL)
+_MEMBER = re.compile(rb"%b(%b)%b:%b(%b)%b([,}])" % (_SPACE, _STRING, _SPACE, _SPACE, _value(5), _SPACE), re.DOTALL)
+_ELEMENT = re.compile(rb"%b()(%b)%b([,\]])" % (_SPACE, _value(5), _SPACE), re.DOTALL)
+_KEY = re.compile(rb"%b(%b)%b:%b" % (_SPACE, _STRING, _SPACE, _SPACE), re.DOTALL)
+_NO_KEY = re.compile(rb"%b()" % _SPACE)
+_AFTER = re.compile(rb"%b([,}\]])" % _SPACE)
+_EMPTY = re.compile(rb"%b[}\]]" % _SPACE)
+_TOKEN = re.compile(rb"%b|[{}\[\]]" % _STRING, re.DOTALL)
+_LEADING = re.compile(_SPACE)
+
+
+class NotJsonError(ValueError):
+    """The text is no JSON document; the message says at which byte that showed."""
+
+
+class _Item:
+    """A member or an element: `lead` (white space, key, colon), the value, `tail` (white space).
+
+    The value is a span of the text until it is `new`, or split into a `child`.
+    """
+
+    __slots__ = ("child", "lead", "name", "new", "start", "stop", "tail")
+
+    def __init__(self, name: str | None, lead: bytes, start: int, stop: int, tail: bytes) -> None:
+        self.name = name
+        self.lead = lead
+        self.start, self.stop = start, stop
+        self.tail = tail
+        self.new: bytes | None = None
+        self.child: _Container | None = None
+
+
+class _Container:
+    """An object or an array, split into its items. `hollow` is the white space of an empty one."""
+
+    __slots__ = ("hollow", "is_object", "items")
+
+    def __init__(self, is_object: bool, items: list[_Item], hollow: bytes = b"") -> None:
+        self.is_object = is_object
+        self.items = items
+        self.hollow = hollow
+
+    def named(self, step: Step) -> list[_Item]:
+        if isinstance(step, str):
+            return [item for item in self.items if item.name == step] if self.is_object else []
+        return self.items[step : step + 1] if not self.is_object and step >= 0 else []
+
+    def insert(self, at: int, name: str | None, value: bytes) -> None:
+        lead = b"" if name is None else orjson.dumps(name) + b":"
+        item = _Item(name, lead, 0, 0, b"")
+        item.new = value
+        if self.items and at == len(self.items):  # white space before the closing bracket stays there
+            item.tail, self.items[-1].tail = self.items[-1].tail, b""
+        self.items.insert(at, item)
+
+    def drop(self, gone: list[_Item]) -> None:
+        kept = [item for item in self.items if not any(item is one for one in gone)]
+        if kept:
+            kept[-1].tail = self.items[-1].tail
+        self.items = kept
+
+
+class Document:
+    """A JSON text that can be changed by path. A path is names and indices: ("messages", 0, "content").
+
+    Each change tells whether it did something: False where the path leads nowhere. Values are JSON values; bytes are
+    taken as JSON that is written already. Any method may raise NotJsonError; a value that is no JSON raises TypeError.
+    """
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self._top: _Item | None = None
+        self._changed = False
+
+    @property
+    def changed(self) -> bool:
+        return self._changed
+
+    def raw(self, path: Path) -> bytes | None:
+        """The bytes of a value as they are now; None where there is none. Of several the last, as parsers do."""
+        found = self._find(path)
+        return self._value(found[-1]) if found else None
+
+    def set(self, path: Path, value: Any) -> bool:
+        """Replaces or adds a member; objects on the way are added too. An element of an array must exist."""
+        found = self._find(path)
+        for item in found:
+            item.new, item.child = _dumped(value), None
+            self._changed = True
+        return bool(found) or self._add(path, value)
+
+    def default(self, path: Path, value: Any) -> bool:
+        """Adds a member where there is none of that name; null is a value."""
+        return not self._find(path) and self._add(path, value)
+
+    def remove(self, path: Path) -> bool:
+        """Takes out a member or an element, with the white space around it and one comma."""
+        removed = False
+        for holder in self._holders(path[:-1]):
+            gone = holder.named(path[-1])
+            if gone:
+                holder.drop(gone)
+                removed = self._changed = True
+        return removed
+
+    def rename(self, path: Path, name: str) -> bool:
+        """Changes a member's name, not its place. Does nothing where the object has the new name already."""
+        renamed = False
+        for holder in self._holders(path[:-1]):
+            if not isinstance(path[-1], str) or holder.named(name):
+                continue
+            for item in holder.named(path[-1]):
+                key = _found(_KEY.match(item.lead), item.start)
+                item.lead = item.lead[: key.start(1)] + orjson.dumps(name) + item.lead[key.end(1) :]
+                item.name = name
+                renamed = self._changed = True
+        return renamed
+
+    def insert(self, path: Path, index: int, value: Any) -> bool:
+        """Puts an element into the array at `path`, before that index; at its end for the array's length."""
+        done = False
+        for holder in self._holders(path):
+            if not holder.is_object and 0 <= index <= len(holder.items):
+                holder.insert(index, None, _dumped(value))
+                done = self._changed = True
+        return done
+
+    def render(self) -> bytes:
+        """The text as it is now: the very same object where nothing changed."""
+        if not self._changed:
+            return self._text
+        top = self._root()
+        return self._text[: top.start] + self._value(top) + top.tail
+
+    def _root(self) -> _Item:
+        if self._top is None:
+            start = _found(_LEADING.match(self._text), 0).end()
+            stop = _skip(self._text, start)
+            self._top = _Item(None, b"", start, stop, self._text[stop:])
+        return self._top
+
+    def _find(self, path: Path) -> list[_Item]:
+        items = [self._root()]
+        for step in path:
+            items = [found for item in items if (holder := self._split(item)) for found in holder.named(step)]
+        return items
+
+    def _holders(self, path: Path) -> list[_Container]:
+        return [holder for item in self._find(path) if (holder := self._split(item))]
+
+    def _add(self, path: Path, value: Any) -> bool:
+        """The deepest object that is there gets the rest of the path."""
+        for depth in range(len(path) - 1, -1, -1):
+            found = self._find(path[:depth])
+            if not found:
+                continue
+            missing = path[depth:]
+            if not all(isinstance(step, str) for step in missing):
+                return False
+            holders = [holder for item in found if (holder := self._split(item)) and holder.is_object]
+            encoded = _dumped(value)
+            for step in reversed(missing[1:]):
+                encoded = b"{%b:%b}" % (orjson.dumps(step), encoded)
+            for holder in holders:
+                holder.insert(len(holder.items), str(missing[0]), encoded)
+                self._changed = True
+            return bool(holders)
+        return False
+
+    def _split(self, item: _Item) -> _Container | None:
+        """The items of a value; None where it is no container. The text is split once, where a path leads."""
+        if item.child is None:
+            text, start = (self._text, item.start) if item.new is None else (item.new, 0)
+            if text[start : start + 1] not in (b"{", b"["):
+                return None
+            if item.new is not None:  # offsets are of one text only, so a new value becomes part of it
+                item.start, item.stop = len(self._text), len(self._text) + len(item.new)
+                self._text, item.new = self._text + item.new, None
+            item.child = _split(self._text, item.start)
+        return item.child
+
+    def _value(self, item: _Item) -> bytes:
+        if item.new is not None:
+            return item.new
+        if item.child is None:
+            return self._text[item.start : item.stop]
+        inner = b",".join([one.lead + self._value(one) + one.tail for one in item.child.items]) or item.child.hollow
+        return b"{%b}" % inner if item.child.is_object else b"[%b]" % inner
+
+
+def _split(text: bytes, start: int) -> _Container:
+    is_object = text[start] == 0x7B
+    pattern, at = (_MEMBER if is_object else _ELEMENT), start + 1
+    empty = _EMPTY.match(text, at)
+    if empty:
+        return _Container(is_object, [], text[at : empty.end() - 1])
+    items = []
+    while True:
+        match = pattern.match(text, at)
+        if match:
+            value, stop = match.span(2)
+            key, end = match.group(1), match.end()
+        else:
+            key, value, stop, end = _slow(text, at, is_object)
+        items.append(_Item(_name(key) if is_object else None, text[at:value], value, stop, text[stop : end - 1]))
+        at = end
+        if text[end - 1] != 0x2C:
+            return _Container(is_object, items)
+
+
+def _slow(text: bytes, at: int, is_object: bool) -> tuple[bytes, int, int, int]:
+    """One item whose value is nested deeper than the patterns reach: key, value's span, end behind the delimiter."""
+    key = _found((_KEY if is_object else _NO_KEY).match(text, at), at)
+    stop = _skip(text, key.end())
+    return key.group(1), key.end(), stop, _found(_AFTER.match(text, stop), stop).end()
+
+
+def _skip(text: bytes, start: int) -> int:
+    """Where the value that starts here ends. Brackets are counted only where the pattern does not reach."""
+    match = _VALUE.match(text, start)
+    if match:
+        return match.end()
+    depth = 0
+    for token in _TOKEN.finditer(text, start):
+        first = text[token.start()]
+        if first in b"{[":
+            depth += 1
+        elif first in b"}]":
+            depth -= 1
+        if depth <= 0:
+            return token.end()
+    raise NotJsonError(f"no JSON value at byte {start}")
+
+
+def _name(key: bytes) -> str:
+    if b"\\" not in key:
+        try:
+            return key[1:-1].decode()
+        except UnicodeDecodeError:
+            raise NotJsonError("a name that is not UTF-8") from None
+    try:
+        return str(orjson.loads(key))
+    except orjson.JSONDecodeError:
+        raise NotJsonError("a name with a broken escape") from None
+
+
+def _found(match: re.Match[bytes] | None, at: int) -> re.Match[bytes]:
+    if match is None:
+        raise NotJsonError(f"no JSON at byte {at}")
+    return match
+
+
+def _dumped(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else orjson.dumps(value)
