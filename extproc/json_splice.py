@@ -19,7 +19,8 @@ Step = str | int
 Path = Sequence[Step]
 
 _SPACE = rb"[ \t\n\r]*+"
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_INNER = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'
+_STRING = rb'"' + _INNER + rb'"'
 _SCALAR = rb"[-+.0-9A-Za-z]++"
 
 
@@ -32,9 +33,9 @@ def _value(depth: int) -> bytes:
 
 
 _VALUE = re.compile(_value(5), re.DOTALL)
-_MEMBER = re.compile(rb"%b(%b)%b:%b(%b)%b([,}])" % (_SPACE, _STRING, _SPACE, _SPACE, _value(5), _SPACE), re.DOTALL)
+_MEMBER = re.compile(rb'%b"(%b)"%b:%b(%b)%b([,}])' % (_SPACE, _INNER, _SPACE, _SPACE, _value(5), _SPACE), re.DOTALL)
 _ELEMENT = re.compile(rb"%b()(%b)%b([,\]])" % (_SPACE, _value(5), _SPACE), re.DOTALL)
-_KEY = re.compile(rb"%b(%b)%b:%b" % (_SPACE, _STRING, _SPACE, _SPACE), re.DOTALL)
+_KEY = re.compile(rb'%b"(%b)"%b:%b' % (_SPACE, _INNER, _SPACE, _SPACE), re.DOTALL)
 _NO_KEY = re.compile(rb"%b()" % _SPACE)
 _AFTER = re.compile(rb"%b([,}\]])" % _SPACE)
 _EMPTY = re.compile(rb"%b[}\]]" % _SPACE)
@@ -47,18 +48,18 @@ class NotJsonError(ValueError):
 
 
 class _Item:
-    """A member or an element: `lead` (white space, key, colon), the value, `tail` (white space).
+    """A member or an element as a span of the text: white space, key and colon; the value; white space.
 
-    The value is a span of the text until it is `new`, or split into a `child`.
+    A changed one has bytes instead: `lead` and `tail` around the value, the value itself as `new` or as a `child`.
     """
 
-    __slots__ = ("child", "lead", "name", "new", "start", "stop", "tail")
+    __slots__ = ("begin", "child", "end", "lead", "name", "new", "start", "stop", "tail")
 
-    def __init__(self, name: str | None, lead: bytes, start: int, stop: int, tail: bytes) -> None:
+    def __init__(self, name: bytes | None, begin: int, start: int, stop: int, end: int) -> None:
         self.name = name
-        self.lead = lead
-        self.start, self.stop = start, stop
-        self.tail = tail
+        self.begin, self.start, self.stop, self.end = begin, start, stop, end
+        self.lead: bytes | None = None
+        self.tail: bytes | None = None
         self.new: bytes | None = None
         self.child: _Container | None = None
 
@@ -75,22 +76,23 @@ class _Container:
 
     def named(self, step: Step) -> list[_Item]:
         if isinstance(step, str):
-            return [item for item in self.items if item.name == step] if self.is_object else []
+            name = step.encode()
+            return [item for item in self.items if item.name == name] if self.is_object else []
         return self.items[step : step + 1] if not self.is_object and step >= 0 else []
 
-    def insert(self, at: int, name: str | None, value: bytes) -> None:
-        lead = b"" if name is None else orjson.dumps(name) + b":"
-        item = _Item(name, lead, 0, 0, b"")
-        item.new = value
-        if self.items and at == len(self.items):  # white space before the closing bracket stays there
-            item.tail, self.items[-1].tail = self.items[-1].tail, b""
+    def insert(self, at: int, name: str | None, value: bytes, tail: bytes) -> None:
+        """`tail`: of the last item. White space before the closing bracket stays there."""
+        item = _Item(None if name is None else name.encode(), 0, 0, 0, 0)
+        item.lead = b"" if name is None else orjson.dumps(name) + b":"
+        item.tail, item.new = b"", value
+        if self.items and at == len(self.items):
+            item.tail, self.items[-1].tail = tail, b""
         self.items.insert(at, item)
 
-    def drop(self, gone: list[_Item]) -> None:
-        kept = [item for item in self.items if not any(item is one for one in gone)]
-        if kept:
-            kept[-1].tail = self.items[-1].tail
-        self.items = kept
+    def drop(self, gone: list[_Item], tail: bytes) -> None:
+        self.items = [item for item in self.items if not any(item is one for one in gone)]
+        if self.items:
+            self.items[-1].tail = tail
 
 
 class Document:
@@ -132,7 +134,7 @@ class Document:
         for holder in self._holders(path[:-1]):
             gone = holder.named(path[-1])
             if gone:
-                holder.drop(gone)
+                holder.drop(gone, self._tail(holder))
                 removed = self._changed = True
         return removed
 
@@ -143,9 +145,10 @@ class Document:
             if not isinstance(path[-1], str) or holder.named(name):
                 continue
             for item in holder.named(path[-1]):
-                key = _found(_KEY.match(item.lead), item.start)
-                item.lead = item.lead[: key.start(1)] + orjson.dumps(name) + item.lead[key.end(1) :]
-                item.name = name
+                lead = self._text[item.begin : item.start] if item.lead is None else item.lead
+                key = _found(_KEY.match(lead), item.start)
+                item.lead = lead[: key.start(1) - 1] + orjson.dumps(name) + lead[key.end(1) + 1 :]
+                item.name = name.encode()
                 renamed = self._changed = True
         return renamed
 
@@ -154,7 +157,7 @@ class Document:
         done = False
         for holder in self._holders(path):
             if not holder.is_object and 0 <= index <= len(holder.items):
-                holder.insert(index, None, _dumped(value))
+                holder.insert(index, None, _dumped(value), self._tail(holder))
                 done = self._changed = True
         return done
 
@@ -162,14 +165,13 @@ class Document:
         """The text as it is now: the very same object where nothing changed."""
         if not self._changed:
             return self._text
-        top = self._root()
-        return self._text[: top.start] + self._value(top) + top.tail
+        return self._whole(self._root())
 
     def _root(self) -> _Item:
         if self._top is None:
             start = _found(_LEADING.match(self._text), 0).end()
             stop = _skip(self._text, start)
-            self._top = _Item(None, b"", start, stop, self._text[stop:])
+            self._top = _Item(None, 0, start, stop, len(self._text))
         return self._top
 
     def _find(self, path: Path) -> list[_Item]:
@@ -195,7 +197,7 @@ class Document:
             for step in reversed(missing[1:]):
                 encoded = b"{%b:%b}" % (orjson.dumps(step), encoded)
             for holder in holders:
-                holder.insert(len(holder.items), str(missing[0]), encoded)
+                holder.insert(len(holder.items), str(missing[0]), encoded, self._tail(holder))
                 self._changed = True
             return bool(holders)
         return False
@@ -212,40 +214,56 @@ class Document:
             item.child = _split(self._text, item.start)
         return item.child
 
+    def _tail(self, holder: _Container) -> bytes:
+        last = holder.items[-1] if holder.items else None
+        if last is None:
+            return b""
+        return self._text[last.stop : last.end] if last.tail is None else last.tail
+
+    def _whole(self, item: _Item) -> bytes:
+        text = self._text
+        if item.new is None and item.child is None and item.lead is None and item.tail is None:
+            return text[item.begin : item.end]
+        lead = text[item.begin : item.start] if item.lead is None else item.lead
+        tail = text[item.stop : item.end] if item.tail is None else item.tail
+        return lead + self._value(item) + tail
+
     def _value(self, item: _Item) -> bytes:
         if item.new is not None:
             return item.new
         if item.child is None:
             return self._text[item.start : item.stop]
-        inner = b",".join([one.lead + self._value(one) + one.tail for one in item.child.items]) or item.child.hollow
+        inner = b",".join([self._whole(one) for one in item.child.items]) or item.child.hollow
         return b"{%b}" % inner if item.child.is_object else b"[%b]" % inner
 
 
 def _split(text: bytes, start: int) -> _Container:
-    is_object = text[start] == 0x7B
-    pattern, at = (_MEMBER if is_object else _ELEMENT), start + 1
+    is_object = text[start] == _OPEN_OBJECT
+    pattern, at = (_MEMBER if is_object else _ELEMENT).match, start + 1
     empty = _EMPTY.match(text, at)
     if empty:
         return _Container(is_object, [], text[at : empty.end() - 1])
     items = []
     while True:
-        match = pattern.match(text, at)
+        match = pattern(text, at)
         if match:
-            value, stop = match.span(2)
-            key, end = match.group(1), match.end()
+            (_, end), (name, to), (value, stop), _ = match.regs
         else:
-            key, value, stop, end = _slow(text, at, is_object)
-        items.append(_Item(_name(key) if is_object else None, text[at:value], value, stop, text[stop : end - 1]))
+            name, to, value, stop, end = _slow(text, at, is_object)
+        items.append(_Item(_name(text[name:to]) if is_object else None, at, value, stop, end - 1))
         at = end
-        if text[end - 1] != 0x2C:
+        if text[end - 1] != _COMMA:
             return _Container(is_object, items)
 
 
-def _slow(text: bytes, at: int, is_object: bool) -> tuple[bytes, int, int, int]:
-    """One item whose value is nested deeper than the patterns reach: key, value's span, end behind the delimiter."""
+_OPEN_OBJECT, _COMMA = b"{,"
+
+
+def _slow(text: bytes, at: int, is_object: bool) -> tuple[int, int, int, int, int]:
+    """An item whose value is nested deeper than the patterns reach: name's and value's span, end of the delimiter."""
     key = _found((_KEY if is_object else _NO_KEY).match(text, at), at)
     stop = _skip(text, key.end())
-    return key.group(1), key.end(), stop, _found(_AFTER.match(text, stop), stop).end()
+    return *key.span(1), key.end(), stop, _found(_AFTER.match(text, stop), stop).end()
 
 
 def _skip(text: bytes, start: int) -> int:
@@ -265,14 +283,12 @@ def _skip(text: bytes, start: int) -> int:
     raise NotJsonError(f"no JSON value at byte {start}")
 
 
-def _name(key: bytes) -> str:
-    if b"\\" not in key:
-        try:
-            return key[1:-1].decode()
-        except UnicodeDecodeError:
-            raise NotJsonError("a name that is not UTF-8") from None
+def _name(name: bytes) -> bytes:
+    """What stands between the quotes, its escapes resolved."""
+    if b"\\" not in name:
+        return name
     try:
-        return str(orjson.loads(key))
+        return str(orjson.loads(b'"%b"' % name)).encode()
     except orjson.JSONDecodeError:
         raise NotJsonError("a name with a broken escape") from None
 
