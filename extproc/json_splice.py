@@ -65,13 +65,14 @@ class _Item:
 
 
 class _Container:
-    """An object or an array, split into its items. `hollow` is the white space of an empty one."""
+    """An object or an array that ended at `stop`, split into its items. `hollow` is the white space of an empty one."""
 
-    __slots__ = ("hollow", "is_object", "items")
+    __slots__ = ("hollow", "is_object", "items", "stop")
 
-    def __init__(self, is_object: bool, items: list[_Item], hollow: bytes = b"") -> None:
+    def __init__(self, is_object: bool, items: list[_Item], stop: int, hollow: bytes = b"") -> None:
         self.is_object = is_object
         self.items = items
+        self.stop = stop
         self.hollow = hollow
 
     def named(self, step: Step) -> list[_Item]:
@@ -170,8 +171,10 @@ class Document:
     def _root(self) -> _Item:
         if self._top is None:
             start = _found(_LEADING.match(self._text), 0).end()
-            stop = _skip(self._text, start)
+            child = _split(self._text, start) if self._text[start : start + 1] in (b"{", b"[") else None
+            stop = child.stop if child else _skip(self._text, start)
             self._top = _Item(None, 0, start, stop, len(self._text))
+            self._top.child = child
         return self._top
 
     def _find(self, path: Path) -> list[_Item]:
@@ -242,7 +245,7 @@ def _split(text: bytes, start: int) -> _Container:
     pattern, at = (_MEMBER if is_object else _ELEMENT).match, start + 1
     empty = _EMPTY.match(text, at)
     if empty:
-        return _Container(is_object, [], text[at : empty.end() - 1])
+        return _Container(is_object, [], empty.end(), text[at : empty.end() - 1])
     items = []
     while True:
         match = pattern(text, at)
@@ -253,7 +256,7 @@ def _split(text: bytes, start: int) -> _Container:
         items.append(_Item(_name(text[name:to]) if is_object else None, at, value, stop, end - 1))
         at = end
         if text[end - 1] != _COMMA:
-            return _Container(is_object, items)
+            return _Container(is_object, items, end)
 
 
 _OPEN_OBJECT, _COMMA = b"{,"
