@@ -112,7 +112,7 @@ class Safety(Plain):
                 place = paths.written(path)
                 refusal = Refusal(blocked.refusal.status, blocked.refusal.code, blocked.refusal.message, place)
                 return Outcome(refusal=refusal, metadata=found.metadata())
-            if clean is not text:
+            if clean != text:
                 document.set(path, clean)
         if not found.counts:
             return NOTHING
