@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from controlplane.policy.check_rules import check_rules
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.grammar import Address, is_ip
@@ -48,14 +49,18 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     found += models.diagnostics
     found += check_keys(document, keys, names["models"], names["limits"])
     found += check_accounts(document, gateway, sections, names)
+    found += check_rules(document, structure.rules, names)
     found += _semantics(
         document, gateway, sections.get("providers", {}), open_to_all=document.data.get("keys", {}) == {}
     )
     ordered = tuple(sorted(dict.fromkeys(found), key=lambda d: (d.place is None, d.place)))
     if any(d.severity is Severity.ERROR for d in ordered):
         return Checked(None, ordered, document.place)
-    others = {name: sections.get(name, {}) for name in ("limits", "teams", "organizations", "budgets", "prices")}
-    policy = Policy(gateway, sections["providers"], resolved, keys, **others, written=document.data)
+    others: dict[str, Any] = {
+        name: sections.get(name, {}) for name in ("limits", "teams", "organizations", "budgets", "prices")
+    }
+    rules = tuple(structure.rules.values())
+    policy = Policy(gateway, sections["providers"], resolved, keys, **others, rules=rules, written=document.data)
     return Checked(policy, ordered, document.place)
 
 

@@ -11,17 +11,9 @@ from envoy.config.route.v3 import route_pb2
 from google.protobuf.any_pb2 import Any as AnyProto
 
 from controlplane.plan.ir import Plan, Route
+from controlplane.policy.endpoints import ENDPOINTS, PATHS
 from controlplane.xds import cors, errors, listing, matchers, names, usage
 from controlplane.xds.protos import boolean, millis, pack, typed_struct, uint
-
-# The endpoints that carry a model, below /v1.
-ENDPOINTS = (
-    "chat/completions", "completions", "embeddings", "responses", "moderations", "rerank",
-    "images/generations", "images/edits", "images/variations",
-    "audio/speech", "audio/transcriptions", "audio/translations",
-)  # fmt: skip
-
-PATHS = tuple(f"/v1/{endpoint}" for endpoint in ENDPOINTS)
 
 _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
 _PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
