@@ -8,6 +8,7 @@ from controlplane.plan import upstreams
 from controlplane.plan.accounts import accounts, accounts_of
 from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, ServerTls, Target, Upstream
 from controlplane.plan.lanes import assign
+from controlplane.plan.rules import inline
 from controlplane.plan.tokens import IssuedKey, Tokens, identity_of, owner
 from controlplane.policy import language
 
@@ -29,11 +30,12 @@ def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None
         _key(name, key, policy) for name, key in policy.keys.items() if key.expires is None or key.expires > now
     )
     issued = tuple(_issued(key) for key in tokens.keys) if tokens else ()
+    everyone = (*keys, *issued)
     return Plan(
         edge=_edge(policy.gateway),
         upstreams=MappingProxyType(adapted),
         routes=routes,
-        keys=(*keys, *issued),
+        keys=everyone,
         limits=tuple(
             Limit(name, limit.requests.amount, limit.requests.per_seconds)
             for name, limit in policy.limits.items()
@@ -47,6 +49,7 @@ def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None
             for pattern, price in policy.prices.items()
         ),
         ledger=policy.gateway.ledger,
+        inline=inline(policy, [(key.identity, key.owner) for key in everyone]),
         tokens=tokens,
     )
 

@@ -25,7 +25,7 @@ from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.language import Gateway as Settings
 from controlplane.policy.load import LoadCache
 from controlplane.revisions.store import Store
-from controlplane.runtime import settings
+from controlplane.runtime import rules, settings
 from controlplane.runtime.accounting import Accounting
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.bootstrap import Node, build_bootstrap
@@ -173,6 +173,8 @@ def _sidecars(
             await supervisor.start(Child(name="mock", argv=argv))
             await _listens(folder.mock_socket, folder.log("mock"))
         await supervisor.start(accounting.tell(compiled))
+        if compiled.plan.inline is not None:
+            await rules.prepare(compiled.plan.inline, supervisor, folder, _READY_S)
 
     return prepare
 

@@ -15,12 +15,14 @@ from envoy.type.matcher.v3 import value_pb2 as value
 
 from controlplane.xds.names import MODEL
 from controlplane.xds.protos import boolean, uint
+from controlplane.xds.rules import unavailable
 from controlplane.xds.tokens import refusals
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 
 _NO_KEY = "Incorrect API key provided, or none: send `Authorization: Bearer <key>`."
+_NO_RULES = "The rules for this request cannot be applied at the moment. Try again."
 _TOO_MANY = "Rate limit reached. Wait for `retry-after` seconds and try again."
 _BY_STATUS: tuple[tuple[int, str, str, str, str | None], ...] = (
     (401, _NO_KEY, INVALID, "invalid_api_key", None),
@@ -57,14 +59,16 @@ def direct(status: int, message: str, code: str, param: str | None = None) -> ro
     return answer
 
 
-def local_replies(*, tokens: bool) -> hcm.LocalReplyConfig:
+def local_replies(*, tokens: bool, rules: bool) -> hcm.LocalReplyConfig:
     """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins.
 
-    `tokens`: clients may send tokens, whose refusals are not all 401 by themselves.
+    `tokens`: clients may send tokens, whose refusals are not all 401 by themselves. `rules`: some may fail.
     """
     mappers = [hcm.ResponseMapper(filter=_own_words())]
     if tokens:
         mappers.append(_mapper(refusals(), body(_NO_KEY, INVALID, "invalid_api_key"), 401))
+    if rules:
+        mappers.append(_mapper(unavailable(), body(_NO_RULES, SERVER, "rules_unavailable"), 503))
     mappers += [
         _mapper(_status(status), body(message, kind, code, param)) for status, message, kind, code, param in _BY_STATUS
     ]

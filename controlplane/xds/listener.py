@@ -21,7 +21,7 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
 from google.protobuf.message import Message
 
 from controlplane.plan.ir import Plan, ServerTls
-from controlplane.xds import cors, denials, errors, limits, module, names, tokens, usage
+from controlplane.xds import cors, denials, errors, limits, module, names, rules, tokens, usage
 from controlplane.xds.keys import nothing
 from controlplane.xds.protos import boolean, millis, pack, uint
 
@@ -55,7 +55,7 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         stat_prefix="edge",
         rds=hcm.Rds(config_source=names.ads(), route_config_name=names.ROUTES),
         http_filters=_filters(plan),
-        local_reply_config=errors.local_replies(tokens=plan.tokens is not None),
+        local_reply_config=errors.local_replies(tokens=plan.tokens is not None, rules=plan.inline is not None),
         early_header_mutation_extensions=[_scrub()],
         use_remote_address=boolean(True),
         skip_xff_append=True,
@@ -90,11 +90,17 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     # Raises the limit of what filters may hold back, for requests only: answers keep Envoy's small buffers.
     body = buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))
     chain.append(_filter(names.BODY, body, disabled=True))
-    chain.append(_filter(names.MODEL_FILTER, module.filter_of(names.MODEL_FILTER), disabled=True))
+    chain.append(
+        _filter(names.MODEL_FILTER, module.filter_of(names.MODEL_FILTER, "rules" if plan.inline else ""), disabled=True)
+    )
     permissions = _discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing)
     permissions.disabled = True
     chain.append(permissions)
     chain.extend(_limit(limit.name) for limit in plan.limits)
+    if plan.inline is not None:
+        chain.append(_filter(names.RULES, rules.processor(plan.inline), disabled=True))
+        # Without it the provider would see a request's headers while rules still look at its body.
+        chain.append(_filter(names.HOLD, body, disabled=True))
     chain.append(_filter(names.LISTING_FILTER, lua.Lua(), disabled=True))
     chain.append(_filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True)))
     return chain

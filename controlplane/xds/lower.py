@@ -11,7 +11,20 @@ from google.protobuf.any_pb2 import Any as AnyProto
 from controlplane.plan.denials import Denial
 from controlplane.plan.ir import Endpoint, Plan, Upstream
 from controlplane.policy.secrets import Secrets
-from controlplane.xds import clusters, denials, endpoints, keys, limits, listener, names, routes, sds, tokens, usage
+from controlplane.xds import (
+    clusters,
+    denials,
+    endpoints,
+    keys,
+    limits,
+    listener,
+    names,
+    routes,
+    rules,
+    sds,
+    tokens,
+    usage,
+)
 from controlplane.xds import resource as xds
 from controlplane.xds.protos import pack
 from controlplane.xds.surroundings import Surroundings
@@ -34,6 +47,8 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
                 assignment = endpoints.lower(upstream, cluster.name)
                 yield _resource(xds.ENDPOINTS, assignment, name=cluster.name, tie=cluster.version)
     yield _resource(xds.CLUSTER, usage.cluster(around.usage_socket))
+    if plan.inline is not None:
+        yield _resource(xds.CLUSTER, rules.cluster(plan.inline, around.rules_socket))
     for secret in sds.lower(plan, secrets):
         yield _resource(xds.SECRET, secret)
     yield _resource(xds.LISTENER, listener.lower(plan, around.usage_log))

@@ -8,9 +8,10 @@ from controlplane.plan.ir import Target
 CLIENT = "x-headgate-client"
 MODEL = "x-headgate-model"
 INSTEAD = "x-headgate-instead"  # the model to serve in place of the one asked for
+STREAM = "x-headgate-stream"  # "1" where a stream is asked for
 TOKEN_ID = "x-headgate-token-id"  # noqa: S105 - the name of a header
 OWNER = "x-headgate-owner"  # the client header, where it is told to a part of the gateway
-INTERNAL_HEADERS = (CLIENT, MODEL, INSTEAD, TOKEN_ID, OWNER, "x-headgate-path", "x-client", "x-model")
+INTERNAL_HEADERS = (CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, OWNER, "x-headgate-path", "x-client", "x-model")
 
 LISTENER = "edge"
 ROUTES = "models"
@@ -20,9 +21,12 @@ REVOCATIONS = "revocations"
 PERMISSIONS = "permissions"
 SPENT = "spent"
 BODY = "body"
+RULES = "rules"
+HOLD = "hold"
 SERVER_CERTIFICATE = "edge-certificate"
 CLIENT_CA = "edge-client-ca"
 USAGE_CLUSTER = "headgate/usage"  # no provider can have this name
+RULES_CLUSTER = "headgate/rules"
 XDS_CLUSTER = "headgate-xds"
 MODULE = "headgate"  # the dynamic module: libheadgate.so
 

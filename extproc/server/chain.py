@@ -4,7 +4,7 @@ A stage that fails by itself fails its rule: a closed rule refuses the request, 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ class Rule:
 
     def applies(self, request: Request) -> bool:
         when = self.when
+        if (when.keys and request.key not in when.keys) or (when.teams and request.team not in when.teams):
+            return False
         if when.headers and not conditions.headers_match(when.headers, request.headers):
             return False
         return not when.modality or not conditions.modalities(request).isdisjoint(when.modality)
@@ -47,14 +49,16 @@ class Chain:
 
 def needs_of(rules: tuple[Rule, ...]) -> Needs:
     """What the rules need together."""
-    needs = Needs(closed=any(rule.closed for rule in rules))
+    needs = Needs()
     for rule in rules:
         # What the request holds can only be seen in its body.
         sight = Needs(request=Access.READ) if rule.when.modality else Needs()
         needs = needs | sight | Needs(headers=frozenset(rule.when.headers))
         for built in rule.stages:
             needs = needs | built.needs
-    return needs
+            if built.asked:
+                needs = needs | Needs(request=Access.READ)
+    return replace(needs, closed=any(rule.closed for rule in rules))
 
 
 @dataclass(slots=True)

@@ -17,17 +17,19 @@ from extproc.server.kinds import KINDS
 from extproc.stages import settings as documents
 from extproc.stages.settings import STRICT
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 _ROUTE, _STREAMED = "rules/", "/stream"
 
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """What Envoy does not decide itself. `headers`: name -> values, exact or beginnings with `*`; all must match.
+    """What the service decides. `headers`: name -> values, exact or beginnings with `*`; all must match.
 
-    `modality`: the request holds one of these.
+    `keys`, `teams`: one of them; Envoy decides that too where it can. `modality`: the request holds one of these.
     """
 
+    keys: tuple[str, ...] = ()
+    teams: tuple[str, ...] = ()
     headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     modality: tuple[Modality, ...] = ()
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
