@@ -19,6 +19,7 @@ from controlplane.audit.entry import Action, Actor, Event
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.secrets import Secret
 from controlplane.revisions.store import RevisionsError, Store
+from controlplane.runtime import rules
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.child import ProcessState
 from controlplane.runtime.controller import ACKNOWLEDGE_S, Controller
@@ -146,7 +147,7 @@ def _add_reads(
             "failure": views.failure(controller.failure) if controller.failure else None,
             "nodes": [views.node(node) for node in controller.nodes()],
             "processes": [views.process(process) for process in processes()],
-            "alarms": [*usage.alarms(), *auditing.alarms()],
+            "alarms": [*usage.alarms(), *auditing.alarms(), *rules.alarms(processes())],
         }
 
     @app.get("/nodes", summary="Connected nodes, with what each acknowledged and rejected")

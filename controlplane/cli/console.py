@@ -224,7 +224,9 @@ def answer(view: View) -> None:
     for number, group in enumerate(view["groups"], 1):
         out.print(f"  {number}. " + escape(", ".join(_target(target, len(group)) for target in group)))
     limits = ", ".join(view["limits"]) or "none"
-    out.print(f"limits: {escape(limits)}; nothing of it runs in Python (tier 0)")
+    out.print(f"limits: {escape(limits)}")
+    rules = ", ".join(view["rules"])
+    out.print(f"rules: {escape(rules)} (tier 2)" if rules else "rules: none; nothing of it runs in Python (tier 0)")
 
 
 class Foreground:

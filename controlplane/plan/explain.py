@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
+from controlplane.plan import rules_explained
 from controlplane.plan.accounts import LIMIT
 from controlplane.plan.ir import Decision, Key, Plan, Route, Tier
 from extproc.usage.accounting import AccountSpec
@@ -39,6 +40,8 @@ def decisions(plan: Plan) -> Iterator[Decision]:
             "local_ratelimit, a bucket per key",
             "exact: never over; counted per Envoy node; refilled when this limit changes, by nothing else",
         )
+    if plan.inline is not None:
+        yield from rules_explained.decisions(plan.inline)
     yield from _accounts(plan)
     if plan.tokens is not None:
         rule = f"verify issued keys, refuse {len(plan.tokens.revoked)} that are revoked"
@@ -151,6 +154,7 @@ class Answer:
     groups: tuple[tuple[tuple[str, str, int], ...], ...]
     attempts: int
     limits: tuple[str, ...]
+    rules: tuple[str, ...]  # for its model and key; path, stream, headers and modality may part them further
 
 
 def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
@@ -176,6 +180,7 @@ def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
             groups,
             found.retry.attempts if groups and found else 0,
             limits,
+            _rules(plan, model, key) if groups and model else (),
         )
 
     if key is None and not plan.open:
@@ -185,6 +190,14 @@ def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
     if key is not None and not allowed(key, model):
         return answer(403, "model_not_allowed")
     return answer(404, "model_not_found") if found is None else answer(200, None)
+
+
+def _rules(plan: Plan, model: str, key: Key | None) -> tuple[str, ...]:
+    if plan.inline is None:
+        return ()
+    owner = key.owner if key else None
+    rules = plan.inline.rules.rules
+    return tuple(rule.spec.name for rule in rules if rule.for_model(model) and rule.for_owner(owner))
 
 
 def match(plan: Plan, model: str) -> Route | None:

@@ -10,7 +10,7 @@ import grpc
 
 from controlplane.plan.rules import Inline
 from controlplane.runtime.child import Child, ProcessState, Status
-from controlplane.runtime.failures import NotReadyError
+from controlplane.runtime.failures import RulesError
 from controlplane.runtime.folder import RunFolder
 from controlplane.runtime.supervise import Supervisor
 from extproc.server.settings import file_name
@@ -24,27 +24,27 @@ _POLL_S = 0.02
 async def prepare(inline: Inline, supervisor: Supervisor, folder: RunFolder, ready_s: float) -> None:
     """Has every worker ready for requests of this version, before any names it.
 
-    Raises NotReadyError, StartError, RunFolderError.
+    Raises RulesError, StartError, RunFolderError.
     """
     settings = folder.rules_settings
     _write(settings, inline)
     for number in range(inline.workers):
         await supervisor.start(_child(number, folder, settings))
-    async with asyncio.TaskGroup() as group:
-        for number in range(inline.workers):
-            group.create_task(_ready(folder, number, inline.version, ready_s))
+    await asyncio.gather(*(_ready(folder, number, inline.version, ready_s) for number in range(inline.workers)))
 
 
-def down(states: Iterable[ProcessState]) -> dict[str, str]:
-    """An alarm if workers do not run: its name and what to tell."""
+def alarms(states: Iterable[ProcessState]) -> list[dict[str, str]]:
+    """What to tell of workers that do not run."""
     workers = [state for state in states if state.name.startswith(_NAME)]
     lost = [state for state in workers if state.status is not Status.RUNNING]
     if not lost:
-        return {}
-    last = lost[-1].last_exit or "unknown"
-    what = "requests with rules that must hold get 503, others pass without their rules"
-    share = f"{len(lost)} of {len(workers)} workers of rules do not run (last: {last})"
-    return {"rules-down": f"{share}; {what if len(lost) == len(workers) else 'the others do their work'}"}
+        return []
+    meanwhile = "the others do their work"
+    if len(lost) == len(workers):
+        meanwhile = "requests whose rules must hold get 503, others pass without their rules"
+    last = lost[-1].last_exit or "no exit known"
+    message = f"{len(lost)} of {len(workers)} workers of rules do not run ({last}); {meanwhile}"
+    return [{"name": "rules", "message": message}]
 
 
 def _child(number: int, folder: RunFolder, settings: Path) -> Child:
@@ -80,7 +80,7 @@ async def _ready(folder: RunFolder, number: int, version: str, ready_s: float) -
                         return
                 await asyncio.sleep(_POLL_S)
     log = folder.log(f"{_NAME}{number}")
-    raise NotReadyError(f"worker {number} of rules cannot serve settings {version}; its log is {log}")
+    raise RulesError(f"worker {number} of rules cannot serve settings {version}; its log is {log}")
 
 
 # A channel of its own, so that no other one's backoff delays it.
