@@ -101,6 +101,7 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
         chain.append(_filter(names.RULES, rules.processor(plan.inline), disabled=True))
         # Without it the provider would see a request's headers while rules still look at its body.
         chain.append(_filter(names.HOLD, body, disabled=True))
+        chain.append(_filter(names.ANSWER, rules.answer_headers(), disabled=True))
     chain.append(_filter(names.LISTING_FILTER, lua.Lua(), disabled=True))
     chain.append(_filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True)))
     return chain

@@ -131,7 +131,7 @@ def _reading(plan: Plan, *more: str) -> matchers.OnMatch:
     if plan.accounts:
         enabled[names.SPENT] = _ENABLED
     if plan.inline is not None:
-        enabled[names.RULES] = enabled[names.HOLD] = _ENABLED
+        enabled.update(dict.fromkeys((names.RULES, names.HOLD, names.ANSWER), _ENABLED))
     enabled.update(dict.fromkeys(more, _ENABLED))
     for name, enable in enabled.items():
         made.typed_per_filter_config[name].CopyFrom(pack(enable))

@@ -18,6 +18,7 @@ from envoy.config.route.v3 import route_components_pb2 as route
 from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2 as cel
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2 as ext_proc
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2 as modes
+from envoy.extensions.filters.http.header_to_metadata.v3 import header_to_metadata_pb2 as to_metadata
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http
 from envoy.type.v3 import http_status_pb2 as http_status
 
@@ -88,6 +89,19 @@ def processor(inline: Inline) -> ext_proc.ExternalProcessor:
         disable_clear_route_cache=True,
         metadata_options={"receiving_namespaces": {"untyped": [exchange.NAMESPACE, exchange.OWN]}},
         status_on_error=http_status.HttpStatus(code=503),
+    )
+
+
+def answer_headers() -> to_metadata.Config:
+    """The filter behind it, which answers meet first: what their headers say, as the service has to be told."""
+    return to_metadata.Config(
+        response_rules=[
+            to_metadata.Config.Rule(
+                header=name,
+                on_header_present=to_metadata.Config.KeyValuePair(metadata_namespace=exchange.ANSWER, key=name),
+            )
+            for name in exchange.ANSWER_HEADERS
+        ]
     )
 
 

@@ -4,6 +4,7 @@ https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/ext
 Headers are never sent as messages; what is needed of them comes as attributes with the first message of a direction.
 """
 
+import gzip
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import MappingProxyType
@@ -25,6 +26,8 @@ STATUS = "response.code"
 CLIENT_HEADER, MODEL_HEADER = "x-headgate-client", "x-headgate-model"
 # Dynamic metadata: what routes put into headers (`ask`, `tell`), and what is logged.
 NAMESPACE, ASK, TELL, LOG = "headgate.rules", "ask", "tell", "log"
+# The namespace of what the answer's headers say.
+ANSWER = "headgate.answer"
 # The namespace in which a local reply says that its words are its own.
 OWN, OWN_WORDS = "headgate", "own_words"
 DETAILS = "headgate_rule"
@@ -44,12 +47,16 @@ def attribute(header: str) -> str:
 
 
 def answer_attribute(header: str) -> str:
-    """The attribute that tells a header of the answer."""
-    return f"response.headers['{header}']"
+    """The attribute that tells a header of the answer.
+
+    Of headers that it does not send, Envoy tells the answer's none: a filter leaves these in dynamic metadata.
+    """
+    return f"metadata.filter_metadata['{ANSWER}']['{header}']"
 
 
 _CLIENT, _MODEL, _REQUEST_TYPE = (attribute(name) for name in (CLIENT_HEADER, MODEL_HEADER, "content-type"))
-_ANSWER_TYPE, _ANSWER_ENCODING = (answer_attribute(name) for name in ("content-type", "content-encoding"))
+ANSWER_HEADERS = ("content-type", "content-encoding")
+_ANSWER_TYPE, _ANSWER_ENCODING = map(answer_attribute, ANSWER_HEADERS)
 # What Envoy tells with the first message of each direction, beside the request headers that stages read.
 REQUEST_ATTRIBUTES = (ROUTE, PATH, _CLIENT, _MODEL, _REQUEST_TYPE)
 ANSWER_ATTRIBUTES = (ROUTE, PATH, STATUS, _ANSWER_TYPE, _ANSWER_ENCODING)
@@ -110,8 +117,9 @@ class Exchange:
             self._passage.skip()
         if attributes[STATUS].number_value >= 400:  # an error's words are the provider's
             return _passed
-        if attributes[_ANSWER_ENCODING].string_value not in ("", "identity"):
-            return self._ended(_COMPRESSED) if self._passage.watched else _passed
+        encoding = attributes[_ANSWER_ENCODING].string_value
+        if encoding not in ("", "identity"):
+            return self._ended(_COMPRESSED, encoding) if self._passage.watched else _passed
         if attributes[_ANSWER_TYPE].string_value.startswith("text/event-stream"):
             flow = self._passage.stream()
             return _passed if flow is None else self._flowing(flow)
@@ -157,12 +165,14 @@ class Exchange:
 
         return part
 
-    def _ended(self, refusal: Refusal) -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
+    def _ended(self, refusal: Refusal, encoding: str = "") -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
         """An answer that nobody may see."""
         endpoint = self._passage.request.endpoint if self._passage else Endpoint.OTHER
         if not self._streamed:
             return lambda _, __: _refused(refusal, endpoint, {})
-        said = iter((refusal.event(endpoint),))
+        # Its headers have said how it is compressed, and what is not would be no answer at all.
+        event = refusal.event(endpoint)
+        said = iter((event if not encoding else gzip.compress(event) if encoding == "gzip" else b"",))
         return lambda _, __: _with_answer(next(said, b""))
 
     def _request(self, attributes: Mapping[str, Any], body: bytes) -> Request:
