@@ -15,10 +15,9 @@ from controlplane.plan.ir import Plan, Route
 from controlplane.plan.rules import Branch, Leaf
 from controlplane.policy.endpoints import ENDPOINTS, PATHS
 from controlplane.xds import cors, errors, listing, matchers, names, rules, usage
-from controlplane.xds.protos import boolean, millis, pack, typed_struct, uint
+from controlplane.xds.protos import PREVIOUS_HOSTS, boolean, millis, pack, typed_struct, uint
 
 _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
-_PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 _IDLE_SLACK_MS = 1000
 _WITH_QUERY = r"/v1/(" + "|".join(ENDPOINTS) + r")\?(?s:.*)"
 # Bodies that Envoy's filters may hold without raising their limit of 1 MiB. A body without a length is not small.
@@ -249,7 +248,7 @@ def _retries(model: Route, *, elsewhere: bool) -> route.RetryPolicy:
         policy.per_try_idle_timeout.CopyFrom(millis(model.idle_ms))
     if elsewhere:
         previous = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
-        previous.typed_config.CopyFrom(typed_struct(_PREVIOUS_HOSTS, {}))
+        previous.typed_config.CopyFrom(typed_struct(PREVIOUS_HOSTS, {}))
         policy.host_selection_retry_max_attempts = 3
     if retry.honour_retry_after:
         # Longer waits are the client's to decide: it gets the provider's 429 with its retry-after.

@@ -24,7 +24,7 @@ from envoy.type.v3 import http_status_pb2 as http_status
 
 from controlplane.plan.rules import Inline, Leaf
 from controlplane.xds import names
-from controlplane.xds.protos import boolean, millis, pack, uint
+from controlplane.xds.protos import PREVIOUS_HOSTS, boolean, millis, pack, typed_struct, uint
 from extproc.server import exchange, settings
 from extproc.server.service import MOST_EXCHANGES
 
@@ -77,6 +77,8 @@ def processor(inline: Inline) -> ext_proc.ExternalProcessor:
             num_retries=uint(2),
             retry_on="connect-failure,refused-stream,reset-before-request",
             retry_back_off={"base_interval": millis(5), "max_interval": millis(25)},
+            retry_host_predicate=[_another()],
+            host_selection_retry_max_attempts=5,
         ),
     )
     headers = (exchange.attribute(name) for name in inline.rules.headers)
@@ -144,6 +146,11 @@ def _header(which: str, name: str) -> base.HeaderValueOption:
     """A header that rules set: its value is what they left in dynamic metadata; none where they left none."""
     value = {"key": name, "value": f"%DYNAMIC_METADATA({exchange.NAMESPACE}:{which}:{name})%"}
     return base.HeaderValueOption(header=value, append_action=_OVERWRITE)
+
+
+def _another() -> base.RetryPolicy.RetryHostPredicate:
+    config = typed_struct(PREVIOUS_HOSTS, {})
+    return base.RetryPolicy.RetryHostPredicate(name="envoy.retry_host_predicates.previous_hosts", typed_config=config)
 
 
 def _breakers(workers: int) -> breakers.CircuitBreakers:

@@ -62,6 +62,12 @@ def gateway(mock: MockProvider) -> Iterator[Gateway]:
         yield running
 
 
+@pytest.fixture
+def client(gateway: Gateway) -> Iterator[openai.OpenAI]:
+    with gateway.client() as made:
+        yield made
+
+
 @pytest.fixture(autouse=True)
 def _forget(mock: MockProvider) -> None:
     mock.forget()
@@ -85,8 +91,8 @@ def _post(gateway: Gateway, body: object, *, key: str = "", **headers: str) -> h
 
 
 @pytest.mark.parametrize("model", ["m", "renamed", "spread"])
-def test_a_request_and_its_answer_are_changed(gateway: Gateway, mock: MockProvider, model: str) -> None:
-    answer = gateway.client().chat.completions.create(model=model, messages=_message("I am ada@example.com"))
+def test_a_request_and_its_answer_are_changed(client: openai.OpenAI, mock: MockProvider, model: str) -> None:
+    answer = client.chat.completions.create(model=model, messages=_message("I am ada@example.com"))
     assert answer.choices[0].message.content == "You said: I am [EMAIL]"
     assert answer.system_fingerprint is None
     assert answer.usage is not None
@@ -96,8 +102,8 @@ def test_a_request_and_its_answer_are_changed(gateway: Gateway, mock: MockProvid
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 25])
-def test_what_is_split_over_chunks_is_still_caught(gateway: Gateway, pieces: int) -> None:
-    stream = gateway.client().chat.completions.create(
+def test_what_is_split_over_chunks_is_still_caught(client: openai.OpenAI, pieces: int) -> None:
+    stream = client.chat.completions.create(
         model="free-private",
         messages=_message("echo"),
         stream=True,
@@ -127,16 +133,15 @@ def _stream_of(text: str, pieces: int) -> str:
     return quote("".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n")
 
 
-def test_a_stream_is_changed_event_by_event(gateway: Gateway, mock: MockProvider) -> None:
-    stream = gateway.client().chat.completions.create(model="m", messages=_message("hi bob@example.com"), stream=True)
+def test_a_stream_is_changed_event_by_event(client: openai.OpenAI, mock: MockProvider) -> None:
+    stream = client.chat.completions.create(model="m", messages=_message("hi bob@example.com"), stream=True)
     chunks = list(stream)
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "You said: hi [EMAIL]"
     assert all(c.system_fingerprint is None for c in chunks)
     assert _said(mock)["temperature"] == 0
 
 
-def test_a_mask_is_lifted_for_the_client(gateway: Gateway, mock: MockProvider) -> None:
-    client = gateway.client()
+def test_a_mask_is_lifted_for_the_client(client: openai.OpenAI, mock: MockProvider) -> None:
     answer = client.chat.completions.create(model="free-masked", messages=_message("I am ada@example.com"))
     assert answer.choices[0].message.content == "You said: I am ada@example.com"
     assert _said(mock)["messages"] == _message("I am [EMAIL_1]")
@@ -144,9 +149,9 @@ def test_a_mask_is_lifted_for_the_client(gateway: Gateway, mock: MockProvider) -
     assert "".join(c.choices[0].delta.content or "" for c in stream if c.choices) == "You said: I am ada@example.com"
 
 
-def test_a_refusal_is_openais_error_and_the_provider_sees_nothing(gateway: Gateway, mock: MockProvider) -> None:
+def test_a_refusal_is_openais_error_and_the_provider_sees_nothing(client: openai.OpenAI, mock: MockProvider) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        gateway.client().chat.completions.create(
+        client.chat.completions.create(
             model="m", messages=_message("the word is xyzzy"), extra_headers={"x-request-id": "mine"}
         )
     assert (caught.value.code, caught.value.param) == ("content_policy_violation", "messages[0].content")
@@ -202,8 +207,8 @@ def test_conditions_on_headers_and_modality(
     assert _said(mock).get("user") == user
 
 
-def test_usage_is_still_counted_and_not_shown(gateway: Gateway) -> None:
-    stream = gateway.client().chat.completions.create(model="m", messages=_message("hi"), stream=True)
+def test_usage_is_still_counted_and_not_shown(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(model="m", messages=_message("hi"), stream=True)
     assert all(chunk.usage is None for chunk in stream)
 
 
