@@ -17,7 +17,10 @@ from controlplane.policy.check import check, resolve, secret_refs
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.language import Policy
 from controlplane.policy.load import LoadCache
+from controlplane.policy.outside import check_key_sets
+from controlplane.policy.prices import imported
 from controlplane.policy.secrets import SecretRef, Secrets
+from controlplane.policy.webhooks import check_webhooks
 from controlplane.xds.lower import lower
 from controlplane.xds.resource import Snapshot
 from controlplane.xds.surroundings import Surroundings
@@ -54,14 +57,17 @@ class Compiler:
         if checked.policy is None:
             raise PolicyError(checked.diagnostics)
         secrets, problems = resolve(secret_refs(checked.policy), self.read, checked.places)
+        problems += tuple(check_key_sets(checked.policy.issuers, secrets, checked.places))
         tokens = self.tokens(now)
-        problems += tuple(missing(checked.policy, tokens))
+        problems += (*missing(checked.policy, tokens), *check_webhooks(checked.policy, secrets, checked.places))
+        prices, wrong = imported(checked.policy, self.read, checked.places)
+        problems += wrong
         diagnostics = (*checked.diagnostics, *problems)
         if any(diagnostic.severity is Severity.ERROR for diagnostic in problems):
             raise PolicyError(diagnostics)
         if tokens is not None:
             diagnostics = tuple(diagnostic for diagnostic in diagnostics if diagnostic.code != "open-gateway")
-        made = plan(checked.policy, now=now, tokens=tokens)
+        made = plan(checked.policy, now=now, tokens=tokens, imported=prices)
         return Compiled(checked.policy, secrets, made, lower(made, secrets, self.around), diagnostics)
 
 

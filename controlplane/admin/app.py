@@ -1,25 +1,23 @@
 """The admin API: everything `ctl` can ask of a running control plane, and nothing it cannot."""
 
-import secrets as crypto
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware.base import RequestResponseEndpoint
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from controlplane.admin import views
+from controlplane.admin import access, views
+from controlplane.admin.access import Access, Called, RefusedError, name_of
 from controlplane.admin.keys import router as key_calls
 from controlplane.admin.origin import origin
 from controlplane.admin.usage import Usage
 from controlplane.audit.entry import Action, Actor, Event
+from controlplane.audit.read import since_when
 from controlplane.policy.diagnostics import PolicyError
-from controlplane.policy.secrets import Secret
 from controlplane.revisions.store import RevisionsError, Store
-from controlplane.runtime import rules
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.child import ProcessState
 from controlplane.runtime.controller import ACKNOWLEDGE_S, Controller
@@ -30,7 +28,6 @@ from controlplane.xds.resource import EMPTY
 from extproc.usage.ledger import LedgerError
 
 _HARMLESS = ("/validate", "/diff")  # calls that only ask
-LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"]
 
 
 class _Body(BaseModel):
@@ -67,35 +64,29 @@ def create_app(
     usage: Usage,
     keys: Keys,
     auditing: Auditing,
-    token: Secret | None,
+    alarms: Callable[[], list[dict[str, str]]],
+    *,
+    loopback: bool,
 ) -> FastAPI:
-    """The application. Without a token it must listen on loopback only, and takes requests to loopback names only."""
-    app = FastAPI(title="Headgate admin API", version="1", dependencies=[Depends(_guard(token))])
-    if token is None:  # or a page in a browser could reach it under a name of its own
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)
+    """The application, with the `alarms` of all its parts.
+
+    `loopback`: it listens where only this machine reaches it. See `Access` for who may call.
+    """
+    callers = Access(lambda: controller.live.compiled if controller.live else None, loopback=loopback)
+    # The pages that show the description would load scripts from elsewhere, and ask for no token.
+    app = FastAPI(
+        title="Headgate admin API", version="1", dependencies=[Depends(callers.guard)],
+        openapi_url=None, docs_url=None, redoc_url=None,
+    )  # fmt: skip
     _add_audit(app, auditing)
     _add_errors(app)
-    _add_reads(app, controller, store, processes, usage, auditing)
-    app.include_router(usage.router())
+    _add_reads(app, controller, store, processes, alarms)
+    _add_descriptions(app, auditing)
+    app.include_router(usage.router(controller))
     app.include_router(key_calls(controller, keys, auditing))
     _add_policy_calls(app, controller)
     _add_changes(app, controller, store)
     return app
-
-
-def _guard(token: Secret | None) -> Callable[..., Awaitable[None]]:
-    async def guard(
-        request: Request,
-        given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
-    ) -> None:
-        if "origin" in request.headers and request.headers["origin"] != f"{request.url.scheme}://{request.url.netloc}":
-            raise HTTPException(403, "requests from pages of other sites are refused")
-        if token is None:
-            return
-        if given is None or not crypto.compare_digest(given.credentials.encode(), token.reveal().encode()):
-            raise HTTPException(401, "send `Authorization: Bearer TOKEN` with the token of gateway.admin.token")
-
-    return guard
 
 
 def _add_audit(app: FastAPI, auditing: Auditing) -> None:
@@ -105,13 +96,15 @@ def _add_audit(app: FastAPI, auditing: Auditing) -> None:
     async def audited(request: Request, proceed: RequestResponseEndpoint) -> Response:
         answer = await proceed(request)
         if request.method not in ("GET", "HEAD", "OPTIONS") and request.url.path not in _HARMLESS:
-            actor = Actor("user", "admin", origin(request))
+            actor = Actor("user", name_of(request), origin(request))
             target = f"{request.method} {request.url.path}"
             await auditing.tell(Event(actor, Action.ADMIN_CALLED, target, {"status": answer.status_code}))
         return answer
 
 
 def _add_errors(app: FastAPI) -> None:
+    app.add_exception_handler(RefusedError, access.answer)
+
     @app.exception_handler(PolicyError)
     async def invalid(_: Request, error: PolicyError) -> JSONResponse:
         return JSONResponse(
@@ -137,17 +130,17 @@ def _add_reads(
     controller: Controller,
     store: Store,
     processes: Callable[[], tuple[ProcessState, ...]],
-    usage: Usage,
-    auditing: Auditing,
+    alarms: Callable[[], list[dict[str, str]]],
 ) -> None:
     @app.get("/status", summary="What is live, on which nodes, and the last edit that failed")
     async def status() -> dict[str, Any]:
         return {
             "live": views.live(controller.live),
+            "at_next_start": list(controller.at_next_start()),
             "failure": views.failure(controller.failure) if controller.failure else None,
             "nodes": [views.node(node) for node in controller.nodes()],
             "processes": [views.process(process) for process in processes()],
-            "alarms": [*usage.alarms(), *auditing.alarms(), *rules.alarms(processes())],
+            "alarms": alarms(),
         }
 
     @app.get("/nodes", summary="Connected nodes, with what each acknowledged and rejected")
@@ -180,6 +173,27 @@ def _add_reads(
         return views.models(_live(controller).compiled.plan)
 
 
+def _add_descriptions(app: FastAPI, auditing: Auditing) -> None:
+    @app.get("/openapi.json", include_in_schema=False)
+    async def described() -> dict[str, Any]:
+        return app.openapi()
+
+    @app.get("/audit", summary="Entries of the audit log, newest first")
+    def audit(
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        before: Annotated[int | None, Query(description="Only entries with smaller numbers: the next page.")] = None,
+        action: Annotated[str, Query(description="This action and those below it: `key` takes `key.issued`.")] = "",
+        since: Annotated[str, Query(description="An age such as 24h, or a time.")] = "",
+    ) -> dict[str, Any]:
+        try:
+            page = auditing.read(limit=limit, before=before, action=action, since=since_when(since, datetime.now(UTC)))
+        except ValueError as error:
+            raise HTTPException(422, f"since={since}: {error}") from None
+        except OSError as error:
+            raise HTTPException(503, f"the audit log cannot be read: {error.strerror}") from None
+        return views.audit_page(page)
+
+
 def _add_policy_calls(app: FastAPI, controller: Controller) -> None:
     @app.post("/validate", summary="Checks a policy, then asks Envoy")
     async def validate(body: PolicyBody) -> dict[str, Any]:
@@ -198,15 +212,15 @@ def _add_policy_calls(app: FastAPI, controller: Controller) -> None:
 
 def _add_changes(app: FastAPI, controller: Controller, store: Store) -> None:
     @app.post("/apply", summary="Makes a policy live on every node, or changes nothing")
-    async def apply(body: ApplyBody, request: Request) -> dict[str, Any]:
+    async def apply(body: ApplyBody, request: Request, caller: Called) -> dict[str, Any]:
         done = await controller.apply(
-            body.policy, body.who, body.why, "api", expected=body.expected, timeout_s=body.timeout,
+            body.policy, caller.who(body.who), body.why, "api", expected=body.expected, timeout_s=body.timeout,
             origin=origin(request),
         )  # fmt: skip
         return views.applied(done)
 
     @app.post("/rollback", summary="Makes the policy of an earlier revision live")
-    async def rollback(body: RollbackBody, request: Request) -> dict[str, Any]:
+    async def rollback(body: RollbackBody, request: Request, caller: Called) -> dict[str, Any]:
         number = body.revision
         if number == "previous":
             before = store.previous(_live(controller).revision.number)
@@ -214,7 +228,7 @@ def _add_changes(app: FastAPI, controller: Controller, store: Store) -> None:
                 raise HTTPException(404, "there is no earlier revision")
             number = before.number
         try:
-            return views.applied(await controller.rollback(number, body.who, body.why, origin(request)))
+            return views.applied(await controller.rollback(number, caller.who(body.who), body.why, origin(request)))
         except KeyError:
             raise HTTPException(404, f"there is no revision {number}") from None
 

@@ -7,12 +7,16 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from controlplane.admin.access import Called, Caller, team_of
 from controlplane.admin.origin import origin
+from controlplane.admin.roles import Action as Permission
+from controlplane.admin.roles import Team
 from controlplane.audit.entry import Action, Actor, Event
 from controlplane.keys.issue import Issued
 from controlplane.keys.signing import SigningError
 from controlplane.keys.store import IssuedKey, KeyExistsError, KeysError
 from controlplane.policy import grammar
+from controlplane.policy.language import Policy
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.controller import Controller
 from controlplane.runtime.keys import Keys, UnknownNameError
@@ -28,6 +32,7 @@ class KeyBody(BaseModel):
     models: list[str] | None = Field(default=None, description="Models it may use, exact or ending in *.")
     limits: list[str] = Field(default=[], description="Limits of the live policy.")
     budget: str | None = Field(default=None, description="A budget of the live policy.")
+    addresses: list[str] | None = Field(default=None, min_length=1, description="Networks it may be used from.")
     expires: str | None = Field(default=None, description="A time, or how long it is good: 30d.")
     who: str = Field(default="", max_length=200, description="Who issues it, for the record.")
 
@@ -41,55 +46,103 @@ class RotateBody(BaseModel):
     who: str = Field(default="", max_length=200)
 
 
+class SigningBody(BaseModel):
+    """A new signing key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overlap: str = Field(default="30d", description="How long keys that the old one signed are still accepted.")
+    who: str = Field(default="", max_length=200)
+
+
 def router(controller: Controller, keys: Keys, auditing: Auditing) -> APIRouter:
     """Every change is live at the edge when its answer comes."""
-    made = APIRouter()
+    made, calls = APIRouter(), _Calls(controller, keys, auditing)
+    made.get("/keys", summary="Issued keys, without their secrets")(calls.listed)
+    made.post("/keys", status_code=201, summary="Issues a key; its secret is shown this once")(calls.issue)
+    made.post("/keys/{name}/rotate", summary="Issues a key anew; the old secret ends after the overlap")(calls.rotate)
+    made.delete("/keys/{name}", summary="Revokes a key: the edge refuses it from now on")(calls.revoke)
+    made.post("/signing-keys/rotate", summary="Signs with a new key; the old one counts until the overlap ends")(
+        calls.rotate_signing
+    )
+    return made
 
-    async def tell(request: Request, who: str, action: Action, name: str, **details: Any) -> None:
-        await auditing.tell(Event(Actor("user", who or "unknown", origin(request)), action, name, details))
 
-    @made.get("/keys", summary="Issued keys, without their secrets")
-    def listed() -> dict[str, Any]:
-        now = datetime.now(UTC)
-        return {"rows": [_view(key, now) for key in _sayable(keys.list)]}
+class _Calls:
+    """The routes."""
 
-    @made.post("/keys", status_code=201, summary="Issues a key; its secret is shown this once")
-    async def issue(body: KeyBody, request: Request) -> dict[str, Any]:
-        now = datetime.now(UTC)
-        if controller.live is None:
-            raise HTTPException(503, "no policy is live yet")
-        policy, name = controller.live.compiled.policy, _parsed(grammar.name, body.name, "name")
+    def __init__(self, controller: Controller, keys: Keys, auditing: Auditing) -> None:
+        self._controller, self._keys, self._auditing = controller, keys, auditing
+
+    def listed(self, caller: Called) -> dict[str, Any]:
+        now, policy = datetime.now(UTC), self._policy()
+        accepted = _sayable(lambda: self._keys.signed_by(now))
+        mine = (key for key in _sayable(self._keys.list) if caller.holds(team_of(policy, key.team)))
+        return {"rows": [_view(key, now, accepted) for key in mine]}
+
+    async def issue(self, body: KeyBody, request: Request, caller: Called) -> dict[str, Any]:
+        now, policy, who = datetime.now(UTC), self._policy(), caller.who(body.who)
+        name = _parsed(grammar.name, body.name, "name")
+        team = body.team or (caller.scope.name if isinstance(caller.scope, Team) else None)
+        caller.expect(Permission.ISSUE_KEYS, team_of(policy, team))
         models = None if body.models is None else tuple(_parsed(grammar.pattern, m, "models") for m in body.models)
+        addresses = body.addresses and tuple(_parsed(grammar.network, a, "addresses") for a in body.addresses)
         expires = _until(body.expires, now)
         issued = _sayable(
-            lambda: keys.issue(
-                policy, name, team=body.team, models=models, limits=tuple(dict.fromkeys(body.limits)),
-                budget=body.budget, expires=expires, who=body.who, now=now,
+            lambda: self._keys.issue(
+                policy, name, team=team, models=models, limits=tuple(dict.fromkeys(body.limits)),
+                budget=body.budget, addresses=addresses or None, expires=expires, who=who, now=now,
             )
         )  # fmt: skip
-        await tell(
-            request, body.who, Action.KEY_ISSUED, name, team=body.team, models=body.models, limits=body.limits,
-            budget=body.budget, expires=expires.isoformat() if expires else None,
+        await self._tell(
+            request, who, Action.KEY_ISSUED, name, team=team, models=body.models, limits=body.limits,
+            budget=body.budget, addresses=body.addresses, expires=expires.isoformat() if expires else None,
         )  # fmt: skip
-        await controller.refresh()
         return _shown(issued)
 
-    @made.post("/keys/{name}/rotate", summary="Issues a key anew; the old secret ends after the overlap")
-    async def rotate(name: str, body: RotateBody, request: Request) -> dict[str, Any]:
-        overlap = timedelta(milliseconds=_parsed(grammar.duration, body.overlap, "overlap"))
-        issued = _sayable(lambda: keys.rotate(name, overlap, body.who, datetime.now(UTC)))
-        await tell(request, body.who, Action.KEY_ROTATED, name, overlap=body.overlap)
-        await controller.refresh()
+    async def rotate(self, name: str, body: RotateBody, request: Request, caller: Called) -> dict[str, Any]:
+        self._expect(caller, Permission.ISSUE_KEYS, name)
+        overlap, who = _overlap(body.overlap), caller.who(body.who)
+        issued = _sayable(lambda: self._keys.rotate(name, overlap, who, datetime.now(UTC)))
+        await self._tell(request, who, Action.KEY_ROTATED, name, overlap=body.overlap)
         return _shown(issued)
 
-    @made.delete("/keys/{name}", summary="Revokes a key: the edge refuses it from now on")
-    async def revoke(name: str, request: Request, who: str = "") -> dict[str, Any]:
-        ended = _sayable(lambda: keys.revoke(name, who, datetime.now(UTC)))
-        await tell(request, who, Action.KEY_REVOKED, name, revoked=len(ended))
-        await controller.refresh()
+    async def revoke(self, name: str, request: Request, caller: Called, who: str = "") -> dict[str, Any]:
+        self._expect(caller, Permission.REVOKE_KEYS, name)
+        ended = _sayable(lambda: self._keys.revoke(name, caller.who(who), datetime.now(UTC)))
+        await self._tell(request, caller.who(who), Action.KEY_REVOKED, name, revoked=len(ended))
         return {"name": name, "revoked": len(ended)}
 
-    return made
+    async def rotate_signing(self, body: SigningBody, request: Request, caller: Called) -> dict[str, Any]:
+        now = datetime.now(UTC)
+        until = now + _overlap(body.overlap)
+        fresh, ends = _sayable(lambda: self._keys.rotate_signing(until, now))
+        await self._tell(request, caller.who(body.who), Action.SIGNING_ROTATED, fresh, overlap=body.overlap)
+        return {"signing_key": fresh, "until": until.isoformat(timespec="seconds"), "ends": ends}
+
+    def _policy(self) -> Policy:
+        if self._controller.live is None:
+            raise HTTPException(503, "no policy is live yet")
+        return self._controller.live.compiled.policy
+
+    def _expect(self, caller: Caller, action: Permission, name: str) -> None:
+        """Refuses those who may not; to whoever may not even see the key, there is none."""
+        key = _sayable(lambda: self._keys.get(name))
+        if key is None:
+            return
+        target = team_of(self._policy(), key.team)
+        if not caller.holds(target):
+            raise HTTPException(404, f"there is no issued key {name!r}")
+        caller.expect(action, target)
+
+    async def _tell(self, request: Request, who: str, action: Action, name: str, **details: Any) -> None:
+        """Records what was done, and has the edge know it."""
+        await self._auditing.tell(Event(Actor("user", who or "unknown", origin(request)), action, name, details))
+        await self._controller.refresh()
+
+
+def _overlap(text: str) -> timedelta:
+    return timedelta(milliseconds=_parsed(grammar.duration, text, "overlap"))
 
 
 def _sayable(call: Callable[[], Any]) -> Any:
@@ -133,16 +186,28 @@ def _shown(issued: Issued) -> dict[str, Any]:
     }
 
 
-def _view(key: IssuedKey, now: datetime) -> dict[str, Any]:
+def _view(key: IssuedKey, now: datetime, accepted: frozenset[str]) -> dict[str, Any]:
     return {
         "name": key.name,
-        "state": "revoked" if key.revoked_at else "live" if key.live(now) else "expired",
+        "state": _state(key, now, accepted),
         "team": key.team,
         "models": key.models,
         "limits": key.limits,
         "budget": key.budget,
+        "addresses": key.addresses,
         "issued": key.issued.isoformat(),
         "issued_by": key.created_by,
         "expires": key.expires.isoformat() if key.expires else None,
         "revoked": key.revoked_at.isoformat() if key.revoked_at else None,
     }
+
+
+def _state(key: IssuedKey, now: datetime, accepted: frozenset[str]) -> str:
+    """`replaced`: a rotation's old secret, good until `revoked`. `ended`: the key that signed it counts no more."""
+    if key.revoked_at is not None and key.revoked_at <= now:
+        return "revoked"
+    if not key.live(now):
+        return "expired"
+    if key.kid not in accepted:
+        return "ended"
+    return "live" if key.current else "replaced"

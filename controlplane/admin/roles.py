@@ -68,6 +68,7 @@ class Action(StrEnum):
     APPLY = "apply"
     ROLLBACK = "rollback"
     READ_AUDIT = "read audit"
+    ROTATE_SIGNING = "rotate signing keys"
 
 
 class Reach(StrEnum):
@@ -78,23 +79,24 @@ class Reach(StrEnum):
     GATEWAY = "principals of the whole gateway"  # it shows or changes what belongs to every team
 
 
-# A policy, a snapshot, a diff and the audit log hold every team's names, so a team's principal sees none of them.
+# The status, a policy, a snapshot, a diff and the audit log hold every team's names, so a team's principal sees none.
 # Validation reads the secrets that a text refers to, and so tells whether they exist.
 PERMISSIONS = MappingProxyType(
     {
-        Action.READ_STATUS: (Role.VIEWER, Reach.ALL),
+        Action.READ_STATUS: (Role.VIEWER, Reach.GATEWAY),
         Action.READ_MODELS: (Role.VIEWER, Reach.ALL),
         Action.READ_USAGE: (Role.VIEWER, Reach.OWN),
         Action.LIST_KEYS: (Role.VIEWER, Reach.OWN),
-        Action.ISSUE_KEYS: (Role.ADMIN, Reach.OWN),
-        Action.REVOKE_KEYS: (Role.ADMIN, Reach.OWN),
+        Action.ISSUE_KEYS: (Role.MEMBER, Reach.OWN),
+        Action.REVOKE_KEYS: (Role.MEMBER, Reach.OWN),
         Action.READ_POLICY: (Role.VIEWER, Reach.GATEWAY),
         Action.VALIDATE: (Role.MEMBER, Reach.GATEWAY),
         Action.DIFF: (Role.MEMBER, Reach.GATEWAY),
-        Action.READ_SNAPSHOT: (Role.MEMBER, Reach.GATEWAY),
+        Action.READ_SNAPSHOT: (Role.ADMIN, Reach.GATEWAY),
         Action.APPLY: (Role.ADMIN, Reach.GATEWAY),
         Action.ROLLBACK: (Role.ADMIN, Reach.GATEWAY),
         Action.READ_AUDIT: (Role.ADMIN, Reach.GATEWAY),
+        Action.ROTATE_SIGNING: (Role.ADMIN, Reach.GATEWAY),
     }
 )
 
@@ -115,6 +117,12 @@ def allows(principal: Principal, action: Action, target: Target = Everything()) 
             return holds(principal.scope, target)
         case Reach.GATEWAY:
             return isinstance(principal.scope, Everything)
+
+
+def allows_some(principal: Principal, action: Action) -> bool:
+    """Whether the principal may do this to anything at all."""
+    role, reach = PERMISSIONS[action]
+    return principal.role >= role and (reach is not Reach.GATEWAY or isinstance(principal.scope, Everything))
 
 
 def holds(scope: Scope, target: Target) -> bool:
@@ -168,14 +176,14 @@ def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def permissions_page() -> str:
+def permissions_page(note: str = "") -> str:
     """The table as Markdown, for the documents: an action a row, the scopes of each role that may."""
     roles = sorted(Role)
     head = ["action", *(role.name.lower() for role in roles)]
     rows = [[str(action), *(_cell(role, action) for role in roles)] for action in Action]
     table = [head, ["---"] * len(head), *rows]
     lines = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n".join(["# Permissions of the admin API", "", *lines, "", *_WORDS, ""])
+    return "\n".join(["# Permissions of the admin API", "", *([note] if note else []), *lines, "", *_WORDS, ""])
 
 
 def _cell(role: Role, action: Action) -> str:

@@ -15,6 +15,8 @@ from controlplane.xds.diff import KINDS, Change
 from extproc.usage.record import PICO
 
 if TYPE_CHECKING:
+    from controlplane.audit.entry import Entry
+    from controlplane.audit.read import Page
     from controlplane.revisions.revision import Revision
     from controlplane.runtime.child import ProcessState
     from controlplane.xds.server.nodes import Nack, NodeView, TypeView
@@ -97,6 +99,7 @@ def difference(found: Difference) -> View:
         "policy": [policy_change(change) for change in found.policy],
         "xds": [xds_change(change) for change in found.xds],
         "effect": str(found.effect),
+        "at_next_start": list(found.at_next_start),
     }
 
 
@@ -182,6 +185,7 @@ def usage_row(row: "UsageRow") -> View:
         "cache_write_tokens": row.cache_write_tokens,
         "reasoning_tokens": row.reasoning_tokens,
         "cost": None if row.cost is None else format(row.cost, "f"),
+        "cost_partial": row.cost is not None and row.unpriced > 0,
         "unpriced": row.unpriced,
         "estimated": row.estimated,
         "abandoned": row.abandoned,
@@ -209,6 +213,18 @@ def usage_record(found: "UsageRecord") -> View:
     view["cost"] = None if cost is None else format(Decimal(cost) / PICO, "f")
     view["at"] = datetime.fromtimestamp(view.pop("at_us") / 1e6, UTC).isoformat(timespec="milliseconds")
     return view
+
+
+def audit_page(page: "Page") -> View:
+    """Entries of the audit log, newest first."""
+    return {"rows": [_entry(each) for each in page.entries], "damaged": page.damaged}
+
+
+def _entry(found: "Entry") -> View:
+    """An entry, without its place in the chain: `ctl audit verify` looks at that."""
+    actor = {"kind": found.actor.kind, "name": found.actor.name, "from": found.actor.source}
+    said = {"action": found.action, "target": found.target, "details": found.details}
+    return {"seq": found.seq, "at": found.at.isoformat(timespec="milliseconds"), "actor": actor, **said}
 
 
 def account(told: Mapping[str, Any]) -> View:

@@ -36,6 +36,7 @@ class Action(StrEnum):
     KEY_ISSUED = "key.issued"
     KEY_REVOKED = "key.revoked"
     KEY_ROTATED = "key.rotated"
+    SIGNING_ROTATED = "key.signing-rotated"
     POLICY_APPLIED = "policy.applied"
     POLICY_REJECTED = "policy.rejected"
     POLICY_ROLLED_BACK = "policy.rolled-back"

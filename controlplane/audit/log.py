@@ -77,6 +77,10 @@ class AuditLog:
         return log
 
     @property
+    def folder(self) -> Path:
+        return self._folder
+
+    @property
     def waiting(self) -> int:
         """How many entries wait in memory to be written."""
         return len(self._waiting)

@@ -1,12 +1,14 @@
 """Reads entries of an audit log."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from controlplane.audit import files
 from controlplane.audit.entry import DamagedLineError, Entry, parse
+from controlplane.policy import grammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +68,15 @@ def _earlier(seq: int, before: int | None) -> bool:
 
 def _below(action: str, prefix: str) -> bool:
     return not prefix or action == prefix or action.startswith(f"{prefix}.")
+
+
+def since_when(text: str, now: datetime) -> datetime | None:
+    """The time that an age such as 24h, or a time, stands for; None for "". Raises ValueError."""
+    if not text:
+        return None
+    with suppress(ValueError):
+        return now - timedelta(milliseconds=grammar.duration(text))
+    try:
+        return grammar.moment(text)
+    except ValueError as error:
+        raise ValueError(f"expected {error}, or an age such as 24h") from None

@@ -47,6 +47,13 @@ def difference(view: View) -> None:
             table.add_row(f"[{colour}]{sign}[/]", change["kind"], escape(change["name"]), change["effect"])
         out.print(table)
     out.print(f"\nEffect on traffic: {view['effect']}.")
+    _at_next_start(view["at_next_start"])
+
+
+def _at_next_start(names: list[str]) -> None:
+    if names:
+        changed = escape(", ".join(names))
+        out.print(f"[yellow]at the next start[/]: {changed} changed, which a running gateway cannot take over")
 
 
 def _values(change: View) -> str:
@@ -74,6 +81,7 @@ def status(view: View) -> None:
     else:
         opened = "  [yellow]open: no keys[/]" if live["open"] else ""
         out.print(f"[green]revision {live['revision']}[/] live since {_time(live['at'])} ({_by(live)}){opened}")
+    _at_next_start(view["at_next_start"])
     if view["failure"]:
         _failure(view["failure"])
     if view["nodes"]:
@@ -89,6 +97,8 @@ def status(view: View) -> None:
         table.add_row(process["name"], process["status"], since, str(process["restarts"]), process["last_exit"] or "")
     if view["processes"]:
         out.print(table)
+    for alarm in view["alarms"]:
+        out.print(f"[red]alarm[/] {escape(alarm['name'])}: {escape(alarm['message'])}", soft_wrap=True)
 
 
 def _node(node: View) -> tuple[str, str, str, str]:
@@ -137,6 +147,19 @@ def usage(view: View) -> None:
         out.print("+ or unknown: some requests have no known price; `ctl usage --unpriced` lists their models")
 
 
+def requests(view: View) -> None:
+    """Single records, each with all that is known of it."""
+    if not view["rows"]:
+        out.print("no record has this id: requests that reached no provider have none, and old ones are gone")
+    for row in view["rows"]:
+        out.print(f"[bold]{escape(row['id'])}[/]  {_time(row['at'])}")
+        for name, value in row.items():
+            if name not in ("id", "at") and value not in (None, ""):
+                out.print(escape(f"  {name}: {value}"))
+        if row["cost"] is None:
+            out.print("  cost: unknown")
+
+
 def unpriced(view: View) -> None:
     if not view["rows"]:
         out.print("every request has a price")
@@ -164,13 +187,29 @@ def keys(view: View) -> None:
     if not view["rows"]:
         out.print("no keys were issued yet; `ctl keys issue NAME`")
         return
-    table = _table("key", "state", "team", "models", "limits", "budget", "issued", "expires")
+    table = _table("key", "state", "team", "models", "limits", "budget", "from", "issued", "expires")
     for row in view["rows"]:
         models = "all" if row["models"] is None else ", ".join(row["models"])
         dates = ((row[name] or "never")[:10] for name in ("issued", "expires"))
-        cells = (row["name"], row["state"], row["team"] or "", models, ", ".join(row["limits"]), row["budget"] or "")
+        cells = (
+            row["name"],
+            row["state"],
+            row["team"] or "",
+            models,
+            ", ".join(row["limits"]),
+            row["budget"] or "",
+            ", ".join(row["addresses"] or ["anywhere"]),
+        )
         table.add_row(*(escape(cell) for cell in (*cells, *dates)))
     out.print(table)
+
+
+def signing_rotated(view: View) -> None:
+    out.print(
+        f"keys are signed with {view['signing_key']} from now on; the old ones count until {_time(view['until'])}"
+    )
+    if view["ends"]:
+        err.print(f"{view['ends']} issued keys then end before their time: rotate them (`ctl keys rotate NAME`)")
 
 
 def verified(view: View) -> None:
@@ -179,6 +218,18 @@ def verified(view: View) -> None:
     for problem in view["problems"]:
         where = f"{problem['file']}:{problem['line']}" if problem["line"] else problem["file"]
         out.print(f"[red]{escape(where)}[/]: {escape(problem['what'])}")
+
+
+def audited(view: View) -> None:
+    """Entries of the audit log, newest first."""
+    table = _table("at", "who", "from", "action", "target", "details")
+    for entry in view["rows"]:
+        actor, details = entry["actor"], ", ".join(f"{k}={short(v)}" for k, v in entry["details"].items())
+        cells = (actor["name"] or actor["kind"], actor["from"], entry["action"], entry["target"], details)
+        table.add_row(_time(entry["at"]), *(escape(cell) for cell in cells))
+    out.print(table if view["rows"] else "no such entries")
+    if view["damaged"]:
+        out.print(f"[red]{view['damaged']} lines are damaged[/]: `ctl audit verify` says which")
 
 
 def budgets(view: View) -> None:
@@ -207,6 +258,19 @@ def _target(target: View, number: int) -> str:
     return f"{target['provider']}/{target['model']}{weight}"
 
 
+def price(view: View | None) -> str:
+    """A price as the catalog writes it, for people."""
+    if view is None:
+        return "[yellow]no known price[/]"
+    rates = [f"{name} ${rate}" for name, rate in view.items() if name != "tiers"]
+    tiers = [f"above {tier['above']:,} tokens: {price(_without(tier, 'above'))}" for tier in view.get("tiers", [])]
+    return "; ".join((", ".join(rates), *tiers))
+
+
+def _without(view: View, name: str) -> View:
+    return {key: value for key, value in view.items() if key != name}
+
+
 def decisions(rows: list[View]) -> None:
     for row in rows:
         out.print(f"tier {row['tier']}  [bold]{escape(row['path'])}[/]  {escape(row['rule'])}")
@@ -223,6 +287,9 @@ def answer(view: View) -> None:
     )
     for number, group in enumerate(view["groups"], 1):
         out.print(f"  {number}. " + escape(", ".join(_target(target, len(group)) for target in group)))
+    for row in view["prices"]:
+        where = f"  [dim]{escape(row['source'])}[/]" if row["source"] else ""
+        out.print(f"price at {escape(_target(row, 1))}: {price(row['price'])}{where}", soft_wrap=True)
     limits = ", ".join(view["limits"]) or "none"
     out.print(f"limits: {escape(limits)}")
     rules = ", ".join(view["rules"])
@@ -236,7 +303,7 @@ class Foreground:
         edge, gateway = live.compiled.plan.edge, live.compiled.policy.gateway
         scheme = "https" if edge.tls else "http"
         err.print(f"[green]serving[/] {scheme}://{_host(edge.host)}:{edge.port}/v1  (revision {live.revision.number})")
-        err.print(f"admin   http://{_host(gateway.admin.listen.host)}:{gateway.admin.listen.port}/docs")
+        err.print(f"admin   http://{_host(gateway.admin.listen.host)}:{gateway.admin.listen.port}")
         for warning in live.compiled.warnings:
             err.print(f"[yellow]warning[/] {escape(warning.message)}")
         err.print("edit the policy to change it, Ctrl-C to stop")

@@ -2,21 +2,26 @@
 
 import asyncio
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from controlplane.admin import views
 from controlplane.audit.entry import Head
+from controlplane.audit.read import read, since_when
 from controlplane.audit.verify import head, verify
 from controlplane.compiling import Compiled, Compiler
 from controlplane.plan import explain
+from controlplane.plan.ir import Plan
 from controlplane.policy.check import check
 from controlplane.policy.diagnostics import Diagnostic, PolicyError
 from controlplane.policy.load import LoadCache
 from controlplane.policy.place import path_text
 from controlplane.runtime.changes import difference, utc_now, verdict
 from controlplane.runtime.surroundings import secret_reader, surroundings
+from controlplane.xds.accounting import lower
+from extproc.usage.prices import price_to_json
 
 
 class UseError(Exception):
@@ -104,7 +109,27 @@ def answer(policy: Path, request: Path | None, key: str | None) -> dict[str, Any
         names = ", ".join(k.name for k in plan.keys[:10]) or "none"
         raise UseError(f"the policy has no valid key named {key!r}; it has: {names}") from None
     groups = [[dict(zip(("provider", "model", "weight"), t, strict=True)) for t in g] for g in found.groups]
-    return {**asdict(found), "groups": groups}
+    asked = dict.fromkeys((provider, model) for group in found.groups for provider, model, _ in group)
+    return {**asdict(found), "groups": groups, "prices": _priced(plan, asked)}
+
+
+def prices(policy: Path, model: str) -> list[dict[str, Any]]:
+    """What a model costs at each provider of a policy, as its provider names it."""
+    plan = compiled(policy).plan
+    return _priced(plan, ((provider, model) for provider in plan.upstreams))
+
+
+def _priced(plan: Plan, asked: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Providers and models with their prices, as the collector looks them up."""
+    accounting = lower(plan)
+    book = accounting.price_book()
+    families = {of.name: accounting.catalog_family[cluster] for cluster, of in accounting.clusters.items()}
+    rows = []
+    for provider, model in asked:
+        found = book.find(model, families[provider], provider)
+        price, source = (price_to_json(found.price), found.source) if found else (None, None)
+        rows.append({"provider": provider, "model": model, "price": price, "source": source})
+    return rows
 
 
 def verify_audit(folder: Path, kept: str) -> dict[str, Any]:
@@ -117,6 +142,16 @@ def verify_audit(folder: Path, kept: str) -> dict[str, Any]:
     if isinstance(found, list):
         return {"entries": None, "head": None, "problems": [asdict(problem) for problem in found]}
     return {"entries": found.entries, "head": str(found.head), "problems": []}
+
+
+def audit_entries(folder: Path, action: str, since: str, limit: int) -> dict[str, Any]:
+    """Entries, newest first. Raises UseError, and OSError when the log cannot be read."""
+    _expect_audit(folder)
+    try:
+        page = read(folder, since=since_when(since, utc_now()), action=action, limit=limit)
+    except ValueError as error:
+        raise UseError(f"--since {since}: {error}") from None
+    return views.audit_page(page)
 
 
 def audit_head(folder: Path) -> str:

@@ -5,19 +5,30 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong use (or, with --exit-code, a di
 
 import asyncio
 import csv
-import getpass
-import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
-from urllib.parse import quote
 
 import typer
 from rich.markup import escape
 
-from controlplane.cli import console, local
-from controlplane.cli.remote import DEFAULT, Remote, RemoteError
+from controlplane.cli import audit, console, keys, local, prices
+from controlplane.cli.common import (
+    Format,
+    FormatOption,
+    OptionalPolicy,
+    Policy,
+    Rows,
+    Server,
+    Token,
+    Why,
+    given_token,
+    print_json,
+    remote,
+    show,
+    who,
+)  # fmt: skip
+from controlplane.cli.remote import Remote, RemoteError
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.schema import json_schema
 from controlplane.revisions.revision import RevisionsError
@@ -27,42 +38,17 @@ from controlplane.runtime.failures import ApplyError, NotReadyError
 from controlplane.runtime.folder import RunFolderError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
 
 
-keys_app = typer.Typer(no_args_is_help=True, help="Keys that the gateway issues itself.")
-app.add_typer(keys_app, name="keys")
+app.add_typer(prices.app, name="prices")
 
 
-audit_app = typer.Typer(no_args_is_help=True, help="The audit log.")
-app.add_typer(audit_app, name="audit")
-
-
-class Format(StrEnum):
-    TEXT = "text"
-    JSON = "json"
-
-
-class Rows(StrEnum):
-    TEXT = "text"
-    JSON = "json"
-    CSV = "csv"
-
-
-Policy = Annotated[Path, typer.Argument(help="The policy file.", metavar="POLICY", show_default=False)]
-OptionalPolicy = Annotated[
-    Path | None,
-    typer.Argument(help="The policy file; without it, the running control plane is asked.", metavar="[POLICY]"),
-]
-FormatOption = Annotated[Format, typer.Option("--format", help="For people or for programs.")]
-Server = Annotated[
-    str | None,
-    typer.Option(
-        "--server", envvar="HEADGATE_SERVER", help=f"URL of the control plane's admin API [default: {DEFAULT}]"
-    ),
-]
-AUDIT = Path(".headgate/audit")
-AuditFolder = Annotated[Path, typer.Argument(help="The log's folder: `audit` in the state folder.", metavar="FOLDER")]
-Why = Annotated[str, typer.Option("--why", "-m", help="Why, for the history.")]
+@app.callback(help=__doc__)
+def options(token: Token = None) -> None:
+    """Options of every command; `common.remote` reads them."""
+    given_token.set(token)
 
 
 @app.command()
@@ -71,7 +57,7 @@ def up(policy: Policy) -> None:
     from controlplane.runtime.gateway import serve  # noqa: PLC0415 - servers that no other command needs
 
     try:
-        asyncio.run(serve(policy, _who(), console.Foreground()))
+        asyncio.run(serve(policy, who(), console.Foreground()))
     except PolicyError as error:
         _refuse(error, policy)
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -83,7 +69,7 @@ def validate(policy: Policy, output: FormatOption = Format.TEXT) -> None:
     """Checks a policy: schema, names, secrets, then Envoy's own verdict on the compiled result. 0 valid, 1 not."""
     found = local.validate(policy)
     if output is Format.JSON:
-        _json(found.view)
+        print_json(found.view)
     else:
         console.diagnostics(found.diagnostics, found.text)
         if found.view["envoy"] not in (None, "accepted"):
@@ -101,12 +87,9 @@ def diff(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Shows what an apply would do, in policy terms and for Envoy, and what each change does to traffic."""
-    remote = _control_plane(server, policy)
-    if server or remote.reachable():
-        view = remote.post("/diff", {"policy": local.text_of(policy)})
-    else:
-        view = local.diff(policy)
-    _show(output, view, console.difference)
+    asked = _control_plane(server, policy)
+    view = asked.post("/diff", {"policy": local.text_of(policy)}) if server or asked.reachable() else local.diff(policy)
+    show(output, view, console.difference)
     raise typer.Exit(2 if exit_code and (view["policy"] or view["xds"]) else 0)
 
 
@@ -120,9 +103,9 @@ def apply(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Makes a policy live on every node of a running control plane, or rolls back and exits 1."""
-    remote = _control_plane(server, policy)
-    body = {"policy": local.text_of(policy), "who": _who(), "why": why, "expected": expected, "timeout": timeout}
-    _show(output, remote.post("/apply", body), _applied)
+    asked = _control_plane(server, policy)
+    body = {"policy": local.text_of(policy), "who": who(), "why": why, "expected": expected, "timeout": timeout}
+    show(output, asked.post("/apply", body), _applied)
 
 
 @app.command()
@@ -134,15 +117,15 @@ def explain(
 ) -> None:
     """Shows the tier of every rule, and why; or, for a request, its route, targets and limits."""
     if request is None and key is None:
-        _show(output, local.decisions(policy), console.decisions)
+        show(output, local.decisions(policy), console.decisions)
     else:
-        _show(output, local.answer(policy, request, key), console.answer)
+        show(output, local.answer(policy, request, key), console.answer)
 
 
 @app.command()
 def status(server: Server = None, output: FormatOption = Format.TEXT) -> None:
     """Shows nodes, acknowledged and rejected versions, processes, and the last edit that failed."""
-    _show(output, Remote(server or DEFAULT).get("/status"), console.status)
+    show(output, remote(server).get("/status"), console.status)
 
 
 @app.command()
@@ -152,7 +135,7 @@ def history(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Lists revisions, newest first: who, when, why, and what became of them."""
-    _show(output, Remote(server or DEFAULT).get("/history", limit=limit), console.history)
+    show(output, remote(server).get("/history", limit=limit), console.history)
 
 
 @app.command()
@@ -166,8 +149,8 @@ def rollback(
     if revision != "previous" and not revision.isdigit():
         raise typer.BadParameter(f"{revision!r} is neither a number nor `previous`")
     number = revision if revision == "previous" else int(revision)
-    view = Remote(server or DEFAULT).post("/rollback", {"revision": number, "who": _who(), "why": why})
-    _show(output, view, _applied)
+    view = remote(server).post("/rollback", {"revision": number, "who": who(), "why": why})
+    show(output, view, _applied)
     if output is Format.TEXT:
         console.err.print("the policy file is as it was: its next edit, or the next `ctl up`, applies it again")
 
@@ -183,116 +166,55 @@ def usage(
     team: Annotated[str | None, typer.Option(help="Of this team only.")] = None,
     model: Annotated[str | None, typer.Option(help="Of this model only.")] = None,
     provider: Annotated[str | None, typer.Option(help="Of this provider only.")] = None,
+    request: Annotated[
+        str | None, typer.Option("--id", help="The records of one request, by the `x-request-id` of its answer.")
+    ] = None,
     unpriced: Annotated[bool, typer.Option("--unpriced", help="Models without a known price.")] = False,
     server: Server = None,
     output: Annotated[Rows, typer.Option("--format", help="For people, programs or spreadsheets.")] = Rows.TEXT,
 ) -> None:
     """Shows requests, tokens, cost and latency, in groups."""
-    remote = Remote(server or DEFAULT)
-    if unpriced:
-        view = remote.get("/usage/unpriced", since=since, until=until)
+    asked = remote(server)
+    if request is not None:
+        _rows(output, asked.get("/usage/records", id=request), console.requests)
+    elif unpriced:
+        view = asked.get("/usage/unpriced", since=since, until=until)
         _rows(output, view, console.unpriced)
     else:
         only = {"key": key, "team": team, "model": model, "provider": provider}
-        view = remote.get("/usage", by=by, since=since, until=until, **only)
+        view = asked.get("/usage", by=by, since=since, until=until, **only)
         _rows(output, view, console.usage)
-
-
-@keys_app.command("issue")
-def issue_key(
-    name: Annotated[str, typer.Argument(help="A name for the key.")],
-    team: Annotated[str | None, typer.Option(help="A team of the live policy.")] = None,
-    models: Annotated[str, typer.Option(help="Models it may use, comma-separated, exact or ending in *.")] = "",
-    limits: Annotated[str, typer.Option(help="Limits of the live policy, comma-separated.")] = "",
-    budget: Annotated[str | None, typer.Option(help="A budget of the live policy.")] = None,
-    expires: Annotated[str | None, typer.Option(help="When it ends: a time, or how long it is good (30d).")] = None,
-    server: Server = None,
-    output: FormatOption = Format.TEXT,
-) -> None:
-    """Issues a key: a signed token that the edge verifies by itself. Its secret is shown this once."""
-    body = {"name": name, "team": team, "models": _names(models) or None, "limits": _names(limits)}
-    view = Remote(server or DEFAULT).post("/keys", {**body, "budget": budget, "expires": expires, "who": _who()})
-    _show(output, view, console.issued)
-
-
-@keys_app.command("list")
-def list_keys(server: Server = None, output: FormatOption = Format.TEXT) -> None:
-    """Lists issued keys, without their secrets."""
-    _show(output, Remote(server or DEFAULT).get("/keys"), console.keys)
-
-
-@keys_app.command("revoke")
-def revoke_key(
-    name: Annotated[str, typer.Argument(help="The key's name.")],
-    server: Server = None,
-    output: FormatOption = Format.TEXT,
-) -> None:
-    """Revokes a key: the edge refuses it from now on."""
-    view = Remote(server or DEFAULT).delete(f"/keys/{quote(name, safe='')}", who=_who())
-    _show(output, view, console.revoked)
-
-
-@keys_app.command("rotate")
-def rotate_key(
-    name: Annotated[str, typer.Argument(help="The key's name.")],
-    overlap: Annotated[str, typer.Option(help="How long the old secret is still accepted.")] = "1h",
-    server: Server = None,
-    output: FormatOption = Format.TEXT,
-) -> None:
-    """Issues a key anew under its name; the old secret ends after the overlap."""
-    body = {"overlap": overlap, "who": _who()}
-    view = Remote(server or DEFAULT).post(f"/keys/{quote(name, safe='')}/rotate", body)
-    _show(output, view, console.issued)
-
-
-@audit_app.command("verify")
-def verify_audit(
-    folder: AuditFolder = AUDIT,
-    head: Annotated[str, typer.Option(help="What `ctl audit head` printed earlier: shows a cut end.")] = "",
-    output: FormatOption = Format.TEXT,
-) -> None:
-    """Checks every entry of an audit log; exit code 1 when something was changed."""
-    found = local.verify_audit(folder, head)
-    _show(output, found, console.verified)
-    if found["problems"]:
-        raise typer.Exit(1)
-
-
-@audit_app.command("head")
-def audit_head(folder: AuditFolder = AUDIT) -> None:
-    """Prints the end of an audit log, to be kept elsewhere: it proves later that nothing was cut off."""
-    console.out.print(local.audit_head(folder), soft_wrap=True, highlight=False)
 
 
 @app.command()
 def budgets(server: Server = None, output: FormatOption = Format.TEXT) -> None:
     """Shows how budgets and token limits stand."""
-    _show(output, Remote(server or DEFAULT).get("/budgets"), console.budgets)
+    show(output, remote(server).get("/budgets"), console.budgets)
 
 
 @app.command()
 def models(policy: OptionalPolicy = None, server: Server = None, output: FormatOption = Format.TEXT) -> None:
     """Lists the models that clients can ask for, and where each goes."""
-    view = Remote(server or DEFAULT).get("/models") if policy is None else local.models(policy)
-    _show(output, view, console.models)
+    view = remote(server).get("/models") if policy is None else local.models(policy)
+    show(output, view, console.models)
 
 
 @app.command()
 def snapshot(server: Server = None) -> None:
     """Prints the xDS resources that are live, as JSON, secrets redacted."""
-    _json(Remote(server or DEFAULT).get("/snapshot"))
+    print_json(remote(server).get("/snapshot"))
 
 
 @app.command()
 def schema() -> None:
     """Prints the JSON Schema of the policy language, for editors."""
-    _json(json_schema())
+    print_json(json_schema())
 
 
 def _control_plane(server: str | None, policy: Path) -> Remote:
     """The one that is named, else the policy's own; a wrong policy is refused here, with its lines."""
     try:
-        return Remote(server or local.server_of(policy))
+        return remote(server or local.server_of(policy))
     except PolicyError as error:
         _refuse(error, policy)
 
@@ -306,17 +228,6 @@ def _applied(view: dict[str, Any]) -> None:
     console.out.print(f"[green]revision {view['revision']} is live[/]; acknowledged by: {escape(nodes)}")
 
 
-def _show(output: Format, view: Any, human: Any) -> None:
-    if output is Format.JSON:
-        _json(view)
-    else:
-        human(view)
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
-
-
 def _rows(output: Rows, view: dict[str, Any], human: Any) -> None:
     if output is Rows.CSV:
         flat = [_flat(row) for row in view["rows"]]
@@ -325,7 +236,7 @@ def _rows(output: Rows, view: dict[str, Any], human: Any) -> None:
         writer.writeheader()
         writer.writerows(flat)
     else:
-        _show(Format(output), view, human)
+        show(Format(output), view, human)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -337,17 +248,6 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def _json(view: Any) -> None:
-    sys.stdout.write(json.dumps(view, indent=2, ensure_ascii=False) + "\n")
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except OSError:  # a user id without a name
-        return "unknown"
 
 
 def _refuse(error: PolicyError, policy: Path) -> NoReturn:

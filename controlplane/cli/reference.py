@@ -16,6 +16,7 @@ from typing import Any, get_args
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
+from controlplane.admin.roles import permissions_page
 from controlplane.cli.main import app
 from controlplane.policy import grammar
 from controlplane.policy.codes import CODES
@@ -27,20 +28,24 @@ _WRITTEN_BY = "<!-- Written by `python -m controlplane.cli.reference`: edit the 
 _REF = "#/$defs/"
 # Chapters, in the order in which a policy is written; a mapping without a name here comes last under its own.
 _TITLES = {
-    "Gateway": "Gateway", "Admin": "Admin API", "GatewayTls": "TLS to clients", "Cors": "CORS",
+    "Gateway": "Gateway", "Admin": "Admin API", "AdminUser": "User of the admin API",
+    "GatewayTls": "TLS to clients", "Cors": "CORS",
     "OpenAIProvider": "Provider of kind openai", "MockProvider": "Provider of kind mock",
     "HealthCheck": "Health check", "Ejection": "Ejection", "ProviderTls": "TLS to a provider",
     "SimpleSpec": "Model at one provider", "TrySpec": "Model with several targets", "TargetSpec": "Target",
-    "Timeouts": "Timeouts", "Key": "Key", "Limit": "Limit",
+    "Timeouts": "Timeouts", "Key": "Key", "Issuer": "Outside issuer", "Claims": "Claims",
+    "JwksUrl": "Keys at a URL", "Limit": "Limit",
 }  # fmt: skip
 _FORMS = {
-    grammar.DURATION: "duration", grammar.SIZE: "size", grammar.RATE: "rate", "^https?://[^\\s@?#]+$": "URL",
+    grammar.DURATION: "duration", grammar.DAYS: "days", grammar.SIZE: "size", grammar.RATE: "rate",
+    "^https?://[^\\s@?#]+$": "URL",
 }  # fmt: skip
 _ADDRESS = "127.0.0.1:8080"
 _GRAMMARS = """\
 | form | grammar |
 |---|---|
 | duration | a whole number and `ms`, `s`, `m`, `h` or `d` |
+| days | a whole number and `d` |
 | size | a whole number of bytes, or with `KiB`, `MiB` or `GiB` |
 | rate | a whole number, perhaps with `k` or `M`, per `/s`, `/m`, `/h` or `/d` |
 | address | `HOST:PORT`, an IPv6 address in brackets |
@@ -68,7 +73,7 @@ def policy_page() -> str:
 
 def cli_page() -> str:
     """Every command with its arguments and options, from the command line itself."""
-    parts = ["# Command line\n", _WRITTEN_BY, f"{_plain(str(app.info.help))}\n"]
+    parts = ["# Command line\n", _WRITTEN_BY, f"{_plain(str(app.info.help))}\n", _options_of_all()]
     for name, function in commands():
         params = _parameters(function)
         parts += [f"## ctl {name}\n", f"{_plain(function.__doc__)}\n", f"    {_usage(name, params)}\n"]
@@ -76,6 +81,15 @@ def cli_page() -> str:
             rows = [(param.name, param.default, param.help) for param in params]
             parts.append(_table(("argument or option", "default", "meaning"), rows))
     return "\n".join(parts)
+
+
+def _options_of_all() -> str:
+    """What stands before the command."""
+    given = app.registered_callback
+    if given is None or given.callback is None:
+        raise TypeError("ctl has no options of its own")
+    rows = [(param.name, param.default, param.help) for param in _parameters(given.callback)]
+    return _table(("option before the command", "default", "meaning"), rows)
 
 
 def commands() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -112,6 +126,7 @@ def documents() -> Mapping[str, str]:
         "docs/reference/policy.md": policy_page(),
         "docs/reference/cli.md": cli_page(),
         "docs/reference/diagnostics.md": diagnostics_page(),
+        "docs/reference/permissions.md": permissions_page(_WRITTEN_BY),
         # As `ctl schema` prints it.
         "schemas/policy.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
     }
@@ -156,11 +171,17 @@ def _plain_form(field: Schema) -> str:
     if "patternProperties" in field:
         (of,) = field["patternProperties"].values()
         return f"name: {_form(of)}"
+    if isinstance(field.get("additionalProperties"), dict):
+        return f"text: {_form(field['additionalProperties'])}"
+    if field.get("type") == "boolean":
+        return "`true` or `false`"
+    return _scalar_form(field)
+
+
+def _scalar_form(field: Schema) -> str:
     if "minimum" in field or "maximum" in field:
         bounds = (field.get("minimum"), field.get("maximum"))
         return f"{bounds[0]} to {bounds[1]}" if None not in bounds else f"number from {bounds[0]}"
-    if field.get("type") == "boolean":
-        return "`true` or `false`"
     if _ADDRESS in field.get("examples", ()):
         return "address"
     examples = ", ".join(_code(example) for example in field.get("examples", ()))

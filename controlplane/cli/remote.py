@@ -1,12 +1,10 @@
 """The admin API as `ctl` uses it."""
 
-import os
 from typing import Any
 
 import httpx
 
 DEFAULT = "http://127.0.0.1:9800"
-TOKEN = "HEADGATE_TOKEN"  # noqa: S105 - the name of a variable
 _WAIT_S = 310.0  # longer than an apply may wait for its nodes
 
 
@@ -21,8 +19,7 @@ class RemoteError(Exception):
 class Remote:
     """One control plane. Calls block."""
 
-    def __init__(self, url: str) -> None:
-        token = os.environ.get(TOKEN)
+    def __init__(self, url: str, token: str | None = None) -> None:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._url = url.rstrip("/")
         self._http = httpx.Client(base_url=self._url, headers=headers, timeout=_WAIT_S, trust_env=False)
@@ -58,6 +55,14 @@ class Remote:
             raise RemoteError(f"{self._url} is no Headgate control plane: it answered {path} without JSON") from None
         if answer.is_success:
             return data
-        detail = data.get("message") or data.get("detail") or data.get("error") if isinstance(data, dict) else data
-        hint = f" Set {TOKEN}." if answer.status_code == 401 else ""
-        raise RemoteError(f"{detail}{hint}", answer.status_code, data)
+        raise RemoteError(_said(data), answer.status_code, data)
+
+
+def _said(data: Any) -> str:
+    """Why a call was refused, in the words of whoever refused it."""
+    if not isinstance(data, dict):
+        return str(data)
+    error = data.get("error")
+    if isinstance(error, dict):
+        return str(error.get("message"))
+    return str(data.get("message") or data.get("detail") or error)

@@ -43,6 +43,7 @@ class Request:
     models: tuple[str, ...] | None = None
     limits: tuple[str, ...] = ()
     budget: str | None = None
+    addresses: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from sqlalchemy import JSON, Boolean, Column, Index, Integer, MetaData, Table, T
 from controlplane.revisions.schema import UtcDateTime
 
 # The newest script in migrations/versions; a test holds the two together.
-HEAD = "keys_0001"
+HEAD = "keys_0002"
 
 # Other parts keep their tables in the same database, and count their migrations elsewhere.
 VERSIONS = "issued_keys_version"
@@ -32,6 +32,7 @@ issued_keys = Table(
     Column("revoked_at", UtcDateTime),
     Column("revoked_by", Text),
     Column("current", Boolean, nullable=False),
+    Column("addresses", JSON(none_as_null=True)),
 )
 
 Index(

@@ -59,6 +59,7 @@ class IssuedKey:
     revoked_at: datetime | None
     revoked_by: str | None
     current: bool
+    addresses: tuple[str, ...] | None = None
 
     def live(self, now: datetime) -> bool:
         """Whether the edge accepts the token, as far as the store knows."""
@@ -139,7 +140,9 @@ class Store:
             old = _current(connection, name)
             if old is None or not old.live(now):
                 raise KeyError(name)
-            request = Request(name, old.identity, old.expires, old.team, old.models, old.limits, old.budget)
+            request = Request(
+                name, old.identity, old.expires, old.team, old.models, old.limits, old.budget, old.addresses
+            )  # fmt: skip
             made = issue(signer, request, now, uuid4(), issuer)
             replaced = update(issued_keys).where(_c.jti == old.jti)
             connection.execute(replaced.values(revoked_at=now + overlap, revoked_by=who, current=False))
@@ -261,6 +264,7 @@ def _insert(
         "models": None if request.models is None else builtins.list(request.models),
         "limits": builtins.list(request.limits),
         "budget": request.budget,
+        "addresses": None if request.addresses is None else builtins.list(request.addresses),
         "created": created,
         "created_by": who,
         "issued": made.issued,
@@ -280,10 +284,9 @@ def _exists(name: str) -> KeyExistsError:
 
 def _key(row: Row[Any]) -> IssuedKey:
     values = dict(row._mapping)
-    models = values["models"]
-    return IssuedKey(
-        **values | {"models": None if models is None else tuple(models), "limits": tuple(values["limits"])}
-    )
+    for name in ("models", "limits", "addresses"):
+        values[name] = None if values[name] is None else tuple(values[name])
+    return IssuedKey(**values)
 
 
 @contextmanager

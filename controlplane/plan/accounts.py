@@ -7,6 +7,7 @@ from controlplane.policy import language
 from controlplane.policy.accounts import Budget, Downgrade
 from extproc.usage.accounting import AccountSpec
 from extproc.usage.budgets import OwnerKind, Unit
+from extproc.usage.identity import every_client
 from extproc.usage.record import PICO
 from extproc.usage.windows import ROLLING
 
@@ -28,6 +29,10 @@ def accounts(policy: language.Policy) -> Iterator[AccountSpec]:
         for name in one.budget:
             yield _account(name, policy.budgets[name], "key", key)
         yield from _limits(policy, key, one.limits)
+    for issuer, outside in policy.issuers.items():
+        for name in outside.budget:
+            yield _account(name, policy.budgets[name], "key", every_client(issuer))
+        yield from _limits(policy, every_client(issuer), outside.limits)
 
 
 def accounts_of(tokens: Tokens | None, policy: language.Policy) -> Iterator[AccountSpec]:
@@ -60,6 +65,7 @@ def _account(name: str, budget: Budget, kind: OwnerKind, owner: str) -> AccountS
         seconds=ROLLING[budget.per] if rolling else 0,
         warn=tuple(format(part, "f") for part in budget.warn),
         on_spent=f"downgrade:{downgrade}" if downgrade else str(budget.on_spent),
+        webhooks=tuple(dict.fromkeys(budget.webhooks)),
     )
 
 

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
 
-from controlplane.plan import upstreams
+from controlplane.plan import issuers, upstreams
 from controlplane.plan.accounts import accounts, accounts_of
-from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, ServerTls, Target, Upstream
+from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, ServerTls, Target, Upstream, Webhook
 from controlplane.plan.lanes import assign
 from controlplane.plan.rules import inline
 from controlplane.plan.tokens import IssuedKey, Tokens, identity_of, owner
 from controlplane.policy import language
+from extproc.usage.accounting import Retention
+from extproc.usage.price_catalog import Catalog
 
 # What Envoy calls the reasons to try again: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/router_filter#x-envoy-retry-on
 # It does not tell a timeout from a reset, so either word covers both.
@@ -18,8 +20,13 @@ _CONDITIONS = {"timeout": "reset", "reset": "reset", "connect": "connect-failure
 _STATUSES = "retriable-status-codes"
 
 
-def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None) -> Plan:
-    """The plan of a checked policy. Keys that expired by `now` (aware, UTC) are not in it."""
+def plan(
+    policy: language.Policy, *, now: datetime, tokens: Tokens | None = None, imported: Catalog | None = None
+) -> Plan:
+    """The plan of a checked policy. Keys that expired by `now` (aware, UTC) are not in it.
+
+    `tokens`: the issued keys; `imported`: the prices in the file that the policy names.
+    """
     built = {name: upstreams.build(name, provider) for name, provider in policy.providers.items()}
     routes, lanes, foreign = assign((_route(name, model, built) for name, model in policy.models.items()), built)
     adapted = {
@@ -29,6 +36,7 @@ def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None
     keys = tuple(
         _key(name, key, policy) for name, key in policy.keys.items() if key.expires is None or key.expires > now
     )
+    keep = policy.gateway.retention
     issued = tuple(_issued(key) for key in tokens.keys) if tokens else ()
     everyone = (*keys, *issued)
     return Plan(
@@ -41,16 +49,23 @@ def plan(policy: language.Policy, *, now: datetime, tokens: Tokens | None = None
             for name, limit in policy.limits.items()
             if limit.requests is not None
         ),
-        open=not policy.keys and tokens is None,
+        open=not policy.keys and tokens is None and not policy.issuers,
         expired=tuple(name for name, key in policy.keys.items() if key.expires is not None and key.expires <= now),
         accounts=(*accounts(policy), *accounts_of(tokens, policy)),
         prices=tuple(
             (pattern, tuple((name, format(rate, "f")) for name, rate in price.stated().items()))
             for pattern, price in policy.prices.items()
         ),
+        imported=imported,
         ledger=policy.gateway.ledger,
         inline=inline(policy, [(key.identity, key.owner) for key in everyone]),
+        retention=Retention(keep.records, keep.minutes, keep.hours),
+        webhooks=tuple(
+            Webhook(name, webhook.url, webhook.secret, tuple(dict.fromkeys(webhook.events)))
+            for name, webhook in policy.webhooks.items()
+        ),
         tokens=tokens,
+        issuers=tuple(issuers.build(policy)),
     )
 
 
@@ -67,6 +82,7 @@ def _edge(gateway: language.Gateway) -> Edge:
         max_body=gateway.max_body,
         tls=ServerTls(tls.cert, tls.key, tls.client_ca) if tls else None,
         cors=Cors(tuple(cors.origins), tuple(cors.headers), cors.max_age // 1000, cors.credentials) if cors else None,
+        trusted_proxies=tuple(dict.fromkeys(gateway.trusted_proxies)),
     )
 
 
@@ -108,9 +124,10 @@ def _key(name: str, key: language.Key, policy: language.Policy) -> Key:
     models = None if key.models is None or "*" in key.models else tuple(key.models)
     who = owner(policy, name, key.team)
     limits = tuple(key.limits)
-    return Key(name, identity_of(policy, who, limits), key.secret, models, limits, who)
+    addresses = None if key.addresses is None else tuple(dict.fromkeys(key.addresses))
+    return Key(name, identity_of(policy, who, limits), key.secret, models, limits, who, addresses)
 
 
 def _issued(key: IssuedKey) -> Key:
     models = None if key.models is None or "*" in key.models else key.models
-    return Key(key.name, key.identity, None, models, key.limits, key.owner)
+    return Key(key.name, key.identity, None, models, key.limits, key.owner, key.addresses)

@@ -7,14 +7,15 @@ from decimal import Decimal
 
 from controlplane.plan import rules_explained
 from controlplane.plan.accounts import LIMIT
-from controlplane.plan.ir import Decision, Key, Plan, Route, Tier
+from controlplane.plan.ir import Decision, Issuer, Key, Plan, RemoteKeys, Route, Tier
 from extproc.usage.accounting import AccountSpec
 from extproc.usage.budgets import Lag, explain_overshoot
 from extproc.usage.record import PICO
 
 # From the end of a request to the edge knowing its cost: Envoy flushes its log, the collector takes a batch, a small
-# resource is pushed.
-LAG = Lag(flush_us=100_000, batch_us=400_000, push_us=500_000)
+# resource is pushed. A collector that keeps dying is started again after 10 s at most (`child.Backoff`), one that hangs
+# is killed after 60 s (`pulse.DEADLINE_S`); to start takes some seconds more.
+LAG = Lag(flush_us=100_000, batch_us=400_000, push_us=500_000, restart_us=14_000_000, hung_us=75_000_000)
 
 
 def decisions(plan: Plan) -> Iterator[Decision]:
@@ -43,9 +44,20 @@ def decisions(plan: Plan) -> Iterator[Decision]:
     if plan.inline is not None:
         yield from rules_explained.decisions(plan.inline)
     yield from _accounts(plan)
+    for webhook in plan.webhooks:
+        budgets = dict.fromkeys(account.budget for account in plan.accounts if webhook.name in account.webhooks)
+        yield Decision(
+            ("webhooks", webhook.name),
+            f"tell of {', '.join(webhook.events)} of {', '.join(budgets) or 'no budget in use'}",
+            Tier.ASIDE,
+            "signed HTTP calls by the collector, from an outbox on disk",
+            "at least once: tried again for 24 h; costs requests nothing",
+        )
     if plan.tokens is not None:
         rule = f"verify issued keys, refuse {len(plan.tokens.revoked)} that are revoked"
         yield _native(("keys",), rule, "jwt_authn with a cache of verified tokens, rbac on their ids", "no look-up")
+    for issuer in plan.issuers:
+        yield from _issuer(issuer)
 
 
 def _accounts(plan: Plan) -> Iterator[Decision]:
@@ -60,6 +72,11 @@ def _accounts(plan: Plan) -> Iterator[Decision]:
         limit = account.budget.startswith(LIMIT)
         path = ("limits", account.budget.removeprefix(LIMIT), "tokens") if limit else ("budgets", account.budget)
         whose = f"each of {owners[kind]} {account.owner_kind}s" if account.owner_kind else "everyone together"
+        outside = sum(each.owner.endswith(":*") for each in plan.accounts if (each.budget, each.owner_kind) == kind)
+        if outside:
+            whose = "each of " + " and ".join(
+                [f"{owners[kind] - outside} keys"] * (owners[kind] > outside) + ["all clients of outside issuers"]
+            )
         yield Decision(
             path,
             f"{_amount(account)} for {whose}",
@@ -85,6 +102,23 @@ def _gateway(plan: Plan) -> Iterator[Decision]:
         ("gateway", "listen"), f"serve {plan.edge.host}:{plan.edge.port}", "listener", "fixed: edits do not drain it"
     )
     yield _native(("gateway", "max_body"), f"refuse bodies over {plan.edge.max_body} bytes", "buffer filter", "413")
+    if plan.imported is not None:
+        yield Decision(
+            ("gateway", "prices"),
+            f"{plan.imported.title}: prices of {len(plan.imported.models)} models",
+            Tier.ASIDE,
+            "looked up by the collector: the policy's own prices, then these, then the catalog",
+            "a request's price is that of the policy it was served under",
+        )
+    if plan.retention is not None:
+        keep = plan.retention
+        yield Decision(
+            ("gateway", "retention"),
+            f"keep records {keep.records}, minutes {keep.minutes}, hours {keep.hours} days; days for ever",
+            Tier.ASIDE,
+            "removed from the ledger by the collector, every hour, a few rows at a time",
+            "new records come first",
+        )
     if plan.edge.tls:
         mutual = ", client certificates required" if plan.edge.tls.client_ca else ""
         yield _native(("gateway", "tls"), f"TLS to clients{mutual}", "transport socket, secrets by SDS", "")
@@ -138,8 +172,34 @@ def _keys(plan: Plan) -> Iterator[Decision]:
             "rbac, a tree of hash lookups",
             "403 where not allowed",
         )
+    if bound := sum(key.addresses is not None for key in plan.keys):
+        rule = f"{bound} keys may be used from some addresses only"
+        yield _native(("keys",), rule, "rbac, a hash lookup and a trie of networks", "403 from elsewhere")
     for name in plan.expired:
         yield _native(("keys", name, "expires"), "has expired", "left out of the snapshot", "401")
+
+
+def _issuer(issuer: Issuer) -> Iterator[Decision]:
+    """Prices are CPU of Envoy beyond a static key's, for ES256; see docs/tiers.md."""
+    path = ("issuers", issuer.name)
+    if isinstance(issuer.keys, RemoteKeys):
+        keys = f"its keys are fetched every {issuer.keys.refresh_ms / 1000:g} s, not by requests"
+        why = f"{keys}; some 90 µs of CPU a request: every signature is checked, so that withdrawn keys count no more"
+    else:
+        why = "some 20 µs of CPU a request, 90 µs the first time that a worker sees a token: its signature is checked"
+    yield _native(path, f"accept tokens of {issuer.issuer} as keys", "jwt_authn", why)
+    claims = [issuer.key_claim, issuer.team_claim, issuer.limits_claim, issuer.models_claim]
+    said = ", ".join(f"`{claim}`" for claim in claims if claim is not None)
+    yield _native(
+        (*path, "claims"),
+        f"name its clients by {said}",
+        "a script, run for these tokens only",
+        "401 where one is missing",
+    )
+    if issuer.models is not None or issuer.models_claim is not None:
+        yield _native(
+            path, "its clients may use some models only", "rbac, a tree of hash lookups", "403 where not allowed"
+        )
 
 
 @dataclass(frozen=True, slots=True)

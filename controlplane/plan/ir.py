@@ -10,8 +10,10 @@ from enum import IntEnum
 from controlplane.plan.rules import Inline
 from controlplane.plan.tokens import Tokens
 from controlplane.policy.secrets import SecretRef
-from extproc.usage.accounting import AccountSpec
+from extproc.usage.accounting import AccountSpec, Retention
 from extproc.usage.identity import Owner
+from extproc.usage.price_catalog import Catalog
+from extproc.usage.webhooks.body import Kind
 
 ANY = "*"
 
@@ -50,6 +52,7 @@ class Edge:
     max_body: int
     tls: ServerTls | None
     cors: Cors | None
+    trusted_proxies: tuple[str, ...] = ()  # networks whose x-forwarded-for is believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,46 @@ class Key:
     models: tuple[str, ...] | None
     limits: tuple[str, ...]
     owner: Owner
+    addresses: tuple[str, ...] | None = None  # networks that it may be used from; None: all
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteKeys:
+    """Where an issuer publishes its keys, and how the edge gets there."""
+
+    uri: str
+    upstream: Upstream
+    refresh_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """An issuer whose tokens are keys. Its client NAME is the key `ISSUER:NAME`.
+
+    `teams` is what values of the team claim mean, in order: the first that a token says counts. `otherwise` are clients
+    without such a value; None: they are refused. Both are owners whose key is `ISSUER:`, to which the name is added.
+    `named_limits` are those that a claim can name.
+    """
+
+    name: str
+    issuer: str
+    audiences: tuple[str, ...]
+    keys: SecretRef | RemoteKeys
+    key_claim: str
+    team_claim: str | None
+    limits_claim: str | None
+    models_claim: str | None
+    teams: tuple[tuple[str, Owner], ...]
+    otherwise: Owner | None
+    models: tuple[str, ...] | None
+    limits: tuple[str, ...]
+    named_limits: tuple[str, ...]
+
+    @property
+    def owners(self) -> tuple[Owner, ...]:
+        """Whose requests its clients' can be: their owners, each once, with the key `ISSUER:`."""
+        every = [of for _, of in self.teams] + ([self.otherwise] if self.otherwise else [])
+        return tuple(dict.fromkeys(every))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +230,16 @@ class Limit:
     name: str
     amount: int
     per_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where budgets tell what happens to them. `url`: a reference where it is a secret itself."""
+
+    name: str
+    url: str | SecretRef
+    secret: SecretRef
+    events: tuple[Kind, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +264,16 @@ class Plan:
     expired: tuple[str, ...]  # keys of the policy that are no longer accepted
     accounts: tuple[AccountSpec, ...] = ()  # budgets and token limits, for each owner
     prices: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()  # pattern -> rates, as written in the policy
+    imported: Catalog | None = None  # prices of a file; they come after those of the policy
     ledger: SecretRef | None = None
     inline: Inline | None = None  # where the policy has rules
+    retention: Retention | None = None
+    webhooks: tuple[Webhook, ...] = ()
     tokens: Tokens | None = None  # issued keys, where any were ever issued
+    issuers: tuple[Issuer, ...] = ()
+
+    @property
+    def reached(self) -> tuple[Upstream, ...]:
+        """Whatever the edge connects to: providers, and outside issuers that publish their keys."""
+        remote = (issuer.keys.upstream for issuer in self.issuers if isinstance(issuer.keys, RemoteKeys))
+        return (*self.upstreams.values(), *remote)

@@ -17,8 +17,8 @@ from controlplane.policy.stages import built, stages
 from extproc.server import settings
 from extproc.server.chain import Rule as Ready
 from extproc.server.chain import needs_of
-from extproc.server.conditions import Modality
 from extproc.server.settings import RuleSpec, Settings, When
+from extproc.stages.choice import Modality
 from extproc.stages.protocol import Access
 from extproc.usage.identity import Owner
 
@@ -170,7 +170,8 @@ def rules(policy: language.Policy, identities: Iterable[tuple[str, Owner]]) -> R
         if any((rule.keys or rule.teams) and rule.for_owner(owner) for rule in made)
     )
     lookups = (len(policy.models) + sum(len(rule.models or ()) for rule in made)) * len(concerned)
-    return Rules(made, concerned, lookups <= MOST_LOOKUPS)
+    # Who outside issuers vouch for is known only once they come.
+    return Rules(made, concerned, by_client=lookups <= MOST_LOOKUPS and not policy.issuers)
 
 
 @dataclass(frozen=True, slots=True)

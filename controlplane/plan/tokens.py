@@ -21,6 +21,7 @@ class IssuedKey:
     limits: tuple[str, ...]
     budget: str | None
     owner: Owner
+    addresses: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

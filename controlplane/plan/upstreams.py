@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from controlplane.plan.ir import Ejection, Endpoint, Health, Upstream, UpstreamTls
 from controlplane.policy import language
-from controlplane.policy.grammar import is_ip
+from controlplane.policy.grammar import Url, is_ip
+from controlplane.policy.secrets import SecretRef
 
 _DEFAULT_EJECTION = Ejection(after=5, duration_ms=30_000, max_percent=50)
 
@@ -43,16 +44,34 @@ def with_lanes(upstream: Upstream, lanes: int, foreign: tuple[str, ...]) -> Upst
     return replace(upstream, lanes=lanes, foreign=foreign)
 
 
+def issuer(name: str, url: Url, ca: SecretRef | None) -> Upstream:
+    """Where an outside issuer publishes its keys."""
+    tls = UpstreamTls(url.host, ca, None, None) if url.scheme == "https" else None
+    return _plain(name, "issuer", url.host, (Endpoint(url.host, url.port),), resolve=not is_ip(url.host), tls=tls)
+
+
 def _sidecar(name: str, kind: str) -> Upstream:
     """A provider that the gateway runs itself: lowering puts its socket in."""
+    return _plain(name, kind, f"{kind}.headgate", ())
+
+
+def _plain(
+    name: str,
+    kind: str,
+    host: str,
+    endpoints: tuple[Endpoint, ...],
+    *,
+    resolve: bool = False,
+    tls: UpstreamTls | None = None,
+) -> Upstream:
     return Upstream(
         name=name,
         kind=kind,
-        host=f"{kind}.headgate",
-        endpoints=(),
-        resolve=False,
+        host=host,
+        endpoints=endpoints,
+        resolve=resolve,
         base_path="/v1",
-        tls=None,
+        tls=tls,
         api_key=None,
         headers=(),
         health=None,

@@ -9,11 +9,15 @@ from controlplane.policy.types import (
     Amount,
     BudgetName,
     Count,
+    Days,
     Fraction,
     ModelName,
     OrganizationName,
+    SecretType,
     Strict,
     TimeZone,
+    WebhookName,
+    WebhookUrl,
 )
 
 
@@ -22,10 +26,22 @@ def _several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+WebhookNames: TypeAlias = Annotated[
+    list[WebhookName],
+    BeforeValidator(_several, json_schema_input_type=WebhookName | list[WebhookName]),
+]
 BudgetNames: TypeAlias = Annotated[
     list[BudgetName],
     BeforeValidator(_several, json_schema_input_type=BudgetName | list[BudgetName]),
 ]
+
+
+class Retention(Strict):
+    """How long usage is kept, and how finely. Sums by day are kept for ever."""
+
+    records: Days = Field(30, description="Single requests.")
+    minutes: Days = Field(90, description="Sums by minute; budgets count by them, so not below 32d.")
+    hours: Days = Field(400, description="Sums by hour.")
 
 
 class Team(Strict):
@@ -72,6 +88,20 @@ class Budget(Strict):
     on_spent: OnSpent = Field(
         "block", description="What to do with requests when it is spent: 429, nothing, or a cheaper model."
     )
+    webhooks: WebhookNames = Field([], description="Webhooks of this policy that hear of it.")
+
+
+WebhookEvent: TypeAlias = Literal["warn", "spent", "reset"]
+
+
+class Webhook(Strict):
+    """Where to tell what happens to budgets: signed HTTP calls, see docs/webhooks.md."""
+
+    url: WebhookUrl = Field(description="What to POST to; `{env: NAME}` or `{file: path}` where it holds a secret.")
+    secret: SecretType = Field(description="What calls are signed with: `whsec_` and the base64 of 24 to 64 bytes.")
+    events: list[WebhookEvent] = Field(
+        ["warn", "spent", "reset"], description="What to tell: a warning, spent, and available again."
+    )
 
 
 class Price(Strict):
@@ -82,7 +112,7 @@ class Price(Strict):
     cached_input: Amount | None = Field(None, description="Per 1,000,000 input tokens read from a cache.")
     cache_write: Amount | None = Field(None, description="Per 1,000,000 input tokens written to a cache.")
     reasoning: Amount | None = Field(None, description="Per 1,000,000 reasoning tokens; as output by default.")
-    request: Amount | None = Field(None, description="For each request.")
+    request: Amount | None = Field(None, description="For each request; without a price for tokens it includes them.")
 
     def stated(self) -> dict[str, Decimal]:
         """The rates that are set."""

@@ -12,6 +12,7 @@ from controlplane.policy.document import Document, Path
 from controlplane.policy.grammar import Address, is_ip
 from controlplane.policy.language import SECTIONS, Gateway, OpenAIProvider, Policy
 from controlplane.policy.load import LoadCache, load
+from controlplane.policy.outside import check_issuers
 from controlplane.policy.place import Place
 from controlplane.policy.references import Models, check_accounts, check_keys
 from controlplane.policy.secrets import Secret, SecretRef, Secrets
@@ -19,6 +20,8 @@ from controlplane.policy.structure import Structure
 
 Places = Callable[[Path], Place]
 
+_MONTH_DAYS = 32  # a month, and a day that may have begun elsewhere
+_WITH_LINES = {"tls", "jwks"}  # below these, secrets are files of several lines
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - to compare with, not to listen on
 
 
@@ -49,15 +52,15 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     found += models.diagnostics
     found += check_keys(document, keys, names["models"], names["limits"])
     found += check_accounts(document, gateway, sections, names)
+    found += check_issuers(document, sections.get("issuers", {}), names)
     found += check_rules(document, structure.rules, names)
-    found += _semantics(
-        document, gateway, sections.get("providers", {}), open_to_all=document.data.get("keys", {}) == {}
-    )
+    nobody = all(document.data.get(section, {}) == {} for section in ("keys", "issuers"))
+    found += _semantics(document, gateway, sections.get("providers", {}), open_to_all=nobody)
     ordered = tuple(sorted(dict.fromkeys(found), key=lambda d: (d.place is None, d.place)))
     if any(d.severity is Severity.ERROR for d in ordered):
         return Checked(None, ordered, document.place)
     others: dict[str, Any] = {
-        name: sections.get(name, {}) for name in ("limits", "teams", "organizations", "budgets", "prices")
+        name: sections.get(name, {}) for name in SECTIONS if name not in ("providers", "models", "keys")
     }
     rules = tuple(structure.rules.values())
     policy = Policy(gateway, sections["providers"], resolved, keys, **others, rules=rules, written=document.data)
@@ -73,20 +76,34 @@ def _semantics(
     if open_to_all:
         message = "the policy has no keys: whoever reaches the gateway may use every model"
         yield Diagnostic(Severity.WARNING, "open-gateway", message, document.place(()), hint="add `keys`")
-    if not gateway.admin.listen.loopback and gateway.admin.token is None:
+    admin = gateway.admin
+    if not admin.listen.loopback and admin.token is None and not admin.users:
         yield error(
             "admin-without-token", "the admin API would be open to the network", ("gateway", "admin"),
-            "a loopback address, or a token", "write admin: {listen: ADDRESS, token: {env: NAME}}",
+            "a loopback address, or a token or users", "write admin: {listen: ADDRESS, token: {env: NAME}}",
         )  # fmt: skip
     if _overlap(gateway.listen, gateway.admin.listen):
         yield error(
             "same-address", "clients and the admin API share one address", ("gateway", "admin"), "two addresses"
         )
+    keep, kept = gateway.retention, ("gateway", "retention")
+    if not keep.records <= keep.minutes <= keep.hours:
+        message = (
+            f"records {keep.records}d, minutes {keep.minutes}d, hours {keep.hours}d: the finer outlives the coarser"
+        )
+        yield error("retention-order", message, kept, "records at most as long as minutes, minutes as hours")
+    if keep.minutes < _MONTH_DAYS:
+        message = f"budgets of a month could not be counted from {keep.minutes} days"
+        yield error("retention-order", message, (*kept, "minutes"), f"at least {_MONTH_DAYS}d")
     if gateway.cors and gateway.cors.credentials and "*" in gateway.cors.origins:
         yield error(
             "cors-any-with-credentials", "credentials from any origin are refused by browsers",
             ("gateway", "cors", "credentials"), "exact origins, or no credentials",
         )  # fmt: skip
+    for name, user in admin.users.items():
+        if user.team is not None and user.organization is not None:
+            message = "a user is for a team, for an organization, or for the whole gateway"
+            yield error("two-scopes", message, ("gateway", "admin", "users", name), "`team`, `organization` or neither")
     for name, provider in providers.items():
         if isinstance(provider, OpenAIProvider):
             written = document.data["providers"][name].get("headers", {})
@@ -127,6 +144,10 @@ def secret_refs(policy: Policy) -> tuple[tuple[SecretRef, Path], ...]:
     for name, provider in policy.providers.items():
         found += _refs(provider, ("providers", name))
     found += [(key.secret, ("keys", name, "secret")) for name, key in policy.keys.items()]
+    for name, issuer in policy.issuers.items():
+        found += _refs(issuer, ("issuers", name))
+    for name, webhook in policy.webhooks.items():
+        found += _refs(webhook, ("webhooks", name))
     return tuple(found)
 
 
@@ -137,6 +158,10 @@ def _refs(model: BaseModel, path: Path) -> Iterable[tuple[SecretRef, Path]]:
             yield value, (*path, name)
         elif isinstance(value, BaseModel):
             yield from _refs(value, (*path, name))
+        elif isinstance(value, dict):
+            for key, each in value.items():
+                if isinstance(each, BaseModel):
+                    yield from _refs(each, (*path, name, key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,20 +181,29 @@ def resolve(
     read_once: dict[SecretRef, str | _Unread] = {}
     secrets: dict[SecretRef, Secret] = {}
     problems: list[Diagnostic] = []
-    owners: dict[str, Path] = {}
+    owners: dict[tuple[str | int, str], Path] = {}
     for ref, path in refs:
         if ref not in read_once:
             read_once[ref] = _read(ref, read)
-        value = _usable(read_once[ref], lines="tls" in path)
+        value = _usable(read_once[ref], lines=bool(_WITH_LINES & set(path)))
         if isinstance(value, _Unread):
             problems.append(_absent(ref, value, places(path)))
             continue
         secrets[ref] = Secret(value)
-        if path[0] == "keys" and (first := owners.setdefault(value, path)) != path:
-            message = f"the keys `{first[1]}` and `{path[1]}` have the same secret"
+        if (who := _bearer(path)) and (first := owners.setdefault((path[0], value), path)) != path:
+            message = f"{_bearer(first)} and {who} have the same secret"
             expected = "a secret of its own"
             problems.append(Diagnostic(Severity.ERROR, "shared-secret", message, places(path), expected))
     return secrets, tuple(problems)
+
+
+def _bearer(path: Path) -> str:
+    """Whom a secret at a path stands for, where it may stand for nobody else."""
+    if path[0] == "keys":
+        return f"the key `{path[1]}`"
+    if path == ("gateway", "admin", "token"):
+        return "the administrator"
+    return f"the user `{path[3]}`" if path[:3] == ("gateway", "admin", "users") else ""
 
 
 def _read(ref: SecretRef, read: Callable[[SecretRef], str]) -> str | _Unread:

@@ -29,7 +29,11 @@ CODES: Mapping[str, str] = MappingProxyType(
         "literal-secret": "A secret stands in the policy itself. Write `{env: NAME}` or `{file: path}`.",
         "invalid-secret": "A reference to a secret has exactly one of `env` and `file`. Write one of them.",
         "absent-secret": "The secret cannot be read, is empty, or fits into no header. Export it or fix the file.",
-        "shared-secret": "Two keys have the same secret, so nobody can tell them apart. Give each a secret of its own.",
+        "invalid-webhook": "A webhook's secret is `whsec_` and base64 of 24 to 64 bytes, its URL is http or https.",
+        "absent-prices": "The file of prices cannot be read. Make it with `ctl prices import FILE`, or fix the path.",
+        "invalid-prices": "The file of prices is not of Headgate's form. Make it with `ctl prices import FILE`.",
+        "invalid-jwks": "The file is no set of public keys (JWK set). Save what the issuer's `jwks_uri` answers.",
+        "shared-secret": "Two keys or users have the same secret, so nobody can tell them apart. Give each its own.",
         # Names that refer to each other.
         "unknown-name": "Nothing of this kind has this name. Take the suggested name, or add the entry.",
         "wildcard-reference": "A model refers to a pattern, which stands for many models. Name one model or provider.",
@@ -45,11 +49,14 @@ CODES: Mapping[str, str] = MappingProxyType(
         # What fits together.
         "open-gateway": "Warning: without keys everyone may use every model. Add `keys` before others can reach it.",
         "admin-without-token": "The admin API would be open to the network. Listen on loopback, or set `admin.token`.",
+        "two-scopes": "A user of the admin API has a team and an organization. Name one of them.",
         "same-address": "Clients and the admin API have the same address. Give them two.",
         "cors-any-with-credentials": "Browsers refuse credentials for any origin. Name origins, or drop `credentials`.",
-        "tls-without-https": "TLS settings of a provider need an https `base_url`. Change the URL, or remove `tls`.",
+        "keys-without-https": "An issuer's keys would come over plain HTTP. Use an https URL, or keep them in a file.",
+        "tls-without-https": "TLS settings need an https URL. Change the URL, or remove the settings.",
         "half-a-certificate": "A client certificate needs both `cert` and `key`. Add the other one.",
         "mixed-endpoints": "Endpoints mix IP addresses and host names. Use one kind, or two providers.",
+        "retention-order": "Sums are kept at least as long as what they sum up, minutes 32 days. Lengthen the coarser.",
         "idle-too-short": "`idle` runs while the first byte is awaited. Make it at least `first_byte`.",
     }
 )

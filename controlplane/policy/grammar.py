@@ -5,6 +5,7 @@ Every parser raises ValueError with what was expected; the caller knows where.
 
 import ipaddress
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -18,6 +19,8 @@ _RATE_PREFIXES = {"": 1, "k": 1000, "M": 1_000_000}
 _RATE_PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 DURATION = r"^[0-9]+(ms|s|m|h|d)$"
+NETWORK = r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"
+DAYS = r"^[0-9]+d$"
 SIZE = r"^[0-9]+(B|KiB|MiB|GiB)?$"
 RATE = r"^[0-9]+[kM]?/[smhd]$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -121,6 +124,14 @@ def duration(text: str) -> int:
     return milliseconds
 
 
+def days(text: str) -> int:
+    """``30d`` -> 30."""
+    found = re.fullmatch(r"([0-9]{1,5})d", text)
+    if not found or not 1 <= int(found[1]) <= 36_500:
+        raise ValueError("a number of whole days such as 30d, at most 36500d")
+    return int(found[1])
+
+
 def clock(text: str) -> int:
     """A duration that is not zero -> milliseconds."""
     milliseconds = duration(text)
@@ -180,6 +191,17 @@ def url(text: str) -> Url:
     return Url(scheme, host, port or (443 if scheme == "https" else 80), parts.path.rstrip("/"))
 
 
+def webhook_url(text: str) -> str:
+    """``https://ops.example.com/hook?id=7``: as `url`, and perhaps a query."""
+    before, mark, query = text.partition("?")
+    try:
+        url(before)
+        url(f"{before}/{query.replace('?', '')}")  # no other characters there either
+    except ValueError:
+        raise ValueError("a URL such as https://ops.example.com/hook, without user or fragment") from None
+    return before + mark + query
+
+
 def name(text: str) -> str:
     """The name of a provider, key or limit."""
     if not matches(NAME, text):
@@ -221,6 +243,17 @@ def origin(text: str) -> str:
     if not matches(ORIGIN, text):
         raise ValueError("an origin such as https://app.example.com (lower case, without a path), or *")
     return text
+
+
+def network(text: str) -> str:
+    """``10.0.0.0/8``, ``2001:db8::/32``, or one address -> the network with its length."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        near = ""
+        with suppress(ValueError):
+            near = f"; {ipaddress.ip_network(text, strict=False)} holds this one"
+        raise ValueError(f"an IP address or network such as 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32{near}") from None
 
 
 def header(text: str) -> str:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
-from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Team
+from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Retention, Team, Webhook
 from controlplane.policy.grammar import Address, Url
+from controlplane.policy.issuers import Issuer, JwksUrl
 from controlplane.policy.rules import Action, Rule
 from controlplane.policy.types import (
     RETRY,
@@ -22,9 +23,11 @@ from controlplane.policy.types import (
     HeaderName,
     HeaderValue,
     HostName,
+    IssuerName,
     KeyName,
     LimitName,
     Moment,
+    Network,
     OrganizationName,
     Origin,
     PageHeader,
@@ -38,6 +41,8 @@ from controlplane.policy.types import (
     UpstreamModel,
     UrlPath,
     UrlType,
+    UserName,
+    WebhookName,
 )
 
 LISTEN, ADMIN = Address("127.0.0.1", 8080), Address("127.0.0.1", 9800)
@@ -47,11 +52,23 @@ On: TypeAlias = Literal["5xx", "timeout", "connect", "reset"] | int
 DEFAULT_ON: tuple[On, ...] = (429, "5xx", "timeout", "connect", "reset")
 
 
+class AdminUser(Strict):
+    """Somebody who may call the admin API: for the whole gateway, or for one team or organization."""
+
+    token: SecretType = Field(description="The bearer token that they send.")
+    role: Literal["admin", "member", "viewer"] = Field(description="What they may do; an admin may do everything.")
+    team: TeamName | None = Field(None, description="For this team only.")
+    organization: OrganizationName | None = Field(None, description="For this organization and its teams only.")
+
+
 class Admin(Strict):
     """The admin API. A plain address is short for `{listen: ADDRESS}`."""
 
-    listen: AddressType = Field(ADMIN, description="Where it listens. Anywhere but on loopback it needs a token.")
-    token: SecretType | None = Field(None, description="The bearer token that callers must send.")
+    listen: AddressType = Field(
+        ADMIN, description="Where it listens. Anywhere but on loopback it needs a token or users."
+    )
+    token: SecretType | None = Field(None, description="The bearer token of the administrator, who may do everything.")
+    users: dict[UserName, AdminUser] = Field({}, description="Others with a token and a role, by name.")
 
 
 class GatewayTls(Strict):
@@ -94,6 +111,13 @@ class Gateway(Strict):
     ledger: SecretType | None = Field(
         None, description="URL of the PostgreSQL database for usage records; a file in `state` by default."
     )
+    trusted_proxies: list[Network] = Field(
+        [], description="Proxies whose `x-forwarded-for` tells the client's address; none by default."
+    )
+    prices: Folder | None = Field(
+        None, description="A file of prices, made by `ctl prices import`; they come before those of the catalog."
+    )
+    retention: Retention = Field(Retention(), description="How long usage records are kept.")
     budget: BudgetNames = Field([], description="Budgets that everyone shares.")
     workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="Envoy's worker threads; one per core by default."
@@ -249,6 +273,9 @@ class Key(Strict):
     limits: list[LimitName] = Field([], description="Limits of this policy that apply to it.")
     team: TeamName | None = Field(None, description="The team it belongs to.")
     budget: BudgetNames = Field([], description="Budgets of its own.")
+    addresses: Annotated[list[Network], Field(min_length=1)] | None = Field(
+        None, description="IP addresses and networks that it may be used from; all by default."
+    )
     expires: Moment | None = Field(None, description="From when on it is refused; a date means its first moment, UTC.")
 
 
@@ -282,10 +309,12 @@ class PolicySpec(Strict):
         description="What clients may ask for, by name; a name ending in * takes all that begin so.",
     )
     keys: dict[KeyName, Key] = Field({}, description="Client credentials, by name. Without any, the gateway is open.")
+    issuers: dict[IssuerName, Issuer] = Field({}, description="Outside issuers whose tokens are keys, by name.")
     limits: dict[LimitName, Limit] = Field({}, description="Limits that keys can name.")
     teams: dict[TeamName, Team] = Field({}, description="Teams that keys can belong to.")
     organizations: dict[OrganizationName, Organization] = Field({}, description="Organizations of teams.")
     budgets: dict[BudgetName, Budget] = Field({}, description="Budgets that keys, teams and others can name.")
+    webhooks: dict[WebhookName, Webhook] = Field({}, description="Where budgets can tell what happens to them.")
     prices: dict[Pattern, Price] = Field(
         {}, description="Prices by upstream model, exact or ending in *; they come before those of the catalog."
     )
@@ -294,14 +323,15 @@ class PolicySpec(Strict):
 
 # The models to check entries of a section with, one by one, so that unchanged entries need not be checked again.
 SECTIONS: Mapping[str, Any] = {
-    "providers": ProviderSpec, "models": ModelSpec, "keys": Key, "limits": Limit, "teams": Team,
-    "organizations": Organization, "budgets": Budget, "prices": Price,
+    "providers": ProviderSpec, "models": ModelSpec, "keys": Key, "issuers": Issuer, "limits": Limit, "teams": Team,
+    "organizations": Organization, "budgets": Budget, "webhooks": Webhook, "prices": Price,
 }  # fmt: skip
 
 # Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
 TAGS: Mapping[str, type[BaseModel]] = {
     "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<openai>": OpenAIProvider,
-    "<mock>": MockProvider, "<ejection>": Ejection, "<downgrade>": Downgrade, "<rule>": Rule, "<action>": Action,
+    "<mock>": MockProvider, "<ejection>": Ejection, "<downgrade>": Downgrade, "<url>": JwksUrl, "<rule>": Rule,
+    "<action>": Action,
 }  # fmt: skip
 
 
@@ -332,10 +362,12 @@ class Policy:
     providers: Mapping[str, Provider]
     models: Mapping[str, Model]
     keys: Mapping[str, Key]
+    issuers: Mapping[str, Issuer]
     limits: Mapping[str, Limit]
     teams: Mapping[str, Team]
     organizations: Mapping[str, Organization]
     budgets: Mapping[str, Budget]
+    webhooks: Mapping[str, Webhook]
     prices: Mapping[str, Price]
     rules: tuple[Rule, ...]
     written: Mapping[str, Any]

@@ -188,7 +188,7 @@ def check_keys(
 ) -> list[Diagnostic]:
     """Limits that keys name must exist, once each; patterns that match nothing are worth a warning."""
     found: list[Diagnostic] = []
-    matches, near_models, near_limits = _Matches(models), {}, {}  # type: _Matches, dict[str, str | None], dict[str, str | None]
+    matches, near_models, near_limits = Matches(models), {}, {}  # type: Matches, dict[str, str | None], dict[str, str | None]
 
     def add(severity: Severity, code: str, message: str, path: Path, expected: str, near: str | None = None) -> None:
         found.append(Diagnostic(severity, code, message, document.place(path), expected, near))
@@ -242,10 +242,13 @@ def check_accounts(
             yield from named("budget", "budgets", budget, (*path, "budget", number))
             if budget in owner.budget[:number]:
                 yield error("duplicate-item", f"`{budget}` stands here twice", (*path, "budget", number), "each once")
-        if path[0] == "keys" and owner.team is not None:
-            yield from named("team", "teams", owner.team, (*path, "team"))
-        if path[0] == "teams" and owner.organization is not None:
-            yield from named("organization", "organizations", owner.organization, (*path, "organization"))
+    members = [(path, owner) for path, owner in owners if path[0] in ("keys", "teams")]
+    members += [(("gateway", "admin", "users", name), user) for name, user in gateway.admin.users.items()]
+    for path, member in members:
+        for kind in ("team", "organization"):
+            name = getattr(member, kind, None)
+            if name is not None:
+                yield from named(kind, f"{kind}s", name, (*path, kind))
     for name, budget in sections.get("budgets", {}).items():
         if sum(amount is not None for amount in (budget.usd, budget.tokens, budget.requests)) != 1:
             message = "a budget has exactly one amount"
@@ -253,12 +256,14 @@ def check_accounts(
         if isinstance(budget.on_spent, Downgrade):
             model, path = budget.on_spent.downgrade, ("budgets", name, "on_spent", "downgrade")
             yield from named("model", "models", model, path)
+        for number, webhook in enumerate(budget.webhooks):
+            yield from named("webhook", "webhooks", webhook, ("budgets", name, "webhooks", number))
     for name, limit in sections.get("limits", {}).items():
         if limit.requests is None and limit.tokens is None:
             yield error("one-amount", "a limit limits something", ("limits", name), "`requests`, `tokens` or both")
 
 
-class _Matches:
+class Matches:
     """Whether a key's pattern and a model's name or pattern have names in common."""
 
     def __init__(self, models: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ _KINDS = {
     "validate": "validation",
     "parameters": "parameters",
     "tokens": "tokens",
+    "save": "saving",
 }
 
 

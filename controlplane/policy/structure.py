@@ -21,10 +21,12 @@ _NAMES: dict[str, TypeAdapter[Any]] = {
     "providers": TypeAdapter(types.ProviderName),
     "models": TypeAdapter(types.Pattern),
     "keys": TypeAdapter(types.KeyName),
+    "issuers": TypeAdapter(types.IssuerName),
     "limits": TypeAdapter(types.LimitName),
     "teams": TypeAdapter(types.TeamName),
     "organizations": TypeAdapter(types.OrganizationName),
     "budgets": TypeAdapter(types.BudgetName),
+    "webhooks": TypeAdapter(types.WebhookName),
     "prices": TypeAdapter(types.Pattern),
 }
 _FORMS: dict[str, type[BaseModel]] = {

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from controlplane.policy import grammar
@@ -63,6 +63,7 @@ _DURATIONS = ["250ms", "30s", "5m", "1h"]
 Count = Annotated[int, Field(ge=1, lt=1 << 32)]  # Envoy's uint32
 Duration = Annotated[int, _by(grammar.duration), _text(grammar.DURATION, _DURATIONS)]
 Clock = Annotated[int, _by(grammar.clock), _text(grammar.DURATION, _DURATIONS)]
+Days = Annotated[int, _by(grammar.days), _text(grammar.DAYS, ["30d"])]
 Size = Annotated[
     int,
     _by(grammar.size, (str, int)),
@@ -84,12 +85,16 @@ UrlType = Annotated[
     _by(grammar.url),
     _text(r"^https?://[^\s@?#]+$", ["https://api.openai.com/v1"]),
 ]
+Network = Annotated[str, _by(grammar.network), _text(grammar.NETWORK, ["10.0.0.0/8", "2001:db8::/32"])]
 ProviderName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["openai"])]
 KeyName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["alice"])]
+IssuerName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["corp"])]
+UserName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["ana"])]
 LimitName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["standard"])]
 TeamName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["search"])]
 OrganizationName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["acme"])]
 BudgetName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["monthly"])]
+WebhookName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["ops"])]
 TimeZone = Annotated[str, _by(grammar.timezone), _text(r"^[A-Za-z0-9_+/-]+$", ["Europe/Berlin"])]
 _NUMBER = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}]}
 Amount = Annotated[InstanceOf[Decimal], _by(grammar.amount, (int, float, str)), WithJsonSchema(_NUMBER)]
@@ -155,18 +160,35 @@ def _reference(kind: str, what: str, **form: str | int) -> dict[str, Any]:
     return {"type": "object", "properties": {kind: field}, "required": [kind], "additionalProperties": False}
 
 
+def _references() -> list[dict[str, Any]]:
+    return [
+        _reference("env", "Name of an environment variable.", pattern=ENV),
+        _reference("file", "Path of a file, relative to the policy.", minLength=1),
+    ]
+
+
 SecretType = Annotated[
     InstanceOf[SecretRef],
     BeforeValidator(_secret),
     WithJsonSchema(
         {
             "description": "Where the secret's value is kept. Never the value itself.",
-            "oneOf": [
-                _reference("env", "Name of an environment variable.", pattern=ENV),
-                _reference("file", "Path of a file, relative to the policy.", minLength=1),
-            ],
+            "oneOf": _references(),
         }
     ),
+]
+_PLAIN_WEBHOOK_URL = _by(grammar.webhook_url, quote=False)
+
+
+def _webhook_url(value: Any) -> Any:
+    """A URL, or a reference to one that is a secret itself."""
+    return _secret(value) if isinstance(value, dict) else _PLAIN_WEBHOOK_URL.func(value)  # type: ignore[call-arg]
+
+
+WebhookUrl = Annotated[
+    str | SecretRef,
+    PlainValidator(_webhook_url),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^https?://[^\s@#]+$"}, *_references()]}),
 ]
 Moment = Annotated[datetime, _by(grammar.moment), _text(grammar.MOMENT, ["2027-01-01", "2027-01-01T12:00:00Z"])]
 

@@ -2,28 +2,32 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from controlplane.compiling import Compiled
 from controlplane.plan.denials import Spent, spent
+from controlplane.policy.secrets import SecretRef
 from controlplane.runtime.child import Child
 from controlplane.runtime.folder import RunFolder, usage_log
 from controlplane.xds.accounting import lower
 from extproc.usage.accounting import dump
+from extproc.usage.webhooks import endpoints
 
 NAME = "usage"
 LEDGER = "HEADGATE_LEDGER"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Accounting:
     """Files of the accounting: what must survive lies in the state folder."""
 
     folder: RunFolder
     state: Path
+    ledger: SecretRef | None = None  # as of the start: an edit takes effect at the next one
+    _url: str = field(default="", repr=False)
 
     @property
     def log(self) -> Path:
@@ -34,12 +38,20 @@ class Accounting:
         """Where the collector tells how accounts stand."""
         return self.log.with_name("standing.json")
 
-    def ledger_url(self, compiled: Compiled) -> str:
-        """The URL of the ledger; it may hold a password."""
-        ref = compiled.plan.ledger
-        if ref is not None:
-            return compiled.secrets[ref].reveal()
-        return f"sqlite:///{self.log.with_name('ledger.db')}"
+    @property
+    def denials(self) -> Path:
+        """What the collector counted of refused requests, for the audit log."""
+        return self.log.with_name("denials.json")
+
+    @property
+    def heartbeat(self) -> Path:
+        """What the collector touches while it goes on. Not in the state folder, whose disk may be full."""
+        return self.folder.path / "usage.beat"
+
+    @property
+    def url(self) -> str:
+        """The URL of the ledger, as of the last policy that was told; it may hold a password."""
+        return self._url or f"sqlite:///{self.log.with_name('ledger.db')}"
 
     def tell(self, compiled: Compiled) -> Child:
         """Writes the accounting document of a policy; the collector that reads it.
@@ -50,8 +62,11 @@ class Accounting:
         document = self.folder.write("accounting.json", dump(lower(compiled.plan)))
         argv = [sys.executable, "-m", "extproc.usage", "--log", str(self.log), "--document", str(document)]
         argv += ["--standing", str(self.standing), "--memory", str(self.log.with_name("memory.json"))]
-        argv += ["--envoy-admin", self.folder.admin_socket]
-        env = MappingProxyType({LEDGER: self.ledger_url(compiled)})
+        argv += ["--heartbeat", str(self.heartbeat)]
+        argv += ["--outbox", str(self.log.with_name("outbox")), "--envoy-admin", self.folder.admin_socket]
+        if self.ledger is not None and self.ledger in compiled.secrets:
+            self._url = compiled.secrets[self.ledger].reveal()  # its password may change while the gateway runs
+        env = MappingProxyType({LEDGER: self.url, endpoints.VARIABLE: _endpoints(compiled)})
         return Child(name=NAME, argv=tuple(argv), env=env, stop_s=10.0)
 
     def told(self) -> dict[str, Any]:
@@ -68,3 +83,18 @@ class Accounting:
             return spent(self.told())
         except (KeyError, TypeError):
             return ()
+
+
+def _endpoints(compiled: Compiled) -> str:
+    """Where webhooks go, secrets included. Only those that a budget names."""
+    named = {name for account in compiled.plan.accounts for name in account.webhooks}
+    return endpoints.dump(
+        endpoints.Endpoint(
+            webhook.name,
+            webhook.url if isinstance(webhook.url, str) else compiled.secrets[webhook.url].reveal(),
+            compiled.secrets[webhook.secret].reveal(),
+            webhook.events,
+        )
+        for webhook in compiled.plan.webhooks
+        if webhook.name in named
+    )

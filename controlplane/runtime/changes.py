@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from controlplane.compiling import Compiled
 from controlplane.plan import diff as policy_diff
+from controlplane.policy.language import Gateway
 from controlplane.runtime.judge import Verdict, judge
+from controlplane.runtime.settings import at_next_start
 from controlplane.xds import diff as xds_diff
 from controlplane.xds.link import static_bootstrap
 from controlplane.xds.resource import EMPTY, Snapshot
@@ -31,6 +33,7 @@ class Difference:
 
     policy: tuple[policy_diff.PolicyChange, ...]
     xds: tuple[xds_diff.Change, ...]
+    at_next_start: tuple[str, ...] = ()  # settings that the running gateway cannot take over
 
     @property
     def effect(self) -> xds_diff.Effect:
@@ -51,12 +54,13 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def difference(before: Compiled | None, after: Compiled) -> Difference:
-    """What changes from one compiled policy (or none) to another."""
+def difference(before: Compiled | None, after: Compiled, started: Gateway | None = None) -> Difference:
+    """What changes from one compiled policy (or none) to another, in a gateway that was started with some settings."""
     old = before.policy.written if before else {}
     return Difference(
         policy_diff.diff(old, after.policy.written),
         xds_diff.diff(before.snapshot if before else EMPTY, after.snapshot),
+        at_next_start(started, after.policy.gateway) if started else (),
     )
 
 

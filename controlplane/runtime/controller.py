@@ -10,12 +10,14 @@ from controlplane.compiling import Compiled, Compiler
 from controlplane.plan.build import next_expiry
 from controlplane.plan.denials import Spent, denials
 from controlplane.policy.diagnostics import PolicyError
+from controlplane.policy.language import Gateway
 from controlplane.policy.secrets import Secret, Secrets
 from controlplane.revisions.store import Revision, Source, Store
 from controlplane.runtime import failures
 from controlplane.runtime.changes import Applied, Difference, Live, difference, utc_now, verdict
 from controlplane.runtime.judge import Verdict as Word
 from controlplane.runtime.memory import give_back
+from controlplane.runtime.settings import at_next_start
 from controlplane.xds.lower import deny, lower
 from controlplane.xds.resource import EMPTY, LISTENER, ROUTES, Snapshot
 from controlplane.xds.server import AdsServer, NodeView, Verdict
@@ -54,6 +56,7 @@ class Controller:
         self._failure: failures.Failure | None = None
         self._draining = False
         self._spent = spent
+        self._started: Gateway | None = None
 
     @property
     def live(self) -> Live | None:
@@ -78,7 +81,12 @@ class Controller:
 
     async def diff(self, text: str) -> Difference:
         """What applying `text` would change. Raises PolicyError."""
-        return difference(self._live.compiled if self._live else None, await self.compile(text))
+        return difference(self._live.compiled if self._live else None, await self.compile(text), self._started)
+
+    def at_next_start(self) -> tuple[str, ...]:
+        """Settings that were edited since the start and take effect at the next one."""
+        live = self._live
+        return at_next_start(self._started, live.compiled.policy.gateway) if live and self._started else ()
 
     async def start(self, text: str, who: str) -> Live:
         """Makes the policy live before the first node connects. Raises PolicyError, ApplyError."""
@@ -87,6 +95,7 @@ class Controller:
             give_back()
             if not self._listening:
                 _expect_free(compiled)
+            self._started = compiled.policy.gateway
             await self._prepare(compiled)
             revision = await asyncio.to_thread(
                 self._store.begin, text, compiled.snapshot.version, who, "", "start", self._now()
@@ -165,11 +174,12 @@ class Controller:
         return await self.apply(earlier.policy_text, who, why, "rollback", origin=origin)
 
     async def refresh(self) -> None:
-        """Compiles the live policy again: a secret file changed, or a key expired."""
+        """Compiles the live policy again: a file that it names changed, or a key expired or was issued."""
         async with self._changing:
             if self._live is None:
                 return
             compiled = await self._checked(self._live.text)
+            await self._prepare(compiled)
             if compiled.snapshot.version != self._live.compiled.snapshot.version:
                 await self._push(compiled, self._live, ACKNOWLEDGE_S)
             # Also where nothing changed for the edge: when it will change next may be another moment now.
@@ -204,7 +214,7 @@ class Controller:
             now = live.revision.number if live else "none"
             raise failures.ChangedError(f"revision {now} is live, not {expected}: look at the difference again")
         compiled = await self.compile(text)
-        change = difference(live.compiled if live else None, compiled)
+        change = difference(live.compiled if live else None, compiled, self._started)
         if live and text == live.text and not change.xds:
             return Applied(live.revision, False, change, ())
         if change.xds:

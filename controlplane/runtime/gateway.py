@@ -25,8 +25,8 @@ from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.language import Gateway as Settings
 from controlplane.policy.load import LoadCache
 from controlplane.revisions.store import Store
-from controlplane.runtime import rules, settings
-from controlplane.runtime.accounting import Accounting
+from controlplane.runtime import rules
+from controlplane.runtime.accounting import NAME, Accounting
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.bootstrap import Node, build_bootstrap
 from controlplane.runtime.changes import Applied, Live, utc_now
@@ -41,6 +41,7 @@ from controlplane.runtime.judge import in_envoys_words
 from controlplane.runtime.keys import Keys
 from controlplane.runtime.memory import frugal
 from controlplane.runtime.process import connection_limit
+from controlplane.runtime.pulse import Pulse, watch
 from controlplane.runtime.supervise import Supervisor
 from controlplane.runtime.surroundings import secret_files, secret_reader, surroundings
 from controlplane.runtime.watch import changes
@@ -71,6 +72,8 @@ class Gateway:
     accounting: Accounting
     keys: Keys
     auditing: Auditing
+    supervisor: Supervisor
+    pulse: Pulse
 
 
 async def serve(policy: Path, who: str, console: Console) -> None:
@@ -111,8 +114,8 @@ async def _running(
         keys = stack.enter_context(Keys(state.resolve()))
         compiler = Compiler(str(policy), secret_reader(policy.parent), around, cache, keys.tokens)
         adopting = await _serving(folder)
-        auditing = Auditing(AuditLog.open(state.resolve() / "audit"))
-        accounting = Accounting(folder, state.resolve())
+        accounting = Accounting(folder, state.resolve(), started.ledger)
+        auditing = Auditing(AuditLog.open(state.resolve() / "audit"), accounting.denials)
         prepare = _sidecars(supervisor, folder, accounting)
         controller = Controller(
             compiler,
@@ -131,15 +134,17 @@ async def _running(
             nodes = await controller.settled(_READY_S)
             if not await admin.wait_ready(_READY_S):
                 raise NotReadyError(f"Envoy is not ready after {_READY_S:g} s; its log is {folder.log('envoy')}")
-            usage = stack.enter_context(Usage(accounting, live.compiled))
-            await stack.enter_async_context(_admin_api(controller, store, supervisor, live, usage, keys, auditing))
+            usage = stack.enter_context(Usage(accounting))
+            pulse = Pulse()
+            api = _admin_api(controller, store, supervisor, live, usage, keys, auditing, pulse)
+            await stack.enter_async_context(api)
             await stack.enter_async_context(_clients_api(usage, folder))
         except Exception:
             if adopting:  # the traffic of an earlier control plane goes on, whatever keeps this one from starting
                 await supervisor.leave()
             raise
         console.started(live, nodes)
-        yield Gateway(policy, text, controller, console, started, accounting, keys, auditing)
+        yield Gateway(policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse)
         console.draining(started.drain / 1000)
 
 
@@ -200,11 +205,17 @@ async def _admin_api(
     usage: Usage,
     keys: Keys,
     auditing: Auditing,
+    pulse: Pulse,
 ) -> AsyncIterator[None]:
     """The admin API in this process."""
+
+    def alarms() -> list[dict[str, str]]:
+        return [*usage.alarms(), *auditing.alarms(), *pulse.alarms(), *rules.alarms(supervisor.states())]
+
     own = live.compiled.policy.gateway.admin
-    token = live.compiled.secrets[own.token] if own.token else None
-    app = create_app(controller, store, supervisor.states, usage, keys, auditing, token)
+    app = create_app(
+        controller, store, supervisor.states, usage, keys, auditing, alarms, loopback=own.listen.loopback
+    )  # fmt: skip
     config = uvicorn.Config(
         app, host=own.listen.host, port=own.listen.port, log_config=None, lifespan="off", access_log=False
     )
@@ -258,6 +269,7 @@ async def _until_signalled(gateway: Gateway) -> None:
             group.create_task(_expire(gateway)),
             group.create_task(_enforce(gateway)),
             group.create_task(gateway.auditing.keep_up()),
+            group.create_task(watch(gateway.pulse, gateway.supervisor, NAME, gateway.accounting.heartbeat)),
         ]
         await signalled.wait()
         for each in tasks:
@@ -265,12 +277,15 @@ async def _until_signalled(gateway: Gateway) -> None:
 
 
 async def _follow(gateway: Gateway) -> None:
-    """Applies edits of the policy file, and of the secret files that the live policy names."""
+    """Applies edits of the policy file, and of the files of secrets and prices that the live policy names."""
 
     def files() -> frozenset[Path]:
-        live = gateway.controller.live
-        refs = tuple(ref for ref, _ in secret_refs(live.compiled.policy)) if live else ()
-        return secret_files(gateway.policy.parent, refs) | {gateway.policy}
+        live, base = gateway.controller.live, gateway.policy.parent
+        if live is None:
+            return frozenset({gateway.policy})
+        found = live.compiled.policy
+        prices = {base / found.gateway.prices} if found.gateway.prices else set()
+        return secret_files(base, tuple(ref for ref, _ in secret_refs(found))) | prices | {gateway.policy}
 
     edits = changes(files)
     seen = await _apply_file(gateway, gateway.text)  # an edit since the start
@@ -312,9 +327,7 @@ async def _apply_file(gateway: Gateway, seen: str) -> str:
 
 
 def _tell_pending(gateway: Gateway) -> None:
-    live = gateway.controller.live
-    names = settings.at_next_start(gateway.started, live.compiled.policy.gateway) if live else ()
-    if names:
+    if names := gateway.controller.at_next_start():
         gateway.console.pending(names)
 
 

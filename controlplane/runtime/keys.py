@@ -70,6 +70,7 @@ class Keys:
         models: tuple[str, ...] | None,
         limits: tuple[str, ...],
         budget: str | None,
+        addresses: tuple[str, ...] | None,
         expires: datetime | None,
         who: str,
         now: datetime,
@@ -83,7 +84,7 @@ class Keys:
                 raise UnknownNameError(f"the live policy has no {kind} `{value}`")
         who_is = owner(policy, name, team)
         identity = identity_of(policy, who_is, limits)
-        request = Request(name, identity, expires, team, models, limits, budget)
+        request = Request(name, identity, expires, team, models, limits, budget, addresses)
         store = self._opened()  # before the folder: a store that cannot be opened must not close the gateway
         return store.issue(SigningKeys.open(self._folder, now).current, request, now, who)
 
@@ -99,6 +100,31 @@ class Keys:
             raise KeyError(name)
         return self._opened().revoke(name, now, who)
 
+    def rotate_signing(self, until: datetime, now: datetime) -> tuple[str, int]:
+        """Another key signs from now on; tokens of those before are accepted `until` then.
+
+        The new key's id, and how many live tokens then end before their time. Raises KeyError before the first key was
+        issued, KeysError, SigningError.
+        """
+        if not self.used:
+            raise KeyError("signing")
+        before = SigningKeys.open(self._folder, now)
+        ending = {key.kid for key in before.accepted(now)}
+        fresh = before.rotate(now, until - now).current.kid
+        return fresh, sum(
+            key.kid in ending and (key.expires is None or key.expires > until) for key in self._opened().list(now=now)
+        )
+
+    def signed_by(self, now: datetime) -> frozenset[str]:
+        """The ids of the signing keys whose tokens are accepted. Raises SigningError."""
+        if not self.used:
+            return frozenset()
+        return frozenset(key.kid for key in SigningKeys.open(self._folder, now).accepted(now))
+
+    def get(self, name: str) -> IssuedKey | None:
+        """The newest token of a name that was not revoked. Raises KeysError."""
+        return self._opened().get(name) if self.used else None
+
     def list(self) -> tuple[IssuedKey, ...]:
         """All that is remembered. Raises KeysError."""
         return self._opened().list() if self.used else ()
@@ -111,4 +137,5 @@ class Keys:
 
 def _seen(key: IssuedKey) -> tokens.IssuedKey:
     """As the compiler sees it: its owner is in its identity."""
-    return tokens.IssuedKey(key.name, key.identity, key.models, key.limits, key.budget, owner_in(key.identity))
+    who = owner_in(key.identity)
+    return tokens.IssuedKey(key.name, key.identity, key.models, key.limits, key.budget, who, key.addresses)

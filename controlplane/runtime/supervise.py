@@ -126,6 +126,12 @@ class Supervisor:
             if name in self._slots:
                 await self._stop(self._slots[name])
 
+    def kill(self, name: str) -> None:
+        """Ends a child at once, for it to be started again; nothing happens when it does not run."""
+        slot = self._slots.get(name)
+        if slot is not None and slot.running is not None:
+            slot.running.signal(signal.SIGKILL)
+
     async def stop_all(self) -> None:
         """Stops the children, the one started last first."""
         cancelled: asyncio.CancelledError | None = None

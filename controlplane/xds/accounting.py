@@ -3,6 +3,7 @@
 from controlplane.plan.ir import Plan, Route
 from controlplane.xds import names
 from extproc.usage.accounting import Accounting, Provider
+from extproc.usage.price_catalog import catalog_to_json
 
 
 def lower(plan: Plan) -> Accounting:
@@ -13,7 +14,8 @@ def lower(plan: Plan) -> Accounting:
         for lane in range(upstream.lanes)
     }
     prices = {"": {name: dict(rates) for name, rates in plan.prices}}
-    return Accounting(clusters, _asked(plan.routes), prices, plan.accounts)
+    imported = catalog_to_json(plan.imported) if plan.imported else None
+    return Accounting(clusters, _asked(plan.routes), prices, plan.accounts, plan.retention, imported)
 
 
 def _asked(routes: tuple[Route, ...]) -> dict[str, dict[str, str]]:

@@ -1,5 +1,7 @@
 """Denials -> one small extension resource, pushed alone: a spent budget touches neither routes nor keys."""
 
+from collections.abc import Iterable
+
 import orjson
 from envoy.config.core.v3 import extension_pb2 as extension
 from envoy.extensions.common.matching.v3 import extension_matcher_pb2 as delegate
@@ -33,17 +35,22 @@ def _filter(denials: tuple[Denial, ...]) -> delegate.ExtensionWithMatcher:
 def _concerned(denials: tuple[Denial, ...]) -> matchers.Matcher:
     made = extension.TypedExtensionConfig(name="answer", typed_config=pack(_script(denials)))
     run = matchers.action("run", composite.ExecuteFilterAction(typed_config=made))
-    clients = {denial.identity: run for denial in denials if denial.identity}
-    if clients:
-        return matchers.lookup(names.CLIENT, clients, {}, None)
+    clients = {denial.identity: run for denial in denials if denial.identity and not denial.outside}
+    outside = {denial.identity: run for denial in denials if denial.outside}
+    if clients or outside:
+        return matchers.lookup(names.CLIENT, clients, outside, None)
     return matchers.first_of([(matchers.negate(matchers.present(names.CLIENT)), run)])  # the open gateway: everyone
 
 
 def _script(denials: tuple[Denial, ...]) -> lua.Lua:
     made = lua.Lua()
-    table = ",\n".join(f"[{quoted(denial.identity)}] = {_entry(denial)}" for denial in denials)
-    made.default_source_code.inline_string = f"local DENIALS = {{\n{table}}}\n{script('spent')}"
+    own, outside = (_table(each for each in denials if each.outside is kind) for kind in (False, True))
+    made.default_source_code.inline_string = f"local DENIALS = {own}\nlocal OUTSIDE = {outside}\n{script('spent')}"
     return made
+
+
+def _table(denials: Iterable[Denial]) -> str:
+    return "{\n" + ",\n".join(f"[{quoted(denial.identity)}] = {_entry(denial)}" for denial in denials) + "}"
 
 
 def _entry(denial: Denial) -> str:

@@ -13,16 +13,20 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.type.matcher.v3 import metadata_pb2 as metadata
 from envoy.type.matcher.v3 import value_pb2 as value
 
+from controlplane.xds import names
 from controlplane.xds.names import MODEL
 from controlplane.xds.protos import boolean, uint
 from controlplane.xds.rules import unavailable
-from controlplane.xds.tokens import refusals
+from controlplane.xds.tokens import denied_by, refused, revoked
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 
 _NO_KEY = "Incorrect API key provided, or none: send `Authorization: Bearer <key>`."
 _NO_RULES = "The rules for this request cannot be applied at the moment. Try again."
+_ELSEWHERE = "This API key may not be used from your address."
+_NOT_ACCEPTED = "The token is not accepted (%RESPONSE_CODE_DETAILS%): send a new one, meant for this gateway."
+_REVOKED = "This API key was revoked: ask for a new one."
 _TOO_MANY = "Rate limit reached. Wait for `retry-after` seconds and try again."
 _BY_STATUS: tuple[tuple[int, str, str, str, str | None], ...] = (
     (401, _NO_KEY, INVALID, "invalid_api_key", None),
@@ -59,14 +63,16 @@ def direct(status: int, message: str, code: str, param: str | None = None) -> ro
     return answer
 
 
-def local_replies(*, tokens: bool, rules: bool) -> hcm.LocalReplyConfig:
+def local_replies(*, rules: bool) -> hcm.LocalReplyConfig:
     """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins.
 
-    `tokens`: clients may send tokens, whose refusals are not all 401 by themselves. `rules`: some may fail.
+    `rules`: there are some, which may fail.
     """
     mappers = [hcm.ResponseMapper(filter=_own_words())]
-    if tokens:
-        mappers.append(_mapper(refusals(), body(_NO_KEY, INVALID, "invalid_api_key"), 401))
+    # Refusals of tokens are not all 401 by themselves.
+    mappers.append(_mapper(refused(), body(_NOT_ACCEPTED, INVALID, "invalid_api_key"), 401))
+    mappers.append(_mapper(revoked(), body(_REVOKED, INVALID, "invalid_api_key"), 401))
+    mappers.append(_mapper(denied_by(names.ADDRESS_DENIED), body(_ELSEWHERE, INVALID, "address_not_allowed")))
     if rules:
         mappers.append(_mapper(unavailable(), body(_NO_RULES, SERVER, "rules_unavailable"), 503))
     mappers += [

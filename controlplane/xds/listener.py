@@ -15,6 +15,7 @@ from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 from envoy.extensions.filters.http.router.v3 import router_pb2 as router
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2 as early
+from envoy.extensions.http.original_ip_detection.xff.v3 import xff_pb2 as xff
 from envoy.extensions.request_id.uuid.v3 import uuid_pb2 as uuid
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2 as secret
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
@@ -51,11 +52,11 @@ def lower(plan: Plan, usage_log: str) -> listener.Listener:
 
 
 def _manager(plan: Plan) -> hcm.HttpConnectionManager:
-    return hcm.HttpConnectionManager(
+    manager = hcm.HttpConnectionManager(
         stat_prefix="edge",
         rds=hcm.Rds(config_source=names.ads(), route_config_name=names.ROUTES),
         http_filters=_filters(plan),
-        local_reply_config=errors.local_replies(tokens=plan.tokens is not None, rules=plan.inline is not None),
+        local_reply_config=errors.local_replies(rules=plan.inline is not None),
         early_header_mutation_extensions=[_scrub()],
         use_remote_address=boolean(True),
         skip_xff_append=True,
@@ -71,6 +72,19 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         request_headers_timeout=millis(10_000),
         http2_protocol_options={"max_concurrent_streams": uint(1024)},
     )
+    if plan.edge.trusted_proxies:
+        manager.use_remote_address.value = False  # Envoy wants either
+        manager.original_ip_detection_extensions.append(_forwarded(plan.edge.trusted_proxies))
+    return manager
+
+
+def _forwarded(proxies: tuple[str, ...]) -> extension.TypedExtensionConfig:
+    """The client's address: the last one in x-forwarded-for that is no trusted proxy's; the peer's, if that is none."""
+    config = xff.XffConfig(skip_xff_append=boolean(True))
+    for network in proxies:
+        address, _, length = network.partition("/")
+        config.xff_trusted_cidrs.cidrs.add(address_prefix=address, prefix_len=uint(int(length)))
+    return extension.TypedExtensionConfig(name="envoy.http.original_ip_detection.xff", typed_config=pack(config))
 
 
 def _filters(plan: Plan) -> list[hcm.HttpFilter]:
@@ -80,22 +94,20 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     if plan.limits:
         chain.append(_filter("limit-headers", _limit_headers()))
     nothing = "header_mutation.v3.HeaderMutation"
-    if plan.tokens is not None:
-        chain.append(_discovered(names.TOKENS, tokens.JWT_TYPE, nothing))
-        chain.append(_discovered(names.REVOCATIONS, tokens.RBAC_TYPE, nothing))
+    # Always there, so that the first issued key or issuer drains nobody; the route table enables those that are used.
+    chain.append(_discovered(names.TOKENS, tokens.JWT_TYPE, nothing, disabled=True))
+    chain.append(_discovered(names.REVOCATIONS, tokens.RBAC_TYPE, nothing, disabled=True))
+    chain.append(_discovered(names.ISSUERS, tokens.JWT_TYPE, nothing, disabled=True))
+    chain.append(_discovered(names.IDENTITIES, tokens.MATCHED_TYPE, nothing, disabled=True))
     chain.append(_discovered(names.KEYS, "api_key_auth.v3.ApiKeyAuth", tokens.MATCHED_TYPE, nothing))
-    spent = _discovered(names.SPENT, denials.TYPE, nothing)
-    spent.disabled = True
-    chain.append(spent)
+    chain.append(_discovered(names.SPENT, denials.TYPE, nothing, disabled=True))
     # Raises the limit of what filters may hold back, for requests only: answers keep Envoy's small buffers.
     body = buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))
     chain.append(_filter(names.BODY, body, disabled=True))
     chain.append(
         _filter(names.MODEL_FILTER, module.filter_of(names.MODEL_FILTER, "rules" if plan.inline else ""), disabled=True)
     )
-    permissions = _discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing)
-    permissions.disabled = True
-    chain.append(permissions)
+    chain.append(_discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing, disabled=True))
     chain.extend(_limit(limit.name) for limit in plan.limits)
     if plan.inline is not None:
         chain.append(_filter(names.RULES, rules.processor(plan.inline), disabled=True))
@@ -112,12 +124,11 @@ def _filter(name: str, config: Message, *, disabled: bool = False) -> hcm.HttpFi
     return hcm.HttpFilter(name=name, typed_config=pack(config), disabled=disabled)
 
 
-def _discovered(name: str, *types: str) -> hcm.HttpFilter:
+def _discovered(name: str, *types: str, disabled: bool = False) -> hcm.HttpFilter:
     """A filter whose configuration is a resource of its own (ECDS)."""
     urls = [f"type.googleapis.com/{t}" if t.startswith("envoy.") else _HTTP + t for t in types]
-    return hcm.HttpFilter(
-        name=name, config_discovery=source.ExtensionConfigSource(config_source=names.ads(), type_urls=urls)
-    )
+    found = source.ExtensionConfigSource(config_source=names.ads(), type_urls=urls)
+    return hcm.HttpFilter(name=name, config_discovery=found, disabled=disabled)
 
 
 def _limit(name: str) -> hcm.HttpFilter:

@@ -8,7 +8,7 @@ from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 
 from controlplane.plan.ir import Plan
 from controlplane.xds import names
-from controlplane.xds.keys import Allowed, restricted
+from controlplane.xds.keys import Allowed, grants, restricted
 from controlplane.xds.protos import pack
 from controlplane.xds.scripts import quoted, script
 
@@ -23,7 +23,8 @@ def route(plan: Plan) -> route_pb.Route:
 
 def _source(plan: Plan) -> str:
     rows = (f"{r.name}\t{r.groups[0][0].provider}\n" for r in plan.routes if r.prefix is None)
-    data = f"local MODELS = {quoted(''.join(rows))}\nlocal ACCESS = {_access(restricted(plan.keys))}\n"
+    access = _access((*restricted(plan.keys), *grants(plan).lists))
+    data = f"local MODELS = {quoted(''.join(rows))}\nlocal ACCESS = {access}\n"
     return data + script("models")
 
 

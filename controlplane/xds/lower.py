@@ -7,6 +7,7 @@ from typing import Any
 
 from envoy.config.core.v3 import extension_pb2 as extension
 from google.protobuf.any_pb2 import Any as AnyProto
+from google.protobuf.message import Message
 
 from controlplane.plan.denials import Denial
 from controlplane.plan.ir import Endpoint, Plan, Upstream
@@ -15,6 +16,7 @@ from controlplane.xds import (
     clusters,
     denials,
     endpoints,
+    issuers,
     keys,
     limits,
     listener,
@@ -24,7 +26,7 @@ from controlplane.xds import (
     sds,
     tokens,
     usage,
-)
+)  # fmt: skip
 from controlplane.xds import resource as xds
 from controlplane.xds.protos import pack
 from controlplane.xds.surroundings import Surroundings
@@ -39,7 +41,7 @@ def lower(plan: Plan, secrets: Secrets, around: Surroundings, *, draining: bool 
 
 
 def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: bool) -> Iterator[xds.Resource]:
-    for upstream in (_placed(upstream, around) for upstream in plan.upstreams.values()):
+    for upstream in (_placed(upstream, around) for upstream in plan.reached):
         for lane in range(upstream.lanes):
             cluster = _resource(xds.CLUSTER, clusters.lower(upstream, lane, around))
             yield cluster
@@ -53,7 +55,7 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
         yield _resource(xds.SECRET, secret)
     yield _resource(xds.LISTENER, listener.lower(plan, around.usage_log))
     yield from _authentication(plan, secrets)
-    yield _permissions(keys.restricted(plan.keys))
+    yield _permissions(keys.restricted(plan.keys), keys.grants(plan), keys.bound(plan.keys))
     yield _extension(names.SPENT, pack(keys.nothing()))
     for limit in plan.limits:
         yield _extension(names.limit(limit.name), pack(limits.lower(limit)))
@@ -61,18 +63,21 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
 
 
 def _authentication(plan: Plan, secrets: Secrets) -> Iterator[xds.Resource]:
-    if plan.open:
-        yield _extension(names.KEYS, pack(keys.nothing()))
-        return
-    static = keys.authentication(plan, secrets)
-    if plan.tokens is None:
-        yield _extension(names.KEYS, pack(static))
-        return
-    yield _extension(names.TOKENS, pack(tokens.authentication(plan.tokens.jwks, ())))
-    yield _extension(
-        names.REVOCATIONS, pack(tokens.revocations(plan.tokens.revoked) if plan.tokens.revoked else keys.nothing())
-    )
-    yield _extension(names.KEYS, pack(tokens.static_keys(static)))
+    """The filters that decide who a request is from; those without anything to do stay in their place."""
+    made: dict[str, Message] = {}
+    if not plan.open:
+        static = keys.authentication(plan, secrets)
+        made[names.KEYS] = tokens.static_keys(static) if plan.tokens or plan.issuers else static
+    if plan.tokens is not None:
+        made[names.TOKENS] = tokens.authentication(plan.tokens.jwks)
+        if plan.tokens.revoked:
+            made[names.REVOCATIONS] = tokens.revocations(plan.tokens.revoked)
+    if plan.issuers:
+        patterns = (route.name for route in plan.routes if route.prefix is not None)
+        made[names.ISSUERS] = issuers.authentication(plan.issuers, secrets)
+        made[names.IDENTITIES] = issuers.identities(plan.issuers, patterns)
+    for name in (names.TOKENS, names.REVOCATIONS, names.ISSUERS, names.IDENTITIES, names.KEYS):
+        yield _extension(name, pack(made.get(name, keys.nothing())))
 
 
 def deny(snapshot: xds.Snapshot, denied: tuple[Denial, ...]) -> xds.Snapshot:
@@ -92,8 +97,10 @@ def _placed(upstream: Upstream, around: Surroundings) -> Upstream:
 
 
 @lru_cache(maxsize=2)  # most edits leave the keys alone
-def _permissions(allowed: keys.Allowed) -> xds.Resource:
-    return _extension(names.PERMISSIONS, pack(keys.permissions(allowed) if allowed else keys.nothing()))
+def _permissions(allowed: keys.Allowed, grants: keys.Grants, bound: keys.Bound) -> xds.Resource:
+    restricted = allowed or bound or grants.lists or grants.models
+    made = keys.permissions(allowed, grants, bound) if restricted else keys.nothing()
+    return _extension(names.PERMISSIONS, pack(made))
 
 
 def _extension(name: str, config: AnyProto) -> xds.Resource:

@@ -3,16 +3,18 @@
 https://www.envoyproxy.io/docs/envoy/v1.40.0/intro/arch_overview/advanced/matching/matching_api
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
+from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2 as network_inputs
+from envoy.extensions.matching.input_matchers.ip.v3 import ip_pb2 as ip
 from envoy.type.matcher.v3 import http_inputs_pb2 as inputs
 from google.protobuf.message import Message
 from xds.core.v3.extension_pb2 import TypedExtensionConfig
 from xds.type.matcher.v3 import matcher_pb2 as xds
 from xds.type.matcher.v3 import regex_pb2, string_pb2
 
-from controlplane.xds.protos import pack
+from controlplane.xds.protos import pack, uint
 
 Matcher: TypeAlias = Any  # xds.type.matcher.v3.Matcher; xds-protos ships no types
 OnMatch: TypeAlias = Any  # Matcher.OnMatch
@@ -53,8 +55,25 @@ def contains(name: str, part: str) -> Predicate:
     return _Predicate(single_predicate=_Predicate.SinglePredicate(input=header(name), value_match=matcher))
 
 
+def within(networks: Iterable[str]) -> Predicate:
+    """The client's address lies in one of these networks: one look into a trie, whatever their number."""
+    config = ip.Ip(stat_prefix="addresses")
+    for network in networks:
+        address, _, length = network.partition("/")
+        config.cidr_ranges.add(address_prefix=address, prefix_len=uint(int(length)))
+    source = TypedExtensionConfig(name="source-ip", typed_config=pack(network_inputs.SourceIPInput()))
+    custom = TypedExtensionConfig(name="envoy.matching.matchers.ip", typed_config=pack(config))
+    return _Predicate(single_predicate=_Predicate.SinglePredicate(input=source, custom_match=custom))
+
+
 def every(*predicates: Predicate) -> Predicate:
     return _Predicate(and_matcher=_Predicate.PredicateList(predicate=predicates))
+
+
+def either(*predicates: Predicate) -> Predicate:
+    if len(predicates) == 1:
+        return predicates[0]
+    return _Predicate(or_matcher=_Predicate.PredicateList(predicate=predicates))
 
 
 def negate(predicate: Predicate) -> Predicate:

@@ -10,15 +10,22 @@ MODEL = "x-headgate-model"
 INSTEAD = "x-headgate-instead"  # the model to serve in place of the one asked for
 STREAM = "x-headgate-stream"  # "1" where a stream is asked for
 TOKEN_ID = "x-headgate-token-id"  # noqa: S105 - the name of a header
+ISSUER = "x-headgate-issuer"  # the `iss` of an outside token
+GRANT = "x-headgate-grant"  # the models that a client of an outside issuer may use
 OWNER = "x-headgate-owner"  # the client header, where it is told to a part of the gateway
-INTERNAL_HEADERS = (CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, OWNER, "x-headgate-path", "x-client", "x-model")
+INTERNAL_HEADERS = (
+    CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, ISSUER, GRANT, OWNER, "x-headgate-path", "x-client", "x-model"
+)  # fmt: skip
 
 LISTENER = "edge"
 ROUTES = "models"
 KEYS = "keys"
 TOKENS = "tokens"
 REVOCATIONS = "revocations"
+ISSUERS = "issuers"
+IDENTITIES = "identities"
 PERMISSIONS = "permissions"
+ADDRESS_DENIED = "address-not-allowed"  # of the permissions: why a request was refused
 SPENT = "spent"
 BODY = "body"
 RULES = "rules"

@@ -14,7 +14,7 @@ from google.protobuf.any_pb2 import Any as AnyProto
 from controlplane.plan.ir import Plan, Route
 from controlplane.plan.rules import Branch, Leaf
 from controlplane.policy.endpoints import ENDPOINTS, PATHS
-from controlplane.xds import cors, errors, listing, matchers, names, rules, usage
+from controlplane.xds import cors, errors, keys, listing, matchers, names, rules, usage
 from controlplane.xds.protos import PREVIOUS_HOSTS, boolean, millis, pack, typed_struct, uint
 
 _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
@@ -29,10 +29,10 @@ _LISTING = r"/v1/models([/?](?s:.*))?"
 
 # What a client sends for the gateway, and what would tell a provider about the client.
 _NOT_FOR_PROVIDERS = (
-    names.CLIENT, names.MODEL, names.INSTEAD, names.STREAM, names.TOKEN_ID, "authorization", "x-api-key",
-    "api-key", "cookie",
-    "openai-organization", "openai-project", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host",
-    "x-forwarded-port", "x-real-ip", "forwarded", "x-envoy-external-address",
+    names.CLIENT, names.MODEL, names.INSTEAD, names.STREAM, names.TOKEN_ID, names.ISSUER, names.GRANT,
+    "authorization", "x-api-key", "api-key", "cookie", "openai-organization", "openai-project",
+    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded",
+    "x-envoy-external-address",
     "accept-encoding",  # usage cannot be read from a compressed answer
 )  # fmt: skip
 # What a provider says about the gateway's account with it, and about itself.
@@ -51,6 +51,8 @@ def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
         matcher=_models(plan, draining),
         request_body_buffer_limit={"value": plan.edge.max_body},  # what a retry may send again
     )
+    for name in _tokens(plan):
+        host.typed_per_filter_config[name].CopyFrom(pack(_ENABLED))
     return route_pb2.RouteConfiguration(
         name=names.ROUTES,
         virtual_hosts=[host],
@@ -82,8 +84,11 @@ def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
     only_get = _error(405, "%REQ(:METHOD)% is not allowed here: use GET.", "method_not_allowed")
     unknown = _error(404, "Unknown request URL: %REQ(:METHOD)% %REQ(:PATH)%.", "unknown_url")
     methods = {"POST": _nameless(plan)}
-    asked = {"GET": matchers.action("usage", usage.route_to_it())}
-    listed = {"GET": matchers.action("listing", listing.route(plan))}
+    about_usage, models = usage.route_to_it(), listing.route(plan)
+    if any(key.addresses is not None for key in plan.keys):
+        for made in (about_usage, models):
+            made.typed_per_filter_config[names.PERMISSIONS].CopyFrom(pack(_ENABLED))
+    asked, listed = {"GET": matchers.action("usage", about_usage)}, {"GET": matchers.action("listing", models)}
     if plan.edge.cors is not None:
         methods["OPTIONS"] = listed["OPTIONS"] = asked["OPTIONS"] = cors.preflight(plan.edge.cors)
     endpoint = matchers.then(matchers.lookup(":method", methods, {}, wrong_method))
@@ -106,9 +111,15 @@ def _health(plan: Plan, draining: bool) -> route.Route:
     answer.body.inline_string = "draining\n" if draining else "ok\n"
     made = route.Route(match={"prefix": "/"}, direct_response=answer)
     # Load balancers have no key.
-    for name in (names.KEYS, *((names.TOKENS, names.REVOCATIONS) if plan.tokens else ())):
+    for name in (names.KEYS, *_tokens(plan)):
         made.typed_per_filter_config[name].CopyFrom(pack(route.FilterConfig(disabled=True)))
     return made
+
+
+def _tokens(plan: Plan) -> tuple[str, ...]:
+    """The filters for tokens that are used. Where one were not enabled, its tokens would be refused, not accepted."""
+    issued = (names.TOKENS, names.REVOCATIONS) if plan.tokens else ()
+    return (*issued, *((names.ISSUERS, names.IDENTITIES) if plan.issuers else ()))
 
 
 def _nameless(plan: Plan) -> matchers.OnMatch:
@@ -125,7 +136,7 @@ def _reading(plan: Plan, *more: str) -> matchers.OnMatch:
     )
     made = route.Route(match={"prefix": "/"}, direct_response=errors.direct(400, message, "model_required", "model"))
     enabled = {names.MODEL_FILTER: _ENABLED}
-    if any(key.models is not None for key in plan.keys):
+    if keys.restricts(plan):
         enabled[names.PERMISSIONS] = _ENABLED
     if plan.accounts:
         enabled[names.SPENT] = _ENABLED

@@ -11,7 +11,7 @@ from controlplane.xds import names
 
 def lower(plan: Plan, secrets: Secrets) -> Iterator[sds.Secret]:
     """Every secret that the plan's clusters and listener name."""
-    for upstream in plan.upstreams.values():
+    for upstream in plan.reached:
         yield from _provider(upstream, secrets)
     if plan.edge.tls is not None:
         yield _certificate(names.SERVER_CERTIFICATE, plan.edge.tls.certificate, plan.edge.tls.private_key, secrets)

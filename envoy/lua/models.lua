@@ -1,6 +1,7 @@
 -- Answers GET /v1/models and /v1/models/{id} with the models that the client's key may use.
 -- MODELS holds a line per model: id, tab, owner. ACCESS holds a line per restricted identity: identity, then
--- tab-separated names; a name ending in * is a prefix. An identity that has no line may use every model.
+-- tab-separated names; a name ending in * is a prefix. An identity that has no line may use every model. Clients of
+-- outside issuers bear a grant instead: the name of such a line, or names between semicolons.
 local models, owners, access = {}, {}, {}
 for id, owner in MODELS:gmatch("([^\t\n]+)\t([^\n]*)\n") do
   models[#models + 1] = id
@@ -39,7 +40,9 @@ local JSON = "application/json"
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local allowed = permission(access[headers:get("x-headgate-client") or ""])
+  local grant = headers:get("x-headgate-grant")
+  local names = grant and (access[grant] or grant:gsub(";", "\t")) or access[headers:get("x-headgate-client") or ""]
+  local allowed = permission(names)
   local id = headers:get(":path"):match("^/v1/models/([^?]+)")
   if not id then
     local rows = {}

@@ -1,8 +1,17 @@
 -- Answers requests whose budget or token limit is spent, or has them served by another model. DENIALS is set in front
--- of this script: identity -> {until_s, rate, body} or {downgrade}, and only those it names get here.
+-- of this script: identity -> {until_s, rate, body} or {downgrade}, and only those it names get here. OUTSIDE is the same
+-- for clients of outside issuers, by the identity without limits: of all that begin so up to its colon, or of one.
+local function found(client)
+  if DENIALS[client] then return DENIALS[client] end
+  local one, all = OUTSIDE[client:match("^[^;]*")], OUTSIDE[client:match("^[^:;]*:")]
+  if one and not (one.downgrade and all) then return one end
+  return all
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local denial = DENIALS[headers:get("x-headgate-client") or ""]
+  local client = headers:get("x-headgate-client") or ""
+  local denial = found(client)
   if not denial then return end
   if denial.downgrade then return headers:replace("x-headgate-instead", denial.downgrade) end
   local left = denial.until_s - tonumber(handle:timestampString()) / 1000
@@ -12,6 +21,10 @@ function envoy_on_request(handle)
   -- Trying again helps against a rate, soon; a budget is spent until its period ends.
   if not denial.rate then answer["x-should-retry"] = "false" end
   -- Else the gateway's general words for 429 would take the place of these.
-  handle:streamInfo():dynamicMetadata():set("headgate", "own_words", true)
+  local metadata = handle:streamInfo():dynamicMetadata()
+  metadata:set("headgate", "own_words", true)
+  -- For the access log, in the form of what is left for an answer (extproc/usage/entries.py): who it was, and the code.
+  local code = denial.rate and "rate_limit_exceeded" or "insufficient_quota"
+  metadata:set("headgate", "entry", client .. "\31\31\31" .. code)
   handle:respond(answer, denial.body)
 end

@@ -124,6 +124,7 @@ pub const Filter = struct {
     }
 
     pub fn onAnswer(self: *Filter) !void {
+        if (self.answer != .unread) return; // one answer is read, whatever follows
         const content_type = abi.header(self.stream, .response, "content-type");
         if (std.ascii.indexOfIgnoreCase(content_type, "json") != null) {
             self.answer = .{ .document = .{} };

@@ -13,6 +13,7 @@ import structlog
 from extproc.server import conditions
 from extproc.server.kinds import Built
 from extproc.server.settings import When
+from extproc.stages.choice import modalities
 from extproc.stages.protocol import Access, Endpoint, Needs, Outcome, Refusal, Reply, Request, Stream, opened
 
 _log = structlog.get_logger(__name__)
@@ -33,7 +34,7 @@ class Rule:
             return False
         if when.headers and not conditions.headers_match(when.headers, request.headers):
             return False
-        return not when.modality or not conditions.modalities(request).isdisjoint(when.modality)
+        return not when.modality or not modalities(request).isdisjoint(when.modality)
 
 
 class Chain:

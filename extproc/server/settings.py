@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 import orjson
 from pydantic import ConfigDict
 
-from extproc.server.conditions import Modality
-from extproc.server.kinds import KINDS
 from extproc.stages import settings as documents
+from extproc.stages.choice import Modality
+from extproc.stages.registry import KINDS
 from extproc.stages.settings import STRICT
 
 FORMAT: Literal[1] = 1

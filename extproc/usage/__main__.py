@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import structlog
@@ -15,6 +16,8 @@ import structlog
 from extproc.usage.collector import ROTATE, Collector, Paths
 from extproc.usage.envoy import Envoy
 from extproc.usage.ledger import Ledger, LedgerError
+from extproc.usage.webhooks import endpoints
+from extproc.usage.webhooks.courier import Courier
 
 _IDLE_S = 0.05
 _COLLECT_S = 60.0  # between looks for garbage
@@ -31,17 +34,25 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    paths = Paths(args.log, args.document, args.standing, args.memory)
-    try:
-        ledger = Ledger(os.environ.get("HEADGATE_LEDGER", ""))
-    except ValueError as error:
-        return _failed(error)
-    with ledger, Envoy(args.envoy_admin) as envoy:
+    paths = Paths(args.log, args.document, args.standing, args.memory, args.heartbeat)
+    with ExitStack() as stack:
         try:
-            _run(Collector(paths, ledger, envoy, rotate=args.rotate), stop)
-        except LedgerError as error:
+            ledger = stack.enter_context(Ledger(os.environ.get("HEADGATE_LEDGER", "")))
+            courier = _courier(stack, args.outbox)
+            envoy = stack.enter_context(Envoy(args.envoy_admin))
+            _run(Collector(paths, ledger, envoy, rotate=args.rotate, courier=courier), stop)
+        except (LedgerError, ValueError) as error:
             return _failed(error)
     return 0
+
+
+def _courier(stack: ExitStack, outbox: Path) -> Courier | None:
+    """Raises ValueError, without a secret in its text."""
+    try:
+        found = endpoints.load(os.environ.pop(endpoints.VARIABLE, ""))
+    except ValueError:
+        raise ValueError(f"{endpoints.VARIABLE} does not hold endpoints") from None
+    return stack.enter_context(Courier(outbox, found)) if found else None
 
 
 def _failed(error: Exception) -> int:
@@ -55,6 +66,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--document", type=Path, required=True, help="the accounting document")
     parser.add_argument("--standing", type=Path, required=True, help="where to tell how accounts stand")
     parser.add_argument("--memory", type=Path, required=True, help="where to keep what was learned")
+    parser.add_argument("--heartbeat", type=Path, required=True, help="a file to touch while all goes on")
+    parser.add_argument("--outbox", type=Path, required=True, help="folder of events that webhooks have yet to tell")
     parser.add_argument("--envoy-admin", required=True, help="the unix socket of Envoy's admin interface")
     parser.add_argument(
         "--rotate", type=int, default=ROTATE, metavar="BYTES", help="begin a new access log after so many"

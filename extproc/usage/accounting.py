@@ -1,6 +1,7 @@
 """The accounting document: what the collector must know of the live policy. The control plane writes it as JSON.
 
-It holds no secret: the ledger's URL travels in the environment variable HEADGATE_LEDGER.
+It holds no secret: the ledger's URL and the webhooks' endpoints travel in the environment, as HEADGATE_LEDGER and
+HEADGATE_WEBHOOKS.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from extproc.usage.budgets import Account, OwnerKind, Unit
 from extproc.usage.price_book import Override, PriceBook
-from extproc.usage.price_catalog import load_catalog
+from extproc.usage.price_catalog import catalog_from_json, load_catalog
 from extproc.usage.prices import price_from_json
 from extproc.usage.windows import Window
 
@@ -32,7 +33,10 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class AccountSpec:
-    """An account in JSON's terms; see `extproc.usage.budgets.Account`. `period` or rolling `seconds`."""
+    """An account in JSON's terms; see `extproc.usage.budgets.Account`. `period` or rolling `seconds`.
+
+    With the owner `ISSUER:*`, each client of that outside issuer has one for itself.
+    """
 
     budget: str
     owner_kind: OwnerKind
@@ -44,11 +48,23 @@ class AccountSpec:
     seconds: int = 0
     warn: tuple[str, ...] = ()
     on_spent: str = "block"
+    webhooks: tuple[str, ...] = ()
 
     def account(self) -> Account:
         window = Window.calendar(self.period, self.zone) if self.period else Window.rolling(self.seconds)
         warn = tuple(Decimal(part) for part in self.warn)
-        return Account(self.budget, self.owner_kind, self.owner, self.unit, self.amount, window, warn, self.on_spent)
+        return Account(
+            self.budget, self.owner_kind, self.owner, self.unit, self.amount, window, warn, self.on_spent, self.webhooks
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How many days records, and their sums by minute and by hour, are kept. Sums by day stay for ever."""
+
+    records: int
+    minutes: int
+    hours: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,8 @@ class Accounting:
     asked: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     prices: Mapping[str, Mapping[str, dict[str, Any]]] = field(default_factory=dict)
     accounts: tuple[AccountSpec, ...] = ()
+    retention: Retention | None = None  # None: all of it is kept
+    imported: Mapping[str, Any] | None = None  # a catalog, as schemas/models.schema.json describes it
     version: Literal[1] = 1
 
     @cached_property
@@ -88,7 +106,8 @@ class Accounting:
             for provider, prices in self.prices.items()
             for pattern, price in prices.items()
         ]
-        return PriceBook(load_catalog(), None, overrides)
+        imported = None if self.imported is None else catalog_from_json(self.imported)
+        return PriceBook(load_catalog(), imported, overrides)
 
 
 NOTHING = Accounting({})

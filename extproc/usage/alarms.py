@@ -1,6 +1,7 @@
 """What the operator must know: each alarm stands until its reason is gone, and is logged when it begins and ends."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -24,6 +25,14 @@ class Alarms:
     def clear(self, name: str) -> None:
         if self._standing.pop(name, None) is not None:
             _log.warning("alarm over", name=name)
+
+    def only(self, name: str, messages: Mapping[str, str]) -> None:
+        """Alarms about several of a kind, such as endpoints: these stand, and no others of that name."""
+        wanted = {f"{name}/{who}": message for who, message in messages.items()}
+        for each in [known for known in self._standing if known.startswith(f"{name}/") and known not in wanted]:
+            self.clear(each)
+        for each, message in wanted.items():
+            self.set(each, message)
 
     def note(self, name: str, who: str, message: str) -> None:
         key = f"{name}/{who}"

@@ -45,6 +45,7 @@ class Account:
     window: Window
     warn: tuple[Fraction | Decimal, ...] = ()
     on_spent: str = "block"  # or "warn", or "downgrade:MODEL"
+    webhooks: tuple[str, ...] = ()  # endpoints that hear of it
 
     def __post_init__(self) -> None:
         if self.owner_kind not in get_args(OwnerKind) or self.unit not in get_args(Unit):
@@ -120,6 +121,8 @@ class Lag:
     flush_us: int  # Envoy buffers the access log
     batch_us: int  # the collector writes and settles a batch
     push_us: int  # a snapshot is built, pushed and acknowledged
+    restart_us: int = 0  # until a collector that was killed counts again
+    hung_us: int = 0  # until one that hangs does
 
     @property
     def total_us(self) -> int:
@@ -141,7 +144,11 @@ def worst_overshoot(rate: int, lag: Lag, in_flight: int = 0, largest: int = 0) -
 
 def explain_overshoot(lag: Lag) -> str:
     """The same in words, for `ctl explain`."""
-    return f"at most what is spent in {lag.total_us / SECOND:g} s ({lag}), and what requests then in flight still cost"
+    said = f"at most what is spent in {lag.total_us / SECOND:g} s ({lag}), and what requests then in flight still cost"
+    if lag.restart_us or lag.hung_us:
+        killed, hung = (f"{(lag.total_us + us) / SECOND:g} s" for us in (lag.restart_us, lag.hung_us))
+        said += f"; in {killed} when the collector is killed, in {hung} when it hangs, longer while `ctl up` is down"
+    return said
 
 
 class _CalendarSums:
@@ -308,6 +315,13 @@ class Budgets:
         self._touched = dict.fromkeys(states.values())
         self._spent = {state: None for state in states.values() if state.spent}
         return fresh
+
+    def admit(self, account: Account) -> None:
+        """Takes one more account, which needs a `seed`. Raises ValueError when it is there already."""
+        if account.identity in self._states:
+            raise ValueError(f"budget {account.budget!r}: two accounts for {account.owner_kind} {account.owner!r}")
+        state = self._states[account.identity] = _State(account)
+        self._owners[account.owner_kind].setdefault(account.owner, []).append(state)
 
     def seed(self, account: Account, spent: int, at_us: int) -> None:
         """Adds what the ledger holds, in place of its records: once per account and stretch of time, `at_us` within it.

@@ -13,32 +13,44 @@ from extproc.usage import accounting, log, memory
 from extproc.usage.alarms import Alarms
 from extproc.usage.billing import Billing
 from extproc.usage.counting import Counting
+from extproc.usage.denials import Denials, denial
 from extproc.usage.entries import EntryError, parse
 from extproc.usage.envoy import Envoy
 from extproc.usage.estimate import Estimator
+from extproc.usage.heartbeat import Heartbeat
 from extproc.usage.ledger import Ledger, LedgerUnavailable, RefusedRecordError
 from extproc.usage.memory import Memory
-from extproc.usage.record import UsageRecord
+from extproc.usage.pruning import Pruning
+from extproc.usage.record import REQUEST_ID_LIMIT, UsageRecord
+from extproc.usage.refused import Refused
 from extproc.usage.reserve import Reserve
 from extproc.usage.standing import Told
+from extproc.usage.webhooks.courier import Courier
 
 _log = structlog.get_logger()
 ROTATE = 64 << 20  # bytes of an access log, after which a new one is begun
 _SAVE_S = 5.0  # between saves of what the estimator learned
 _RETRY_S = 1.0  # while the ledger is away
 _REOPEN_S = 1.0  # between requests to Envoy to begin a new log
-# Of a request id, which clients choose; the ledger holds 512 in all.
-_ID_LIMIT = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The access log; the accounting document; what the collector tells; what it learned."""
+    """The access log; the accounting document; what the collector tells; what it learned; that it goes on."""
 
     log: Path
     document: Path
     standing: Path
     memory: Path
+    heartbeat: Path
+
+    @property
+    def refused(self) -> Path:
+        return self.standing.with_name("refused.jsonl")
+
+    @property
+    def denials(self) -> Path:
+        return self.standing.with_name("denials.json")
 
     @property
     def reserve(self) -> Path:
@@ -49,15 +61,30 @@ class Collector:
     """Reads what Envoy writes, in steps. Raises LedgerError only for a ledger that can never be used."""
 
     def __init__(
-        self, paths: Paths, ledger: Ledger, envoy: Envoy, *, rotate: int = ROTATE, reserve: Reserve | None = None
+        self,
+        paths: Paths,
+        ledger: Ledger,
+        envoy: Envoy,
+        *,
+        rotate: int = ROTATE,
+        reserve: Reserve | None = None,
+        courier: Courier | None = None,
+        pruning: Pruning | None = None,
     ) -> None:
-        """`rotate`: bytes of a log, all read, after which a new one is begun."""
+        """`rotate`: bytes of a log, all read, after which a new one is begun. `courier`: where webhooks are served."""
         self._paths, self._ledger, self._envoy, self._rotate = paths, ledger, envoy, rotate
         self._alarms = Alarms()
         self._reserve = reserve or Reserve(paths.reserve, self._alarms)
+        self._courier = courier
+        self._pruning = pruning or Pruning(ledger)
+        self._heartbeat = Heartbeat(paths.heartbeat)
+        self._refused = Refused(paths.refused)
+        self._denials = Denials(paths.denials)
+        self._reached = False  # the ledger, once
         self._estimator = Estimator()
         self._counting = Counting(ledger)
-        self._billing = Billing(accounting.NOTHING, self._estimator)
+        self._accounting = accounting.NOTHING
+        self._billing = Billing(self._accounting, self._estimator)
         self._document: tuple[int, int, int] | None = None  # the accounting document that was read last
         self._billed: tuple[log.Block, list[UsageRecord]] | None = None  # not learned from again if it is refused
         self._told = Told(paths.standing)
@@ -74,6 +101,8 @@ class Collector:
         self._settle()
         if time.monotonic() - self._saved > _SAVE_S:
             self.save()
+        if self._reached:
+            self._heartbeat.beat()
         return took
 
     def finish(self) -> None:
@@ -93,9 +122,13 @@ class Collector:
 
     def _work(self) -> bool:
         try:
+            if not self._reached:
+                self._ledger.prepare()
+                self._reached = True
             self._follow_document()
-            self._counting.seed(now_us())
-            took = self._take()
+            took = not self._counting.seed(now_us()) or self._take()
+            if self._accounting.retention is not None:
+                self._pruning.work(self._accounting.retention, now_us())
         except LedgerUnavailable as error:
             self._reserve.report(error)
             self._alarms.set("ledger", f"usage waits in {self._paths.log}: {error}")
@@ -136,7 +169,7 @@ class Collector:
             self._document = None
             self._alarms.set("document", f"usage is counted as before the last policy: {error}")
             return
-        self._billing = billing
+        self._accounting, self._billing = new, billing
         self._alarms.clear("document")
 
     def _take(self) -> bool:
@@ -180,7 +213,10 @@ class Collector:
                 break
             except RefusedRecordError as error:
                 _log.error("a record was refused", record=error.record, problem=error.problem)
-                records = [record for record in records if record.id != error.record]
+                for record in [record for record in records if record.id == error.record]:
+                    self._refused.add(record, error.problem)
+                    records.remove(record)
+                self._billed = block, records  # if the ledger goes away now, they are not set aside again
             except LedgerUnavailable:
                 self._counting.doubt()  # the connection may have been lost after all was written
                 raise
@@ -196,7 +232,9 @@ class Collector:
                     "an entry of the access log is damaged", file=str(self._paths.log), offset=at, reason=str(error)
                 )
                 continue
-            billed = self._billing.bill(entry, f"{entry.id[:_ID_LIMIT]}.{block.log[:8]}{at:x}")
+            if refused := denial(entry):
+                self._denials.add(refused, time.monotonic())
+            billed = self._billing.bill(entry, f"{entry.id[:REQUEST_ID_LIMIT]}.{block.log[:8]}{at:x}")
             if billed is None:
                 continue
             records.append(billed.record)
@@ -207,8 +245,26 @@ class Collector:
     def _settle(self, *, at_once: bool = False) -> None:
         """Tells how accounts stand: at once when that changes what the edge must do."""
         now = now_us()
-        if not self._counting.settle(now) and not self._told.due() and not at_once:
-            return
+        events = self._counting.settle(now)
+        if events or self._told.due() or at_once:
+            self._tell(now, at_once=at_once)
+        if events and self._courier is not None:
+            self._courier.send(events)
+            self.save()  # now that they are in safe hands, they need not be raised again after a crash
+
+    def _tell_denials(self, *, at_once: bool) -> None:
+        try:
+            self._denials.tell(at_once=at_once)
+            self._alarms.clear("denials")
+        except OSError as error:
+            self._reserve.report(error)
+            self._alarms.set("denials", f"cannot write {self._paths.denials}: {error.strerror or error}")
+
+    def _tell(self, now: int, *, at_once: bool) -> None:
+        self._tell_denials(at_once=at_once)
+        self._alarms.only("ledger", {"refused": alarm} if (alarm := self._refused.alarm()) else {})
+        if self._courier is not None:
+            self._alarms.only("webhook", self._courier.troubles())
         try:
             self._told.tell(self._counting.standings(now), self._alarms.list())
             self._alarms.clear("standing")

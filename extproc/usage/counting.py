@@ -1,15 +1,24 @@
-"""Budgets held against the ledger: what an account has spent comes from there first, and from new records after."""
+"""Budgets held against the ledger: what an account has spent comes from there first, and from new records after.
 
-from collections.abc import Iterable
+An account of every client of an outside issuer is a template: nobody knows the clients before their first request. That
+request is in the ledger already when the client's own accounts are made, and counts when they are seeded.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from extproc.usage.budgets import Account, Budgets, Event, Standing
+from extproc.usage.identity import of_every_client
 from extproc.usage.ledger import Ledger
 from extproc.usage.record import UsageRecord
 
 _log = structlog.get_logger()
+_SLICE_S = 1.0
 
 
 class Counting:
@@ -18,7 +27,9 @@ class Counting:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._budgets = Budgets(())
-        self._accounts: tuple[Account, ...] | None = None  # None: not known yet
+        self._accounts: list[Account] | None = None  # None: not known yet
+        self._templates: dict[str, list[Account]] = {}  # by owner: `ISSUER:*`
+        self._met: dict[str, None] = {}  # clients of outside issuers, in the order in which they came
         self._unseeded: list[Account] = []
         self._memory: dict[str, Any] | None = None  # what was told, until the accounts are known
 
@@ -35,14 +46,26 @@ class Counting:
 
     def replace(self, accounts: Iterable[Account]) -> None:
         """Follows a new policy. Raises ValueError for two that are the same account."""
-        accounts = tuple(accounts)
+        given, self._templates = tuple(accounts), {}
+        for account in given:
+            if account.owner_kind == "key" and account.owner.endswith(":*"):
+                self._templates.setdefault(account.owner, []).append(account)
+        own = [account for account in given if account.owner not in self._templates]
+        self._met.update(dict.fromkeys(_clients(self._memory)))
+        accounts = [*own, *(account for client in self._met for account in self._accounts_of(client))]
         waiting = {account.identity for account in (*self._unseeded, *self._budgets.replace(accounts))}
         self._accounts = accounts
         self._unseeded = [account for account in accounts if account.identity in waiting]
 
-    def seed(self, now_us: int) -> None:
-        """Fetches what new accounts have spent. Raises LedgerError; it goes on where it was then."""
+    def seed(self, now_us: int) -> bool:
+        """Fetches what new accounts have spent: of so many as a moment is enough for. Whether those were all.
+
+        Until then no record may be added. Raises LedgerError; it goes on where it was then.
+        """
+        until = time.monotonic() + _SLICE_S
         while self._unseeded:
+            if time.monotonic() > until:
+                return False
             account = self._unseeded[0]
             for amount, since in self._spent(account, now_us):
                 self._budgets.seed(account, amount, since)
@@ -53,6 +76,7 @@ class Counting:
             except (ValueError, ZeroDivisionError) as error:
                 _log.warning("what was told about budgets is lost", reason=str(error))
             self._memory = None
+        return True
 
     def doubt(self) -> None:
         """Counts from the ledger again: it may hold records, or hold them not, against what was counted here."""
@@ -64,8 +88,25 @@ class Counting:
 
     def add(self, records: Iterable[UsageRecord]) -> None:
         """Counts what is new in the ledger."""
+        fresh: dict[str, None] = {}
         for record in records:
             self._budgets.add(record)
+            if record.key not in self._met and of_every_client(record.key) in self._templates:
+                fresh[record.key] = None
+        for client in fresh:  # what they spent so far, the ledger tells
+            self._meet(client)
+
+    def _meet(self, client: str) -> None:
+        self._met[client] = None
+        for account in self._accounts_of(client):
+            self._budgets.admit(account)
+            self._unseeded.append(account)
+            if self._accounts is not None:
+                self._accounts.append(account)
+
+    def _accounts_of(self, client: str) -> Iterator[Account]:
+        for template in self._templates.get(of_every_client(client), ()):
+            yield replace(template, owner=client)
 
     def settle(self, now_us: int) -> list[Event]:
         """What happened to accounts since the last time; nothing before `ready`."""
@@ -103,3 +144,14 @@ def stretches(account: Account, now_us: int) -> list[tuple[int, int]]:
         return [(since, account.window.bounds(now_us)[1])]  # to its end: clocks may have been ahead
     step = account.window.step_us
     return [(start, start + step) for start in range(since, now_us + 1, step)]
+
+
+def _clients(memory: dict[str, Any] | None) -> list[str]:
+    """The clients of outside issuers of whom something was told before a restart: they may be spent."""
+    found = []
+    with suppress(KeyError, TypeError, ValueError, AttributeError):  # `load` says what is wrong with it
+        for entry in (memory or {"accounts": []})["accounts"]:
+            kind, owner = entry["account"][1:3]
+            if kind == "key" and of_every_client(owner) != owner:
+                found.append(owner)
+    return found

@@ -1,7 +1,8 @@
 """Who a request is from: the identity that authentication puts into a header, and that the access log tells.
 
 `KEY`, `TEAM/KEY` or `ORGANIZATION/TEAM/KEY`, then the names of the limits that apply, each between semicolons:
-`acme/search/alice;standard;`. An organization without a team leaves the team empty: `acme//alice`.
+`acme/search/alice;standard;`. An organization without a team leaves the team empty: `acme//alice`. The key of a client
+of an outside issuer is `ISSUER:NAME`; no other key has a colon.
 """
 
 from collections.abc import Iterable
@@ -32,3 +33,14 @@ def owner(identity: str) -> Owner:
     """The inverse, limits left out."""
     steps = identity.partition(";")[0].rsplit("/", 2)
     return Owner(*reversed(steps))
+
+
+def every_client(issuer: str) -> str:
+    """The owner of accounts that each client of an outside issuer has for itself; no client can have this name."""
+    return f"{issuer}:*"
+
+
+def of_every_client(key: str) -> str:
+    """`corp:bob` -> `corp:*`; a key of another kind is itself."""
+    issuer, colon, _ = key.partition(":")
+    return every_client(issuer) if colon else key

@@ -42,6 +42,9 @@ class Rates:
     reasoning: Rate | None = None  # None: charged as output
 
 
+NO_RATES = Rates()
+
+
 @dataclass(frozen=True, slots=True)
 class Tier:
     """A request with more than `above` input tokens, cached ones included, pays these rates for all its tokens."""
@@ -54,12 +57,17 @@ class Tier:
 class Price:
     """One model's price. Units are priced besides tokens: picodollars per request, image, audio minute, character."""
 
-    rates: Rates = Rates()
+    rates: Rates = NO_RATES
     tiers: tuple[Tier, ...] = ()  # by rising `above`
     request: Rate | None = None
     image: Rate | None = None
     audio_minute: Rate | None = None
     character: Rate | None = None
+
+    @property
+    def includes_tokens(self) -> bool:
+        """Whether a request pays for itself, whatever tokens it has."""
+        return self.request is not None and self.rates == NO_RATES and not self.tiers
 
     def at(self, input_tokens: int) -> Rates:
         """The rates of a request with that many input tokens."""
@@ -85,7 +93,8 @@ def cost(price: Price, tokens: Tokens, units: Units = NO_UNITS) -> int | None:
     """Picodollars for one request, exact; half to even where the sum is not whole.
 
     None when the request used something that the price has no rate for, or when the price charges a unit that was not
-    counted: a cost that is not known is never zero. ValueError for counts that cannot be (see `check`).
+    counted: a cost that is not known is never zero. Only a price by the request that says nothing of tokens includes
+    them all. ValueError for counts that cannot be (see `check`).
     """
     check(tokens, units)
     rates = price.at(tokens.input)
@@ -102,6 +111,8 @@ def cost(price: Price, tokens: Tokens, units: Units = NO_UNITS) -> int | None:
     ):
         if count:
             if rate is None:
+                if price.includes_tokens:
+                    break
                 return None
             total += count * rate
     for used, unit in ((units.images, price.image), (units.characters, price.character)):

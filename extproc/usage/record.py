@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 # Money is counted in whole picodollars (1e-12 USD): a price of $0.0001 per million tokens is 100 of them per token.
 PICO = 10**12
+REQUEST_ID_LIMIT = 256  # characters of a request id, which clients choose; the ledger holds 512 of a record's
 
 
 # Tuples, since every request makes one of each: a frozen dataclass takes three times as long to make.

@@ -17,7 +17,7 @@ import pytest
 from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider
 from tests.support.postgres import PostgresServer
-from tests.support.usage import alarms, ask, budgets, only_record, records, request_id, usage, wait_records
+from tests.support.usage import alarms, ask, budgets, ctl, only_record, records, request_id, usage, wait_records
 
 # Tests with a gateway of their own go to any worker.
 one_gateway = pytest.mark.xdist_group("accounting-faults")
@@ -207,6 +207,18 @@ _ABSURD = [
     {"prompt_tokens": 5, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 50}},
     {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 3},
 ]
+
+
+def test_a_collector_that_hangs_is_told(provider: MockProvider) -> None:
+    with _gateway(provider) as gateway:
+        _all_once(gateway, _served(gateway, 1))
+        assert "collector" not in alarms(gateway)
+        os.kill(gateway.process("usage"), signal.SIGSTOP)
+        eventually(lambda: "collector" in alarms(gateway), "the alarm stands", 20)
+        shown = ctl(gateway, "status").stdout
+        assert "alarm collector: the collector hangs" in shown
+        os.kill(gateway.process("usage"), signal.SIGCONT)
+        eventually(lambda: "collector" not in alarms(gateway), "the alarm is over")
 
 
 @one_gateway

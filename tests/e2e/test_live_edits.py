@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.gateway import Gateway, eventually, free_port
 from tests.support.mock import MockProvider
+from tests.support.usage import ask, ctl, only_record
 
 pytestmark = pytest.mark.xdist_group("live-edits")
 BASE = "providers: {p: {kind: mock}}\nmodels: {m: p}\nkeys: {a: {secret: {env: A}}}\n"
@@ -150,6 +151,20 @@ def test_moving_to_another_address_is_live_and_says_what_must_wait(gateway: Gate
 
     eventually(serves, "the new address serves")
     eventually(lambda: "gateway.drain" in gateway.output(), "what takes effect at the next start is told")
+
+
+def test_a_ledger_that_is_moved_waits_for_the_next_start_and_says_so(gateway: Gateway) -> None:
+    gateway.write("url", f"sqlite:///{gateway.folder}/other.db")
+    text = gateway.text(BASE, "ledger: {file: url}")
+    told = gateway.admin.post("/diff", json={"policy": text}).json()
+    assert told["at_next_start"] == ["gateway.ledger"]
+    applied = gateway.admin.post("/apply", json={"policy": text}).raise_for_status().json()
+    assert applied["difference"]["at_next_start"] == gateway.status()["at_next_start"] == ["gateway.ledger"]
+    shown = ctl(gateway, "status").stdout
+    assert "at the next start: gateway.ledger changed" in shown
+    answer = ask(gateway, "m")
+    only_record(gateway, answer.headers["x-request-id"])  # in the ledger that it was started with
+    assert not (gateway.folder / "other.db").exists()
 
 
 def test_the_admin_api_refuses_pages_of_other_sites_and_other_names(gateway: Gateway) -> None:

@@ -39,16 +39,22 @@ from google.protobuf.message import Message
 
 from controlplane.keys.issue import Issued, Request, issue
 from controlplane.keys.signing import SigningKeys
+from controlplane.plan import upstreams
+from controlplane.plan.ir import Issuer, RemoteKeys
+from controlplane.policy.grammar import Url
+from controlplane.policy.secrets import Secret, SecretRef
 from controlplane.runtime.envoy import find_envoy
-from controlplane.xds import errors, keys, names, tokens
+from controlplane.xds import errors, issuers, keys, names, tokens
 from controlplane.xds.protos import pack
-from controlplane.xds.tokens import Issuer, Membership, RemoteKeys
+from extproc.usage.identity import Owner
 from tests.support.gateway import eventually
 
+CORP_KEYS = SecretRef("file", "corp.json")
 CORP, SHOP = "https://login.corp.example", "https://shop.example"
 FILTERS = {
     "tokens": tokens.JWT_TYPE,
     "revocations": tokens.RBAC_TYPE,
+    "issuers": tokens.JWT_TYPE,
     "identities": tokens.MATCHED_TYPE,
     "keys": tokens.MATCHED_TYPE,
 }
@@ -86,7 +92,8 @@ class Edge:
     def start(self) -> None:
         self.revoke()
         self.accept()
-        self._publish("identities", tokens.identities(self._issuers()))
+        self._publish("issuers", issuers.authentication(self._issuers(), {CORP_KEYS: Secret(self.corp.jwks())}))
+        self._publish("identities", issuers.identities(self._issuers(), ()))
         config = auth.ApiKeyAuth(
             key_sources=keys.SOURCES, forwarding={"header": names.CLIENT, "hide_credentials": True}
         )
@@ -110,7 +117,7 @@ class Edge:
     def accept(self) -> None:
         """Tells Envoy which signing keys count."""
         jwks = json.dumps(self.signing.public_jwks(self.now))
-        self._publish("tokens", tokens.authentication(jwks, self._issuers()))
+        self._publish("tokens", tokens.authentication(jwks))
 
     def revoke(self, *jtis: str) -> None:
         self._publish("revocations", tokens.revocations(jtis))
@@ -125,17 +132,15 @@ class Edge:
         return self.ask(("authorization", f"Bearer {secret}"), *more)
 
     def _issuers(self) -> tuple[Issuer, ...]:
-        return (
-            Issuer(
-                "corp", CORP, ("gateway",), self.corp.jwks(), others=Membership("corp:", ";std;"),
-                client_claim="profile.name", team_claim="org.team",
-                teams=(("search", Membership("search/corp:", ";big;std;")), ("100%", Membership("100%/corp:"))),
-            ),
-            Issuer(
-                "shop", SHOP, ("shop",), RemoteKeys("http://shop/jwks", "upstream"), others=None,
-                team_claim="team", teams=(("till", Membership("till/shop:")),),
-            ),
+        fetched = RemoteKeys(
+            "http://shop/jwks", upstreams.issuer("upstream", Url("http", "shop", 80, ""), None), 60_000
+        )
+        corp = _issuer(
+            "corp", CORP, "gateway", CORP_KEYS, key_claim="profile.name", team_claim="org.team", limits=("std",),
+            otherwise=Owner("corp:"), teams=(("search", Owner("corp:", "search")), ("100%", Owner("corp:", "100%"))),
         )  # fmt: skip
+        till = (("till", Owner("shop:", "till")),)
+        return corp, _issuer("shop", SHOP, "shop", fetched, team_claim="team", teams=till)
 
     def _publish(self, name: str, config: Message) -> None:
         """A file is a resource; Envoy sees it when it is moved into place."""
@@ -158,8 +163,8 @@ class Edge:
 
     def _edge(self) -> listener.Listener:
         scrub = early.HeaderMutation()
-        scrub.mutations.extend(mutation.HeaderMutation(remove=h) for h in (*names.INTERNAL_HEADERS, *tokens.HEADERS))
-        manager = hcm.HttpConnectionManager(stat_prefix="edge", local_reply_config=errors.local_replies(tokens=True))
+        scrub.mutations.extend(mutation.HeaderMutation(remove=h) for h in names.INTERNAL_HEADERS)
+        manager = hcm.HttpConnectionManager(stat_prefix="edge", local_reply_config=errors.local_replies())
         manager.early_header_mutation_extensions.add(name="scrub", typed_config=pack(scrub))
         host = manager.route_config.virtual_hosts.add(name="all", domains=["*"])
         route = host.routes.add(request_headers_to_remove=["authorization", "x-api-key", "api-key"])
@@ -188,6 +193,14 @@ class Edge:
             if probe.connect_ex(self._socket("edge")):
                 return False
         return self.ask().status_code == 401
+
+
+def _issuer(name: str, iss: str, audience: str, found: SecretRef | RemoteKeys, **more: Any) -> Issuer:
+    given: dict[str, Any] = {
+        "key_claim": "sub", "team_claim": None, "limits_claim": None, "models_claim": None, "teams": (),
+        "otherwise": None, "models": None, "limits": (), "named_limits": (),
+    }  # fmt: skip
+    return Issuer(name, iss, (audience,), found, **(given | more))
 
 
 def _upstream(jwks: str) -> hcm.HttpConnectionManager:
@@ -261,7 +274,7 @@ def test_nothing_passes_without_a_credential(edge: Edge) -> None:
 
 
 def test_a_client_cannot_say_who_it_is(edge: Edge) -> None:
-    forged = [(name, "alice;std;") for name in (names.CLIENT, *tokens.HEADERS)]
+    forged = [(name, "alice;std;") for name in names.INTERNAL_HEADERS]
     issuer = [("x-headgate-issuer", CORP), ("x-headgate-subject", "bob")]
     assert refused(edge.ask(*forged))
     assert refused(edge.ask(*issuer))
@@ -380,8 +393,8 @@ def test_the_largest_token_that_is_issued_is_accepted(edge: Edge) -> None:
 
 def test_a_token_of_an_outside_issuer_becomes_an_identity(edge: Edge) -> None:
     for team, identity in (
-        ("search", "search/corp:bob;big;std;"),
-        ("100%", "100%/corp:bob"),
+        ("search", "search/corp:bob;std;"),
+        ("100%", "100%/corp:bob;std;"),
         ("unlisted", "corp:bob;std;"),
         (None, "corp:bob;std;"),
     ):

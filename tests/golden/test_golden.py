@@ -8,6 +8,7 @@ and read the difference.
 
 import json
 import os
+from base64 import b64encode
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -36,6 +37,11 @@ AROUND = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"m
 def read(ref: SecretRef) -> str:
     if ref.name.startswith("ABSENT"):
         raise LookupError(f"the environment variable {ref.name} is not set")
+    if ref.name == "prices.json":
+        sold = {"family": "acme", "name": "large", "price": {"input": "1.5", "output": "6"}}
+        return json.dumps({"version": 1, "families": {"acme": {"title": "Acme"}}, "models": [sold]})
+    if ref.name.startswith("WHSEC"):
+        return f"whsec_{b64encode(b'value-of-' + ref.name.encode().ljust(24)).decode()}"
     return f"value-of-{ref.name}"
 
 
@@ -91,7 +97,7 @@ def _without_scripts(value: Any) -> Any:
         return {key: _without_scripts(of) for key, of in value.items()}
     if isinstance(value, list):
         return [_without_scripts(of) for of in value]
-    for name in ("models", "spent"):
+    for name in ("models", "spent", "identity"):
         if isinstance(value, str):
             value = value.replace(script(name), f"<{name}.lua>")
     return value

@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Literal, Self
 
 from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.exc import DataError, IntegrityError
 
 from extproc.usage.ledger.bulk import BULK
 from extproc.usage.ledger.database import Database
-from extproc.usage.ledger.errors import LedgerError, RefusedRecordError
+from extproc.usage.ledger.errors import LedgerError, LedgerUnavailable, RefusedRecordError
 from extproc.usage.ledger.reading import single_records, totals
 from extproc.usage.ledger.retention import cutoffs, move_horizons, remove
 from extproc.usage.ledger.rows import Spent, UnpricedModel, UsageRow, usage_row
@@ -25,6 +26,10 @@ from extproc.usage.ledger.writing import SeriesNumbers, insert_new, refusal
 from extproc.usage.record import UsageRecord
 
 OwnerKind = Literal["key", "team", "organization", ""]
+
+
+class _TakenBack(Exception):  # noqa: N818 - no error
+    """Ends a transaction that was only tried."""
 
 
 class Ledger:
@@ -50,11 +55,15 @@ class Ledger:
         """
         ledger = cls(url)
         try:
-            ledger._database.prepare()
+            ledger.prepare()
         except BaseException:
             ledger.close()
             raise
         return ledger
+
+    def prepare(self) -> None:
+        """Connects, creates what is absent, and migrates what is old, which may take long."""
+        self._database.prepare()
 
     def close(self) -> None:
         self._database.close()
@@ -84,14 +93,40 @@ class Ledger:
                 _set_position(connection, log, position)
         except LedgerError:
             raise
-        except Exception:
+        except Exception as error:
             # Looking at each record first would cost all of them for the sake of a few.
             for record in records:
                 if problem := refusal(record):
                     raise RefusedRecordError(record.id, problem) from None
-            raise
+            if not isinstance(error, IntegrityError | DataError):
+                raise
+            # No text of the database's here: it would hold the statement.
+            if culprit := self._culprit(records):
+                raise RefusedRecordError(culprit.id, "the database refuses it, and nobody knows why") from None
+            raise LedgerUnavailable("the ledger refuses records together that it takes one by one") from None
         self._series.remember(found)
         return tuple(record for record, _ in new)
+
+    def _culprit(self, records: Sequence[UsageRecord]) -> UsageRecord | None:
+        """One of the records that cannot be written, found by halves; None when all of them can be by themselves."""
+        if not records or self._takes(records):
+            return None
+        while len(records) > 1:
+            half = records[: len(records) // 2]
+            records = records[len(half) :] if self._takes(half) else half
+        return records[0]
+
+    def _takes(self, records: Sequence[UsageRecord]) -> bool:
+        """Whether the database takes them; what was written is taken back."""
+        try:
+            with self._database.writing() as connection:
+                numbers, _ = self._series.of(connection, records)
+                insert_new(connection, self._bulk, list(zip(records, numbers, strict=True)))
+                raise _TakenBack
+        except _TakenBack:
+            return True
+        except (IntegrityError, DataError):
+            return False
 
     def position(self, log: str) -> int:
         """How far a log has been read; 0 if it never was."""
@@ -152,7 +187,8 @@ class Ledger:
         """Single requests, newest first, as long as `prune` keeps them.
 
         `where` asks for equal values of ``id``, key, team, organization, model, provider or served_model. For the
-        next page, `before` is (at_us, id) of the last record of this one. An ``id`` is looked for in all of them.
+        next page, `before` is (at_us, id) of the last record of this one. An ``id`` is a record's own, or the request
+        id that the client saw, of which there may be several.
         """
         with self._database.reading() as connection:
             return single_records(connection, where or {}, limit, before)

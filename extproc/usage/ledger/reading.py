@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from extproc.usage.ledger.histogram import FIRST_BYTE, add, decode, slot
+from extproc.usage.ledger.requests import keys_of_request
 from extproc.usage.ledger.rollup import COUNTERS
 from extproc.usage.ledger.schema import TABLES, horizons, records, series
 from extproc.usage.ledger.spans import DAY, HOUR, MINUTE, Grain, Span, spans
@@ -93,7 +94,7 @@ def single_records(
     if before is not None:
         conditions.append(_older(records, before))
     if "id" in where:
-        conditions.append(records.c.id == where["id"])
+        conditions.append(tuple_(records.c.at_us, records.c.id).in_(keys_of_request(connection, where["id"])))
     elif names:
         conditions.append(tuple_(records.c.at_us, records.c.id).in_(_newest_of_series(limit, before)))
     query = select(records, series).join(series, series.c.id == records.c.series).where(*conditions)

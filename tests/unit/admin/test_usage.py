@@ -3,13 +3,16 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import orjson
 import pytest
 from fastapi import FastAPI
 
+from controlplane.admin.access import Caller, caller_of
 from controlplane.admin.app import _add_errors
+from controlplane.admin.roles import Everything, Principal, Role
 from controlplane.admin.usage import Usage
 from controlplane.runtime.accounting import Accounting
 from controlplane.runtime.folder import RunFolder
@@ -29,7 +32,7 @@ def accounting(tmp_path: Path) -> Accounting:
 
 @pytest.fixture
 def usage(accounting: Accounting) -> Iterator[Usage]:
-    with Usage(accounting, compiled(POLICY)) as opened:
+    with Usage(accounting) as opened:
         yield opened
 
 
@@ -37,7 +40,8 @@ def usage(accounting: Accounting) -> Iterator[Usage]:
 async def client(usage: Usage) -> httpx.AsyncClient:
     app = FastAPI()
     _add_errors(app)
-    app.include_router(usage.router())
+    app.include_router(usage.router(SimpleNamespace(live=SimpleNamespace(compiled=compiled(POLICY)))))  # type: ignore[arg-type]
+    app.dependency_overrides[caller_of] = lambda: Caller(Principal("admin", Role.ADMIN, Everything()), user=False)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin")
 
 

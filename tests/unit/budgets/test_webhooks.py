@@ -28,17 +28,10 @@ from structlog.testing import capture_logs
 
 from extproc.usage.budgets import Account, Event, Restored, Spent, Warned
 from extproc.usage.record import PICO
-from extproc.usage.webhooks import (
-    Delivery,
-    Endpoint,
-    FolderOutbox,
-    Retries,
-    Webhooks,
-    event_id,
-    headers,
-    payload,
-    signing_key,
-)
+from extproc.usage.webhooks.body import event_id, headers, payload, signing_key
+from extproc.usage.webhooks.endpoints import Endpoint
+from extproc.usage.webhooks.outbox import Delivery, FolderOutbox
+from extproc.usage.webhooks.sending import Retries, Webhooks
 from extproc.usage.windows import SECOND, Window, utc
 
 ROOT = Path(__file__).parents[3]
@@ -50,8 +43,9 @@ QUICK = Retries(first_us=2_000, longest_us=20_000)
 DEADLINE_S = 20
 
 ACCOUNT = Account(
-    "daily", "key", "alice", "pico", 50 * PICO, Window.calendar("day"), (Decimal("0.8"),), "downgrade:small"
-)
+    "daily", "key", "alice", "pico", 50 * PICO, Window.calendar("day"), (Decimal("0.8"),), "downgrade:small",
+    webhooks=("ops", "a", "b", "slow", "quick"),
+)  # fmt: skip
 SPENT = Spent(ACCOUNT, 50 * PICO + PICO // 4, DAY_OF_AT[1], DAY_OF_AT, AT)
 WARNED = Warned(ACCOUNT, Fraction(4, 5), 40 * PICO, DAY_OF_AT, AT)
 RESTORED = Restored(ACCOUNT, 0, DAY_OF_AT, AT)
@@ -177,18 +171,51 @@ async def test_a_receiver_that_fails_is_tried_again_with_the_same_id(receiver: R
     assert len({body for _, body in receiver.got}) == 1
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 410, 301, 307])
-async def test_other_answers_give_up_with_an_error(receiver: Receiver, tmp_path: Path, status: int) -> None:
-    receiver.answers = [status]
-    receiver.extra = {"location": receiver.url}
+async def test_a_receiver_that_is_gone_for_good_ends_it_with_an_error(receiver: Receiver, tmp_path: Path) -> None:
+    receiver.answers = [410]
     with capture_logs() as logs:
         async with running(tmp_path, Endpoint("ops", receiver.url, SECRET)) as hooks:
             hooks.send(SPENT)
             await until(lambda: hooks.waiting == 0)
+            assert hooks.troubles() == {"ops": "1 events were given up"}
     assert len(receiver.got) == 1
     assert files(tmp_path) == []
     (line,) = logs
-    assert (line["log_level"], line["endpoint"], line["reason"]) == ("error", "ops", f"status {status}")
+    assert (line["log_level"], line["endpoint"], line["reason"]) == ("error", "ops", "status 410")
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 301, 307])
+async def test_other_answers_may_be_mended(receiver: Receiver, tmp_path: Path, status: int) -> None:
+    receiver.answers = [status] * 3
+    receiver.extra = {"location": receiver.url}
+    async with running(tmp_path, Endpoint("ops", receiver.url, SECRET)) as hooks:
+        hooks.send(SPENT)
+        await until(lambda: hooks.waiting == 0)
+    assert receiver.ids() == [event_id(SPENT)] * 4
+
+
+async def test_an_endpoint_that_fails_for_long_is_in_trouble_until_it_takes_one(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    receiver.answers = [500] * 1000
+    async with running(tmp_path, Endpoint("ops", receiver.url, SECRET)) as hooks:
+        hooks.send(SPENT)
+        hooks.send(WARNED)
+        assert hooks.troubles() == {}
+        await until(lambda: bool(hooks.troubles()))
+        assert "attempts in a row failed (status 500); 2 events wait" in hooks.troubles()["ops"]
+        receiver.answers = []
+        await until(lambda: hooks.waiting == 0)
+        assert hooks.troubles() == {}
+
+
+async def test_only_what_was_asked_for_is_told_and_only_to_those_named(receiver: Receiver, tmp_path: Path) -> None:
+    ops, other = Endpoint("ops", receiver.url, SECRET, ("spent", "reset")), Endpoint("other", receiver.url, SECRET)
+    async with running(tmp_path, ops, other) as hooks:
+        for event in (WARNED, SPENT, RESTORED):
+            hooks.send(event)
+        await until(lambda: hooks.waiting == 0)
+    assert sorted(receiver.ids()) == sorted(map(event_id, (SPENT, RESTORED)))
 
 
 async def test_an_absent_receiver_is_waited_for_and_nothing_secret_is_logged(tmp_path: Path) -> None:
@@ -267,11 +294,13 @@ import asyncio, sys, time, httpx
 from decimal import Decimal
 from pathlib import Path
 from extproc.usage.budgets import Account, Restored
-from extproc.usage.webhooks import Endpoint, FolderOutbox, Webhooks
+from extproc.usage.webhooks.endpoints import Endpoint
+from extproc.usage.webhooks.outbox import FolderOutbox
+from extproc.usage.webhooks.sending import Webhooks
 from extproc.usage.windows import Window
 
 async def main(folder, url, secret):
-    account = Account("daily", "", "", "tokens", 5, Window.calendar("day"))
+    account = Account("daily", "", "", "tokens", 5, Window.calendar("day"), webhooks=("ops",))
     async with httpx.AsyncClient() as client:
         hooks = Webhooks(client, lambda: time.time_ns() // 1000, endpoints=[Endpoint("ops", url, secret)],
                          outbox=FolderOutbox(Path(folder)))
@@ -434,7 +463,7 @@ def test_money_is_told_exactly(amount: int) -> None:
 
 def test_each_kind_has_its_own_fields() -> None:
     warned, restored = json.loads(payload(WARNED)), json.loads(payload(RESTORED))
-    assert (warned["type"], warned["threshold"], "until" in warned) == ("budget.warned", 0.8, False)
-    assert (restored["type"], "threshold" in restored, "until" in restored) == ("budget.restored", False, False)
+    assert (warned["type"], warned["threshold"], "until" in warned) == ("budget.warn", 0.8, False)
+    assert (restored["type"], "threshold" in restored, "until" in restored) == ("budget.reset", False, False)
     tokens = json.loads(payload(replace(SPENT, account=replace(ACCOUNT, unit="tokens", amount=100), spent=120)))
     assert (tokens["account"]["unit"], tokens["used"], tokens["amount"]) == ("tokens", "120", "100")

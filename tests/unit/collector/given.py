@@ -106,7 +106,8 @@ class Place:
 
     @property
     def paths(self) -> Paths:
-        return Paths(self.log, self.folder / "accounting.json", self.folder / "standing.json", self.folder / "memory")
+        names = ("accounting.json", "standing.json", "memory", "beat")
+        return Paths(self.log, *(self.folder / name for name in names))
 
     def document(self, *accounts: AccountSpec, **changes: Any) -> None:
         fresh = self.folder / "fresh.json"

@@ -1,6 +1,7 @@
 """The collector on a real ledger, with files as Envoy writes them: each entry once, accounts told, nothing stops it."""
 
 import random
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,30 @@ def test_a_long_id_is_cut_and_its_request_counts(place: Place) -> None:
     place.append(*(line(number, id="x" * 8000) for number in range(3)))
     drained(place.collector())
     assert len(place.records()) == 3
+
+
+def test_a_record_that_the_ledger_refuses_is_set_aside_with_an_alarm(place: Place) -> None:
+    collector = place.collector()
+    place.append(line(1))
+    drained(collector)
+    odd = (
+        "CREATE TRIGGER odd BEFORE INSERT ON usage_records WHEN new.at_us % 10 = 3 BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
+    with sqlite3.connect(place.folder / "ledger.db") as database:
+        database.execute(odd)
+    database.close()
+    place.append(*(line(number) for number in range(2, 6)), line(13))
+    with logging() as logged:
+        drained(collector)
+    collector.finish()
+    assert [record.at_us % 100 for record in place.records()] == [1, 2, 4, 5]
+    aside = [orjson.loads(text) for text in place.paths.refused.read_bytes().splitlines()]
+    assert {each["record"]["at_us"] % 100 for each in aside} == {3, 13}
+    assert errors(logged).count("a record was refused") == 2
+    assert str(place.paths.refused) in place.alarms()["ledger/refused"]
+    place.paths.refused.unlink()
+    collector.finish()
+    assert "ledger/refused" not in place.alarms()
 
 
 def test_damaged_lines_are_told_and_passed_by(place: Place) -> None:

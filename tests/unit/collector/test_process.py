@@ -32,7 +32,18 @@ class Process:
     def start(self) -> None:
         paths = self._place.paths
         argv = [sys.executable, "-m", "extproc.usage", "--log", paths.log, "--document", paths.document]
-        argv += ["--standing", paths.standing, "--memory", paths.memory, "--rotate", str(1 << 16)]
+        argv += [
+            "--standing",
+            paths.standing,
+            "--memory",
+            paths.memory,
+            "--heartbeat",
+            paths.heartbeat,
+            "--outbox",
+            paths.log.with_name("outbox"),
+            "--rotate",
+            str(1 << 16),
+        ]
         argv += ["--envoy-admin", self._place.folder / "no-envoy.sock"]
         env = {**os.environ, "HEADGATE_LEDGER": self._url}
         with self.output.open("ab") as output:

@@ -1,6 +1,8 @@
 """The documents say what is: generated pages are in step, every snippet holds, every link leads somewhere."""
 
+import json
 import re
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +23,12 @@ ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 EXAMPLES = sorted(ROOT.glob("examples/*.yaml"))
 AROUND = Surroundings("/ca.pem", MappingProxyType({"mock": "/mock.sock"}))
+WEBHOOK_SECRET = "whsec_" + b64encode(bytes(32)).decode()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SCHEMA = Draft202012Validator(json_schema())
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
-COMMAND = re.compile(r"(?<![\w/.-])(?:\.venv/bin/)?ctl ((?:keys |audit )?[a-z]+)((?: --[a-z-]+)*)")
+COMMAND = re.compile(r"(?<![\w/.-])(?:\.venv/bin/)?ctl ((?:keys |audit |prices )?[a-z]+)((?: --[a-z-]+)*)")
 
 
 def snippets(language: str) -> list[Any]:
@@ -41,7 +44,10 @@ def _snippets(language: str) -> Iterator[Any]:
 
 def compiled(text: str) -> None:
     def read(ref: SecretRef) -> str:
-        return f"value-of-{ref.name}"
+        if ref.name == "prices.json":
+            return json.dumps({"version": 1, "families": {}, "models": []})
+        of_webhooks = WEBHOOK_SECRET if "WEBHOOK" in ref.name else "https://h/" if "-url" in ref.name else None
+        return of_webhooks or f"value-of-{ref.name}"
 
     Compiler("policy.yaml", read, AROUND, LoadCache()).compile(text, NOW)
 

@@ -263,6 +263,70 @@ def test_a_record_that_cannot_be_stored_is_named(ledger: Ledger, changes: dict[s
     assert ledger.spent("", "", 0, EVER).requests == 2
 
 
+def test_a_request_is_found_by_the_id_that_the_client_saw(ledger: Ledger) -> None:
+    hour = 3_600_000_000
+    ids = [
+        "ab.0123456789",
+        "ab.0123456999",
+        "ab.cd.0123456789",
+        "ab",
+        "abc.0123456789",
+        "é🦊.0123456789",
+        "%.0123456789",
+    ]
+    batch = [record(n, MAY_1 + n * 700 * hour, id=each) for n, each in enumerate(ids)]
+    ledger.write(batch, "log", 1)
+
+    def found(request: str) -> list[str]:
+        return [each.id for each in ledger.records({"id": request})]
+
+    assert found("ab") == ["ab.0123456999", "ab.0123456789"]
+    assert found("ab.cd") == ["ab.cd.0123456789"]
+    assert found("ab.0123456789") == ["ab.0123456789"]
+    assert found("é🦊") == ["é🦊.0123456789"]
+    assert found("%") == ["%.0123456789"]
+    assert found("a") == found("") == found("ab.") == []
+    assert [each.id for each in ledger.records({"id": "ab"}, limit=1)] == ["ab.0123456999"]
+
+
+def test_a_request_is_found_by_the_index(ledger: Ledger) -> None:
+    ledger.write([record(number, MAY_1 + number) for number in range(3000)], "log", 1)
+    question = (
+        f"SELECT at_us FROM usage_records WHERE (usage_records.at_us / 3600000000) IN ({MAY_1 // 3_600_000_000}) "
+        "AND id >= 'a.' AND id < 'a/'"
+    )
+    with ledger._database.writing() as connection:
+        if ledger._database.dialect == "sqlite":
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {question}").fetchall()
+        else:
+            connection.exec_driver_sql("ANALYZE usage_records")
+            question = question.replace("id >=", 'id COLLATE "C" >=').replace("id <", 'id COLLATE "C" <')
+            plan = connection.exec_driver_sql(f"EXPLAIN {question}").fetchall()
+    assert "usage_records_request" in str(plan)
+
+
+@pytest.mark.parametrize("bad", [0, 3, 6])
+def test_a_record_that_the_database_refuses_for_no_known_reason_is_named(ledger: Ledger, bad: int) -> None:
+    batch = [record(number) for number in range(7)]
+    _refuse(ledger, batch[bad].id)
+    with pytest.raises(RefusedRecordError, match="nobody knows why") as caught:
+        ledger.write(batch, "log", 1)
+    assert caught.value.record == batch[bad].id
+    assert (ledger.position("log"), ledger.spent("", "", 0, EVER).requests) == (0, 0)
+    assert len(ledger.write([each for each in batch if each is not batch[bad]], "log", 1)) == 6
+
+
+def _refuse(ledger: Ledger, request: str) -> None:
+    """Has the database refuse a record, as a constraint of somebody else's would."""
+    odd = {
+        "sqlite": f"CREATE TRIGGER odd BEFORE INSERT ON usage_records WHEN new.id = '{request}' "
+        "BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "postgresql": f"ALTER TABLE usage_records ADD CONSTRAINT odd CHECK (id <> '{request}')",
+    }
+    with ledger._database.writing() as connection:
+        connection.exec_driver_sql(odd[ledger._database.dialect])
+
+
 def test_names_of_any_kind_are_counted(ledger: Ledger) -> None:
     ledger.write([record(1, model="a\0b"), record(2, model="\ud800"), record(3, model="m" * 100_000)], "log", 1)
     assert [row.group["model"] for row in ledger.usage(["model"], 0, EVER)] == ["?", "a\ufffdb", "m" * 256]

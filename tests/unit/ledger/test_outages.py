@@ -178,16 +178,23 @@ def test_a_newer_schema_is_refused(url: str) -> None:
         Ledger.open(url)
 
 
+def _comparable(_: object, name: str | None, *__: object) -> bool:
+    return name != "usage_records_request"
+
+
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
 def test_migrations_make_the_tables_that_the_code_knows(url: str) -> None:
     Ledger.open(url).close()
     config = Config()
     config.set_main_option("script_location", str(migrate.SCRIPTS))
     config.set_main_option("path_separator", "os")
     assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
+    # An index of an expression cannot be compared; a test of its own sees that it is used.
+    opts = {"version_table": schema.VERSION_TABLE, "include_object": _comparable}
     engine = create_engine(url)
     try:
         with engine.connect() as connection:
-            context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
+            context = MigrationContext.configure(connection, opts=opts)
             assert compare_metadata(context, schema.metadata) == []
     finally:
         engine.dispose()

@@ -3,7 +3,9 @@
 import json
 from typing import Any
 
-from tests.unit.lua.handle import Script
+import pytest
+
+from tests.unit.lua.handle import SCRIPTS, Script, lua
 
 
 def listing(access: str, client: str, path: str) -> Any:
@@ -26,3 +28,63 @@ def test_tells_one_model_or_that_there_is_none() -> None:
     status, body = listing("alice\\tgpt-*\\n", "alice", "/v1/models/meta/llama")
     assert (status, body["error"]["code"]) == ("404", "model_not_found")
     assert "'a\"b\x01'" in listing("", "", "/v1/models/a%22b%01")[1]["error"]["message"]
+
+
+SPENT_BEFORE = """
+local DENIALS = {["alice;std;"] = {until_s = 1e12, rate = false, body = "static"}}
+local OUTSIDE = {
+  ["acme/search/corp:"] = {downgrade = "cheap"},
+  ["acme/search/corp:bob"] = {until_s = 1e12, rate = false, body = "bob"},
+  ["acme/search/corp:eve"] = {downgrade = "cheaper"},
+  ["ads/corp:"] = {until_s = 1e12, rate = false, body = "all"},
+  ["ads/corp:eve"] = {downgrade = "cheaper"},
+  ["free/corp:eve"] = {downgrade = "cheaper"},
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("client", "body", "instead"),
+    [
+        ("alice;std;", "static", None),
+        ("alice", None, None),
+        ("acme/search/corp:bob;std;", "bob", None),
+        ("acme/search/corp:bob", "bob", None),
+        ("acme/search/corp:bobby;std;", None, "cheap"),
+        ("acme/search/corp:eve", None, "cheap"),
+        ("ads/corp:eve;std;", "all", None),  # what ends requests comes before what makes them cheaper
+        ("ads/corp:a:b", "all", None),
+        ("free/corp:eve", None, "cheaper"),
+        ("free/corp:bob", None, None),
+        ("corp", None, None),
+    ],
+)
+def test_clients_of_outside_issuers_are_denied_by_how_their_identity_begins(
+    client: str, body: str | None, instead: str | None
+) -> None:
+    runtime = lua.LuaRuntime(encoding="latin-1")
+    headers = runtime.table_from({"x-headgate-client": client})
+    runtime.execute(SPENT_BEFORE + (SCRIPTS / "spent.lua").read_text() + _SPENT_HANDLE)
+    answer = runtime.globals().run(headers)
+    assert (answer, headers["x-headgate-instead"]) == (body, instead)
+
+
+_SPENT_HANDLE = """
+function run(headers)
+  local said
+  envoy_on_request({
+    headers = function()
+      return {
+        get = function(_, name) return headers[name] end,
+        replace = function(_, name, value) headers[name] = value end,
+      }
+    end,
+    timestampString = function() return "1000" end,
+    streamInfo = function()
+      return {dynamicMetadata = function() return {set = function() end} end}
+    end,
+    respond = function(_, head, body) said = body end,
+  })
+  return said
+end
+"""

@@ -163,3 +163,39 @@ def test_only_accounts_without_anything_left_are_spent() -> None:
 def test_what_is_no_standing_is_an_error(document: Mapping[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError)):
         spent(document)
+
+
+OUTSIDE = (
+    KEYS
+    + """\
+issuers:
+  corp:
+    issuer: https://corp.example
+    audience: a
+    jwks: {url: https://corp.example/keys}
+    claims: {team: groups}
+    teams: {eng: search, sales: ads}
+    team: free
+    budget: own
+  shop: {issuer: https://shop.example, audience: a, jwks: {url: https://shop.example/keys}}
+"""
+)
+
+
+def outside(*accounts: Spent) -> set[str]:
+    return {denial.identity for denial in denials(compiled(OUTSIDE).plan, accounts) if denial.outside}
+
+
+@pytest.mark.parametrize(
+    ("account", "begin"),
+    [
+        (of("everyone"), {"acme/search/corp:", "acme/ads/corp:", "free/corp:", "shop:"}),
+        (of("shared", "organization", "acme"), {"acme/search/corp:", "acme/ads/corp:"}),
+        (of("soft", "team", "search", "downgrade:cheap"), {"acme/search/corp:"}),
+        (of("own", "key", "corp:bob"), {"acme/search/corp:bob", "acme/ads/corp:bob", "free/corp:bob"}),
+        (of("own", "key", "shop:bob"), set()),  # its clients have no such budget
+        (of("own", "key", "alice"), set()),
+    ],
+)
+def test_accounts_concern_clients_of_outside_issuers(account: Spent, begin: set[str]) -> None:
+    assert outside(account) == begin

@@ -1,5 +1,6 @@
 """A real Envoy takes what the compiler makes of every example and of every golden case that compiles."""
 
+import base64
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -51,6 +52,10 @@ def read(ref: SecretRef) -> str:
     """PEM for what is named like a PEM file, some text for anything else; nothing where a case wants it absent."""
     if ref.name.startswith("ABSENT"):
         raise LookupError("it is not set")
+    if ref.name == "prices.json":
+        return '{"version": 1, "families": {}, "models": []}'
+    if ref.name.startswith("WHSEC"):
+        return "whsec_" + base64.b64encode(bytes(32)).decode()
     if not ref.name.endswith((".pem", ".key")):
         return f"value-of-{ref.name}"
     return certificate()[1 if "key" in ref.name else 0]

@@ -74,10 +74,18 @@ def tokens(draw: st.DrawFn, most: int = MAX_TOKENS) -> Tokens:
         ({"input": "0.000001"}, Tokens(7), 7),
         ({"input": "0"}, Tokens(7), 0),
         ({"request": "0.002"}, Tokens(), 2_000_000_000),
+        # a price by the request alone includes tokens, of whatever kind
+        ({"request": "0.002"}, Tokens(1_000, 500, cached=100, reasoning=7), 2_000_000_000),
+        # one that prices tokens too charges both: $0.002 + 1,000 x $1/M
+        ({"request": "0.002", "input": "1"}, Tokens(1_000, 0), 3_000_000_000),
     ],
 )
 def test_costs_worked_out_by_hand(price: dict[str, object], used: Tokens, pico: int) -> None:
     assert cost(price_from_json(price), used) == pico
+
+
+def test_a_price_by_the_request_that_prices_some_tokens_knows_no_cost_of_others() -> None:
+    assert cost(price_from_json({"request": "0.002", "input": "1"}), Tokens(1_000, 1)) is None
 
 
 @pytest.mark.parametrize(

@@ -1,133 +1,34 @@
-"""Tells others of budgets: signed and retried HTTP calls, as in Standard Webhooks 1.0.0.
-
-https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md: a POST with `webhook-id`
-(the same for every attempt: receivers drop what they have seen), `webhook-timestamp` (seconds, of the attempt) and
-`webhook-signature`: "v1," and the base64 of HMAC-SHA256 over `id.timestamp.body`, with the bytes that the base64 after
-`whsec_` stands for.
-
-The body is JSON:
-
-    {"id":        "evt_…",                      the same as webhook-id
-     "type":      "budget.warned" | "budget.spent" | "budget.restored",
-     "at":        "2026-03-01T12:00:00.000000Z",
-     "account":   {"budget": "monthly", "owner_kind": "key" | "team" | "organization" | "", "owner": "alice",
-                   "unit": "usd" | "tokens" | "requests", "on_spent": "block" | "warn" | "downgrade:MODEL"},
-     "used":      "50.25",                      exact decimal in the unit, as a string
-     "amount":    "50",
-     "window":    {"start": "…Z", "end": "…Z"},
-     "threshold": 0.8,                          budget.warned only
-     "until":     "…Z"}                         budget.spent only: when it is free again if nothing more is spent
+"""Tells endpoints of events: signed HTTP calls, tried again until they arrive.
 
 An event is in the outbox before `send` returns and leaves it when it was delivered or given up, so that it outlives the
 process. Delivery is at least once, and in no fixed order.
 """
 
 import asyncio
-import base64
-import binascii
 import hashlib
-import hmac
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import httpx
-import orjson
 import structlog
 
-from extproc.usage.budgets import Account, Event, Restored, Spent, Warned
-from extproc.usage.record import PICO
-from extproc.usage.windows import SECOND, microseconds, utc
+from extproc.usage.budgets import Event
+from extproc.usage.webhooks.body import event_id, headers, kind, payload
+from extproc.usage.webhooks.endpoints import Endpoint
+from extproc.usage.webhooks.outbox import Delivery, Outbox
+from extproc.usage.windows import SECOND, microseconds
 
 TIMEOUT_S: Final = 20  # for a whole attempt; the specification recommends 15 to 30
 CAPACITY: Final = 1000  # deliveries waiting per endpoint; beyond, the oldest goes
+FAILURES: Final = 3  # attempts in a row, after which an endpoint is in trouble
 _LONGEST_WAIT_S: Final = 60  # the clock may step: it is looked at again at least this often
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where events go. `name` stands for it in logs and in the outbox: its URL may hold a secret too.
-
-    Raises ValueError, without the secret, unless the URL is http(s) and the secret is `whsec_` and base64 of 24 to 64
-    bytes.
-    """
-
-    name: str
-    url: str = field(repr=False)
-    secret: str = field(repr=False)
-
-    def __post_init__(self) -> None:
-        try:
-            url = httpx.URL(self.url)
-        except httpx.InvalidURL:
-            raise ValueError(f"webhook {self.name!r}: not a URL") from None
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(f"webhook {self.name!r}: expected an http:// or https:// URL with a host")
-        signing_key(self.secret, self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """An event on its way to an endpoint: what the outbox keeps. It holds neither URL nor secret."""
-
-    id: str  # unique in the outbox, and a file name
-    event: str  # webhook-id
-    endpoint: str
-    body: str
-    created_us: int
-    attempts: int = 0
-    next_us: int = 0
-
-
-class Outbox(Protocol):
-    """Keeps deliveries over restarts. `put` replaces one with the same id; `remove` of an absent one is no error."""
-
-    def put(self, delivery: Delivery) -> None: ...
-    def remove(self, delivery_id: str) -> None: ...
-    def pending(self) -> list[Delivery]: ...
-
-
-class FolderOutbox:
-    """A JSON file per delivery. It appears by rename, whole or not at all: kill -9 at any time loses nothing put.
-
-    The files are not synced: what was put in the last seconds before a power cut may be lost.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def put(self, delivery: Delivery) -> None:
-        """Raises OSError when the disk is full or the folder is gone."""
-        unfinished = self._folder / f"{delivery.id}.part"
-        unfinished.write_bytes(orjson.dumps(asdict(delivery)))
-        unfinished.replace(self._folder / f"{delivery.id}.json")
-
-    def remove(self, delivery_id: str) -> None:
-        (self._folder / f"{delivery_id}.json").unlink(missing_ok=True)
-
-    def pending(self) -> list[Delivery]:
-        """Oldest first; to be asked before anything is put.
-
-        A file that cannot be read is set aside as `.broken`, with a logged error.
-        """
-        for unfinished in self._folder.glob("*.part"):
-            unfinished.unlink(missing_ok=True)
-        found: list[Delivery] = []
-        for path in self._folder.glob("*.json"):
-            try:
-                found.append(Delivery(**orjson.loads(path.read_bytes())))
-            except (orjson.JSONDecodeError, TypeError):
-                _log.error("webhook outbox: unreadable file set aside", file=path.name)
-                path.replace(path.with_suffix(".broken"))
-        return sorted(found, key=lambda delivery: (delivery.created_us, delivery.id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,80 +50,9 @@ class Retries:
         return at if at <= delivery.created_us + self.give_up_us else None
 
 
-def signing_key(secret: str, name: str = "") -> bytes:
-    """The bytes that `whsec_…` stands for. Raises ValueError, without the secret in it."""
-    key = b""
-    if secret.startswith("whsec_"):
-        with suppress(binascii.Error, ValueError):
-            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    if not 24 <= len(key) <= 64:
-        raise ValueError(f"webhook {name!r}: expected a secret of whsec_ and the base64 of 24 to 64 random bytes")
-    return key
-
-
-def headers(secret: str, event_id: str, at_s: int, body: bytes) -> dict[str, str]:
-    """The headers of Standard Webhooks for one attempt."""
-    signed = hmac.digest(signing_key(secret), f"{event_id}.{at_s}.".encode() + body, "sha256")
-    return {
-        "content-type": "application/json",
-        "webhook-id": event_id,
-        "webhook-timestamp": str(at_s),
-        "webhook-signature": f"v1,{base64.b64encode(signed).decode()}",
-    }
-
-
-def event_type(event: Event) -> str:
-    return f"budget.{type(event).__name__.lower()}"
-
-
-def event_id(event: Event) -> str:
-    """The same for the same event of a calendar window, also when it is sent again after a crash."""
-    account = event.account
-    once = account.window.period is not None and not isinstance(event, Restored)
-    when = event.window if once else event.at_us
-    part = str(event.threshold) if isinstance(event, Warned) else ""
-    what = repr((event_type(event), account.identity, account.amount, when, part))
-    return f"evt_{hashlib.sha256(what.encode()).hexdigest()[:32]}"
-
-
-def payload(event: Event) -> bytes:
-    """The body, as described above."""
-    account = event.account
-    document: dict[str, object] = {
-        "id": event_id(event),
-        "type": event_type(event),
-        "at": _iso(event.at_us),
-        "account": {
-            "budget": account.budget,
-            "owner_kind": account.owner_kind,
-            "owner": account.owner,
-            "unit": "usd" if account.unit == "pico" else account.unit,
-            "on_spent": account.on_spent,
-        },
-        "used": _decimal(account, event.spent),
-        "amount": _decimal(account, account.amount),
-        "window": {"start": _iso(event.window[0]), "end": _iso(event.window[1])},
-    }
-    if isinstance(event, Warned):
-        document["threshold"] = float(event.threshold)
-    if isinstance(event, Spent):
-        document["until"] = _iso(event.until_us)
-    return orjson.dumps(document)
-
-
-def _iso(at_us: int) -> str:
-    return utc(at_us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _decimal(account: Account, amount: int) -> str:
-    if account.unit != "pico":
-        return str(amount)
-    whole, part = divmod(amount, PICO)
-    return f"{whole}.{part:012d}".rstrip("0").rstrip(".")
-
-
 class Webhooks:
-    """Sends events to every endpoint. `run()` delivers until it is cancelled; `send()` only puts them in the outbox.
+    """Sends events to the endpoints that their budgets name. `run()` delivers until it is cancelled; `send()` only puts
+    them in the outbox.
 
     `now` gives microseconds since the epoch, UTC. When the endpoints change: cancel `run()`, make another one on
     the same outbox.
@@ -253,16 +83,25 @@ class Webhooks:
     def waiting(self) -> int:
         return sum(len(queue.waiting) for queue in self._queues.values())
 
+    def troubles(self) -> dict[str, str]:
+        """Endpoints that fail for long, or lost events, and what is wrong with them."""
+        found = {name: queue.trouble() for name, queue in self._queues.items()}
+        return {name: trouble for name, trouble in found.items() if trouble}
+
     def send(self, event: Event) -> None:
         """Returns at once. An event that cannot be stored is still tried for as long as this process lives."""
         body, name = payload(event).decode(), event_id(event)
-        for queue in self._queues.values():
+        for endpoint in event.account.webhooks:
+            queue = self._queues.get(endpoint)
+            if queue is None or kind(event) not in queue.endpoint.events:
+                continue
             at = self._now()
             unique = hashlib.sha256(f"{name} {queue.endpoint.name}".encode()).hexdigest()[:32]
             self._put(queue, Delivery(unique, name, queue.endpoint.name, body, created_us=at, next_us=at))
             while len(queue.waiting) > self._capacity:
                 oldest = next(iter(queue.waiting))
                 _log.error("webhook dropped: too many wait", endpoint=queue.endpoint.name, waiting=self._capacity)
+                queue.lost += 1
                 self._remove(queue, oldest)
             queue.news.set()
 
@@ -289,13 +128,16 @@ class Webhooks:
             return
         about = {"endpoint": delivery.endpoint, "id": delivery.event, "attempts": delivery.attempts + 1}
         if outcome.done:
+            queue.failures = 0
             self._remove(queue, delivery.id)
             return
+        queue.failures, queue.reason = queue.failures + 1, outcome.reason
         tried = replace(delivery, attempts=delivery.attempts + 1)
         spread = random.random()  # noqa: S311  jitter
         again = self._retries.next_us(tried, self._now(), spread, outcome.retry_after_us) if outcome.retry else None
         if again is None:
             _log.error("webhook given up", reason=outcome.reason, **about)
+            queue.lost += 1
             self._remove(queue, delivery.id)
             return
         _log.warning("webhook failed, will be tried again", reason=outcome.reason, **about)
@@ -336,6 +178,18 @@ class _Queue:
         self.endpoint = endpoint
         self.waiting: dict[str, Delivery] = {}
         self.news = asyncio.Event()
+        self.failures = 0  # in a row
+        self.reason = ""  # of the last one
+        self.lost = 0  # events that were given up, since the start
+
+    def trouble(self) -> str:
+        """What the operator must know; "" while all is well."""
+        found = []
+        if self.failures >= FAILURES:
+            found.append(f"{self.failures} attempts in a row failed ({self.reason}); {len(self.waiting)} events wait")
+        if self.lost:
+            found.append(f"{self.lost} events were given up")
+        return "; ".join(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,10 +201,12 @@ class _Outcome:
 
 
 def _judge(status: int, retry_after: str, now_us: int) -> _Outcome:
-    """RFC 9110 section 15 for statuses. A redirect is an error in the policy: it names another URL."""
+    """RFC 9110 section 15 for statuses. Only 410 Gone is a receiver's wish for no more; others may be mended, in the
+    policy too: a redirect, which is not followed, names another URL.
+    """
     if 200 <= status < 300:
         return _Outcome(True, False, "")
-    retry = status in (408, 429) or status >= 500
+    retry = status != 410
     return _Outcome(False, retry, f"status {status}", _retry_after_us(retry_after, now_us) if retry else 0)
 
 

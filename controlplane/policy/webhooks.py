@@ -1,0 +1,31 @@
+"""Secrets of webhooks: what only their values can tell."""
+
+from collections.abc import Iterator
+
+from controlplane.policy import grammar
+from controlplane.policy.check import Places
+from controlplane.policy.diagnostics import Diagnostic, Severity
+from controlplane.policy.language import Policy
+from controlplane.policy.secrets import SecretRef, Secrets
+from extproc.usage.webhooks.body import signing_key
+
+
+def check_webhooks(policy: Policy, secrets: Secrets, places: Places) -> Iterator[Diagnostic]:
+    """Signing secrets and secret URLs must have their form. No message quotes them."""
+
+    def error(message: str, name: str, field: str, expected: str, hint: str | None = None) -> Diagnostic:
+        place = places(("webhooks", name, field))
+        return Diagnostic(Severity.ERROR, "invalid-webhook", message, place, expected, hint=hint)
+
+    for name, webhook in policy.webhooks.items():
+        if webhook.secret in secrets:
+            try:
+                signing_key(secrets[webhook.secret].reveal())
+            except ValueError:
+                message, expected = "this is no secret of a webhook", "whsec_ and the base64 of 24 to 64 random bytes"
+                yield error(message, name, "secret", expected, 'make one: echo "whsec_$(openssl rand -base64 32)"')
+        if isinstance(webhook.url, SecretRef) and webhook.url in secrets:
+            try:
+                grammar.webhook_url(secrets[webhook.url].reveal())
+            except ValueError as problem:
+                yield error("this is no URL of a webhook", name, "url", str(problem))

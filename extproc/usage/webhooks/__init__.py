@@ -1,0 +1,1 @@
+"""Tells others of budgets: signed and retried HTTP calls."""
