@@ -10,6 +10,7 @@ from typing import NamedTuple
 from envoy.config.accesslog.v3 import accesslog_pb2 as accesslog
 from envoy.config.cluster.v3 import circuit_breaker_pb2 as breakers
 from envoy.config.cluster.v3 import cluster_pb2 as clusters
+from envoy.config.cluster.v3 import outlier_detection_pb2 as outlier
 from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.core.v3 import grpc_service_pb2 as grpc
 from envoy.config.core.v3 import health_check_pb2 as health
@@ -51,6 +52,7 @@ def cluster(inline: Inline, socket: str) -> clusters.Cluster:
         lb_policy=clusters.Cluster.LbPolicy.LEAST_REQUEST,
         circuit_breakers=_breakers(inline.workers),
         health_checks=[_health()],
+        outlier_detection=_ejection(),
     )
     made.type = clusters.Cluster.DiscoveryType.STATIC
     # A worker that was just seen to be dead is not asked again, however few are left.
@@ -75,10 +77,10 @@ def processor(inline: Inline) -> ext_proc.ExternalProcessor:
         # A worker that is gone has done nothing: another one is asked.
         retry_policy=base.RetryPolicy(
             num_retries=uint(2),
-            retry_on="connect-failure,refused-stream,reset-before-request",
+            retry_on="connect-failure,refused-stream,reset",
             retry_back_off={"base_interval": millis(5), "max_interval": millis(25)},
             retry_host_predicate=[_another()],
-            host_selection_retry_max_attempts=5,
+            host_selection_retry_max_attempts=10,
         ),
     )
     headers = (exchange.attribute(name) for name in inline.rules.headers)
@@ -160,6 +162,22 @@ def _breakers(workers: int) -> breakers.CircuitBreakers:
         max_connections=most, max_pending_requests=most, max_requests=most, max_retries=most
     )
     return breakers.CircuitBreakers(thresholds=[threshold])
+
+
+def _ejection() -> outlier.OutlierDetection:
+    """A worker that takes no connection is left alone for a moment: having nothing to do, it would be preferred."""
+    return outlier.OutlierDetection(
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=uint(1),
+        enforcing_consecutive_local_origin_failure=uint(100),
+        enforcing_local_origin_success_rate=uint(0),
+        enforcing_consecutive_5xx=uint(0),
+        enforcing_success_rate=uint(0),
+        interval=millis(250),
+        base_ejection_time=millis(500),
+        max_ejection_time=millis(1000),
+        max_ejection_percent=uint(100),
+    )
 
 
 def _health() -> health.HealthCheck:
