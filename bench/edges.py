@@ -65,10 +65,15 @@ def _same_names(models: int) -> str:
     return "".join(f"  model-{i}: up\n" for i in range(models))
 
 
-def compiler(socket: Path) -> Compiler:
+def around(socket: Path, rules_socket: str = "") -> Surroundings:
+    """The upstream listens at `socket`, workers of rules at `rules_socket`."""
     log = str(socket.with_name("requests.log"))
-    around = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"mock": str(socket)}), log)
-    return Compiler("policy.yaml", lambda ref: ref.name.replace("KEY_", "sk-"), around, LoadCache())
+    sidecars = MappingProxyType({"mock": str(socket)})
+    return Surroundings("/etc/ssl/certs/ca-certificates.crt", sidecars, log, rules_socket=rules_socket)
+
+
+def compiler(socket: Path, where: Surroundings | None = None) -> Compiler:
+    return Compiler("policy.yaml", lambda ref: ref.name.replace("KEY_", "sk-"), where or around(socket), LoadCache())
 
 
 def compiled(policy: str, socket: Path) -> Compiled:
