@@ -58,7 +58,11 @@ def plan(
         ),
         imported=imported,
         ledger=policy.gateway.ledger,
-        inline=inline(policy, [(key.identity, key.owner) for key in everyone]),
+        inline=inline(
+            policy,
+            [(key.identity, key.owner) for key in everyone],
+            {route.name: None if route.per_attempt else route.upstream_model for route in routes},
+        ),
         retention=Retention(keep.records, keep.minutes, keep.hours),
         webhooks=tuple(
             Webhook(name, webhook.url, webhook.secret, tuple(dict.fromkeys(webhook.events)))

@@ -17,6 +17,7 @@ _KINDS = {
     "parameters": "parameters",
     "tokens": "tokens",
     "save": "saving",
+    "choose": "choice",
 }
 
 

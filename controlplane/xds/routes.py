@@ -53,11 +53,13 @@ def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
     )
     for name in _tokens(plan):
         host.typed_per_filter_config[name].CopyFrom(pack(_ENABLED))
+    chosen = plan.inline.told_after_choice if plan.inline else ()
     return route_pb2.RouteConfiguration(
         name=names.ROUTES,
         virtual_hosts=[host],
         request_headers_to_remove=_NOT_FOR_PROVIDERS,
         response_headers_to_remove=_NOT_FOR_CLIENTS,
+        response_headers_to_add=rules.told(chosen),
         max_direct_response_body_size_bytes=uint(1 << 20),
     )
 

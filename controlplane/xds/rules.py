@@ -1,10 +1,12 @@
 """Rules -> Envoy's ext_proc filter: one in the listener that shows nothing, and on routes what their rules need.
 
 It runs behind the filter that reads the model, permissions and limits, and takes the processing mode of the route that
-was picked for the model. Headers are never sent: route, client, model and what rules read come as attributes, so that a
-request costs one message. https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/ext_proc_filter
+was picked for the model. Headers are not sent, unless rules may choose another model: route, client, model and what
+rules read come as attributes, so that a request costs one message.
+https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/ext_proc_filter
 """
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from envoy.config.accesslog.v3 import accesslog_pb2 as accesslog
@@ -31,6 +33,7 @@ from extproc.server.service import MOST_EXCHANGES
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _WINDOW = 8 << 20  # bytes of a message that may be on the way; a worker reads few at once
+_SEND = modes.ProcessingMode.HeaderSendMode.SEND
 _SKIP, _NONE = modes.ProcessingMode.HeaderSendMode.SKIP, modes.ProcessingMode.BodySendMode.NONE
 _BUFFERED, _STREAMED = modes.ProcessingMode.BodySendMode.BUFFERED, modes.ProcessingMode.BodySendMode.STREAMED
 _OVERWRITE = base.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
@@ -90,7 +93,6 @@ def processor(inline: Inline) -> ext_proc.ExternalProcessor:
         request_attributes=[*exchange.REQUEST_ATTRIBUTES, *headers],
         response_attributes=exchange.ANSWER_ATTRIBUTES,
         message_timeout=millis(inline.timeout_ms),
-        disable_clear_route_cache=True,
         metadata_options={"receiving_namespaces": {"untyped": [exchange.NAMESPACE, exchange.OWN]}},
         status_on_error=http_status.HttpStatus(code=503),
     )
@@ -115,7 +117,7 @@ def send(made: route.Route, through: Through) -> None:
     made.name = settings.route_name(through.version, leaf.chain, streamed=leaf.streamed)
     answer = _NONE if not leaf.answer else _STREAMED if leaf.streamed else _BUFFERED
     overrides = ext_proc.ExtProcOverrides(
-        processing_mode=_mode(request=_BUFFERED if leaf.request else _NONE, answer=answer),
+        processing_mode=_mode(request=_BUFFERED if leaf.request else _NONE, answer=answer, headers=leaf.chooses),
         failure_mode_allow=boolean(not leaf.closed),
     )
     made.typed_per_filter_config[names.RULES].CopyFrom(pack(ext_proc.ExtProcPerRoute(overrides=overrides)))
@@ -123,7 +125,13 @@ def send(made: route.Route, through: Through) -> None:
         # An answer that is refused must not have begun: the filter of the model keeps its headers back.
         made.metadata.filter_metadata[names.MODEL_FILTER].update({"hold": "answer"})
     made.request_headers_to_add.extend(_header(exchange.ASK, name) for name in leaf.asks)
-    made.response_headers_to_add.extend(_header(exchange.TELL, name) for name in leaf.tells)
+    if not leaf.chooses:
+        made.response_headers_to_add.extend(told(leaf.tells))
+
+
+def told(headers: Iterable[str]) -> Iterator[base.HeaderValueOption]:
+    """Headers that rules set towards the client, for a route; or for all, where rules may choose another route."""
+    return (_header(exchange.TELL, name) for name in headers)
 
 
 def unavailable() -> accesslog.AccessLogFilter:
@@ -133,9 +141,9 @@ def unavailable() -> accesslog.AccessLogFilter:
     return accesslog.AccessLogFilter(extension_filter=by_service)
 
 
-def _mode(*, request: int, answer: int) -> modes.ProcessingMode:
+def _mode(*, request: int, answer: int, headers: bool = False) -> modes.ProcessingMode:
     return modes.ProcessingMode(
-        request_header_mode=_SKIP,
+        request_header_mode=_SEND if headers else _SKIP,
         request_body_mode=request,
         request_trailer_mode=_SKIP,
         response_header_mode=_SKIP,

@@ -96,7 +96,7 @@ export fn envoy_dynamic_module_on_http_filter_response_headers(_: abi.Stream, fi
     if (ends) return abi.proceed;
     filter.call("onAnswer", .{});
     const holds = switch (filter.kind) {
-        .model => |*each| each.holdsAnswer(),
+        .model => |*each| each.holds,
         .attempt => false,
     };
     return if (holds) abi.hold_headers else abi.proceed;

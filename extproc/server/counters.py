@@ -9,12 +9,16 @@ from extproc.server.chain import Answered, Asked
 
 @dataclass(slots=True)
 class Counters:
-    """`refused`, `replied`, `failed`: by rule. `chunks`: parts of streamed answers. `broken`: messages out of order."""
+    """`refused`, `replied`, `failed`: by rule. `chosen`: by model.
+
+    `chunks`: parts of streamed answers. `broken`: messages out of order.
+    """
 
     requests: int = 0
     answers: int = 0
     chunks: int = 0
     broken: int = 0
+    chosen: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     replied: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -23,6 +27,8 @@ class Counters:
         self.requests += 1
         if asked.refusal is not None:
             self.refused[asked.by] += 1
+        if asked.model is not None:
+            self.chosen[asked.model] += 1
         if asked.reply is not None:
             self.replied[asked.by] += 1
         self.failures(failed)
@@ -42,5 +48,6 @@ class Counters:
         """JSON-ready."""
         return {
             "requests": self.requests, "answers": self.answers, "chunks": self.chunks, "broken": self.broken,
-            "refused": dict(self.refused), "replied": dict(self.replied), "failed": dict(self.failed),
+            "chosen": dict(self.chosen), "refused": dict(self.refused), "replied": dict(self.replied),
+            "failed": dict(self.failed),
         }  # fmt: skip

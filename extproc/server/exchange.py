@@ -1,7 +1,8 @@
 """One exchange in Envoy's ext_proc protocol: each message that comes gets exactly one answer. Pure.
 
 https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/ext_proc_filter
-Headers are never sent as messages; what is needed of them comes as attributes with the first message of a direction.
+Headers are not sent as messages, but for rules that may choose another model; what is needed of them comes as
+attributes with the first message of a direction.
 """
 
 import gzip
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
+from extproc.json_splice import Document
 from extproc.server.chain import Asked, Chain, Flow, Passage
 from extproc.server.counters import Counters
 from extproc.stages.protocol import Endpoint, Refusal, Reply, Request
@@ -33,6 +35,7 @@ OWN, OWN_WORDS = "headgate", "own_words"
 DETAILS = "headgate_rule"
 
 _REQUEST_UNCHANGED = ext_proc.ProcessingResponse(request_body={"response": {}})
+_HEADERS_UNCHANGED = ext_proc.ProcessingResponse(request_headers={"response": {}})
 _ANSWER_UNCHANGED = ext_proc.ProcessingResponse(response_body={"response": {}})
 _MOST_HELD = 16 << 20  # bytes of an answer that was to be a stream, and is none
 
@@ -79,6 +82,7 @@ class Exchange:
         self._counters = counters
         self._now = now
         self._passage: Passage | None = None
+        self._said: Any = None  # the attributes that came with a request's headers
         self._answer: Callable[[bytes, bool], ext_proc.ProcessingResponse] | None = None
 
     def respond(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
@@ -86,6 +90,9 @@ class Exchange:
         kind = message.WhichOneof("request")
         if kind == "request_body":
             return self._asked(message)
+        if kind == "request_headers" and self._chain.chooses:
+            self._said = _attributes(message)
+            return _HEADERS_UNCHANGED
         if kind == "response_body":
             if self._answer is None:
                 self._answer = self._begun(message)
@@ -93,7 +100,7 @@ class Exchange:
         raise ProtocolError(f"a message of kind {kind} was not asked for")
 
     def _asked(self, message: Any) -> ext_proc.ProcessingResponse:
-        attributes = _attributes(message)
+        attributes = _attributes(message) if self._said is None else self._said
         passage = self._passage = self._chain.enter(self._request(attributes, message.request_body.body))
         multipart = attributes[_REQUEST_TYPE].string_value.lower().startswith("multipart/")
         asked = passage.unseen() if multipart else passage.ask()
@@ -102,12 +109,38 @@ class Exchange:
             return _refused(asked.refusal, passage.request.endpoint, asked.metadata)
         if asked.reply is not None:
             return _replied(asked.reply, asked)
+        if self._chain.chooses:
+            return self._chosen(asked)
         if asked.body is None and not (asked.metadata or asked.headers or asked.answer_headers):
             return _REQUEST_UNCHANGED
         answer = ext_proc.ProcessingResponse(request_body={"response": {}})
         if asked.body is not None:
             answer.request_body.response.body_mutation.body = asked.body
         return _noting(answer, asked.metadata, asked.headers, asked.answer_headers)
+
+    def _chosen(self, asked: Asked) -> ext_proc.ProcessingResponse:
+        """Changes headers itself: those that the route of another model sets would be its own."""
+        answer = ext_proc.ProcessingResponse(request_body={"response": {}})
+        response = answer.request_body.response
+        headers = dict(asked.headers)
+        if asked.model is not None:
+            headers[MODEL_HEADER] = asked.model
+            response.clear_route_cache = True
+            asked.body = self._named(asked.model, asked.body)
+        if asked.body is not None:
+            response.body_mutation.body = asked.body
+            headers["content-length"] = str(len(asked.body))
+        for name, value in headers.items():
+            response.header_mutation.set_headers.add(header={"key": name, "raw_value": value.encode()})
+        return _noting(answer, asked.metadata, tell=asked.answer_headers)
+
+    def _named(self, model: str, body: bytes | None) -> bytes | None:
+        """The body with the name that the model's provider knows it by."""
+        if model not in self._chain.names or body is None:
+            return body
+        document = Document(body)
+        document.set(("model",), self._chain.names[model])
+        return document.render()
 
     def _begun(self, message: Any) -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
         """What is done with the answer's body, by what its headers say."""

@@ -19,14 +19,15 @@ _NONE: Names = frozenset()
 class Built:
     """A stage ready to run.
 
-    `asked`: it has something to say of requests whose bodies it does not need. `asks`, `tells`: headers that it may set
-    towards provider and client; Envoy has to know their names beforehand.
+    `asked`: it has something to say of requests whose bodies it does not need. `chooses`: another model, maybe.
+    `asks`, `tells`: headers that it may set towards provider and client; Envoy has to know their names beforehand.
     """
 
     kind: str
     stage: Stage
     needs: Needs
     asked: bool
+    chooses: bool
     asks: Names
     tells: Names
 
@@ -53,4 +54,4 @@ def build(kind: str, document: bytes, origin: str) -> Built:
     """A stage from the JSON of its settings. Raises SettingsError."""
     stage = registry.build(kind, document, origin)
     asked, asks, tells = _MORE.get(kind, lambda _: (False, _NONE, _NONE))(parse(KINDS[kind].settings, document, origin))
-    return Built(kind, stage, stage.needs, asked, asks, tells)
+    return Built(kind, stage, stage.needs, asked, kind == "choice", asks, tells)

@@ -61,11 +61,15 @@ class RuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`chains`: by name, the places of their rules in `rules`, in the order in which requests pass them."""
+    """`chains`: by name, the places of their rules in `rules`, in the order in which requests pass them.
+
+    `names`: what providers call models that rules may choose, where that differs.
+    """
 
     format: Literal[1]
     rules: tuple[RuleSpec, ...]
     chains: Mapping[str, tuple[int, ...]]
+    names: Mapping[str, str] = field(default_factory=dict)
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def __post_init__(self) -> None:

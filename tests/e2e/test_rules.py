@@ -43,6 +43,16 @@ rules:
   - name: beta
     when: {{header: {{x-app: "beta-*"}}, modality: image}}
     do: [{{set: {{user: "{{header:x-app}}"}}}}]
+  - name: by-content
+    when: {{model: free-choice}}
+    do:
+      - choose:
+          rules:
+            - {{when: {{has: [image]}}, model: renamed}}
+            - {{when: {{tokens: {{least: 500}}}}, model: spread}}
+      - headers: {{x-chosen: "{{model}}"}}
+      - answer_headers: {{x-asked-for: "{{model}}"}}
+      - redact: [phone]
   - name: masked
     when: {{model: free-masked}}
     do: [{{mask: [email]}}]
@@ -139,6 +149,25 @@ def test_a_stream_is_changed_event_by_event(client: openai.OpenAI, mock: MockPro
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "You said: hi [EMAIL]"
     assert all(c.system_fingerprint is None for c in chunks)
     assert _said(mock)["temperature"] == 0
+
+
+_IMAGE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+
+
+@pytest.mark.parametrize(
+    ("content", "served"), [("hi +49 30 1234567", "free-choice"), (_IMAGE, "upstream"), ("many words " * 400, "second")]
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_request_holds_chooses_its_model(
+    gateway: Gateway, mock: MockProvider, content: object, served: str, stream: bool
+) -> None:
+    body = {"model": "free-choice", "stream": stream, "messages": [{"role": "user", "content": content}]}
+    answer = _post(gateway, body)
+    assert answer.status_code == 200
+    assert _said(mock)["model"] == served
+    assert dict(mock.requests()[-1].headers)["x-chosen"]
+    assert answer.headers["x-asked-for"]
+    assert "1234567" not in answer.text
 
 
 def test_a_mask_is_lifted_for_the_client(client: openai.OpenAI, mock: MockProvider) -> None:

@@ -122,6 +122,7 @@ def test_lookups_lead_to_the_rules_that_are_for_a_request(written: list[dict[str
         ({"redact": {"find": ["email"], "on": "request"}}, True, (True, False)),
         ({"redact": {"find": ["email"], "on": "answer"}}, True, (False, True)),
         ({"validate": {}}, False, (True, False)),
+        ({"choose": {"rules": [{"model": "other"}]}}, False, (True, False)),
     ],
 )
 def test_the_cheapest_mode_that_shows_what_a_rule_needs(do: Any, streamed: bool, shown: tuple[bool, bool]) -> None:

@@ -78,7 +78,7 @@ class Says(Plain):
 
 
 def _rule(name: str, *stages: Plain, closed: bool = False, when: When | None = None) -> Rule:
-    built = tuple(Built("kind", stage, stage.needs, False, frozenset(), frozenset()) for stage in stages)
+    built = tuple(Built("kind", stage, stage.needs, False, False, frozenset(), frozenset()) for stage in stages)
     return Rule(name, built, when or When(), closed)
 
 
