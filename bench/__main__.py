@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench import edges, live, load, report
 from bench.accounting import collector_costs
+from bench.limits import strict_costs
 from bench.procs import alone, apart, cpu_us, envoy, free_port, running, wait_file, wait_port
 
 ROUNDS, SECONDS = 7, 2
@@ -133,9 +134,10 @@ def main() -> None:
         streams = stream_costs(folder)
         plain = answer_latencies(folder)
         collecting = collector_costs(folder)
+        strict = strict_costs(folder, ROUNDS, SECONDS)
         compiling = live.compile_times()
         reloads = live.reload_times(folder)
-    report.write(costs, connecting, streams, plain, collecting, compiling, reloads, SECONDS)
+    report.write(costs, connecting, streams, plain, collecting, strict, compiling, reloads, SECONDS)
 
 
 if __name__ == "__main__":

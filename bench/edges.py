@@ -12,6 +12,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 
 from controlplane.compiling import Compiled, Compiler
 from controlplane.policy.load import LoadCache
+from controlplane.policy.secrets import SecretRef
 from controlplane.xds.link import static_bootstrap
 from controlplane.xds.surroundings import Surroundings
 
@@ -68,12 +69,26 @@ def _same_names(models: int) -> str:
 def around(socket: Path, rules_socket: str = "") -> Surroundings:
     """The upstream listens at `socket`, workers of rules at `rules_socket`."""
     log = str(socket.with_name("requests.log"))
-    sidecars = MappingProxyType({"mock": str(socket)})
-    return Surroundings("/etc/ssl/certs/ca-certificates.crt", sidecars, log, rules_socket=rules_socket)
+    return Surroundings(
+        "/etc/ssl/certs/ca-certificates.crt",
+        MappingProxyType({"mock": str(socket)}),
+        log,
+        limits_socket=str(limits_socket(socket)),
+        rules_socket=rules_socket,
+    )
 
 
 def compiler(socket: Path, where: Surroundings | None = None) -> Compiler:
-    return Compiler("policy.yaml", lambda ref: ref.name.replace("KEY_", "sk-"), where or around(socket), LoadCache())
+    return Compiler("policy.yaml", _secret, where or around(socket), LoadCache())
+
+
+def limits_socket(socket: Path) -> Path:
+    """Where the rate limit service listens, beside the upstream."""
+    return socket.with_name("limits.sock")
+
+
+def _secret(ref: SecretRef) -> str:
+    return "redis://" if ref.name == "REDIS" else ref.name.replace("KEY_", "sk-")
 
 
 def compiled(policy: str, socket: Path) -> Compiled:
@@ -144,7 +159,7 @@ def _listener(address: dict[str, object], route: dict[str, object], *filters: di
         "http_filters": [*filters, {"name": "router", "typed_config": {"@type": ROUTER}}],
     }
     return {
-        "name": "plain",
+        "name": str(address),
         "address": address,
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }

@@ -13,6 +13,7 @@ from controlplane.runtime.envoy import envoy_binary
 
 if TYPE_CHECKING:
     from bench.accounting import Collecting
+    from bench.limits import Strict
     from bench.live import Compile, Reload
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -43,12 +44,17 @@ def _rows(costs: list[Cost]) -> str:
     return "\n".join(f"| {c.name} | {c.cpu_us:.0f} | {c.cpu_us / bare:.2f} | {c.per_second:,.0f} |" for c in costs)
 
 
+def _strict(costs: "list[Strict]") -> str:
+    return "\n".join(f"| {c.name} | {c.envoy_us:.0f} | {c.service_us:.0f} | {c.per_second:,.0f} |" for c in costs)
+
+
 def write(
     costs: list[Cost],
     connecting: list[Cost],
     streams: Streams,
     plain: tuple[list[float], list[float]],
     collecting: "Collecting",
+    strict: "list[Strict]",
     compiling: "Compile",
     reloads: "Reload",
     turn_s: int,
@@ -104,6 +110,16 @@ Four connections, one request at a time on each, to the first byte of the body. 
 What Envoy pays for it is in the first table: a line of the access log, a note of the request, reading the answer's
 usage. The collector, off the request path, takes {collecting.cpu_us:.0f} CPU µs per record, at
 {collecting.per_second:,.0f} records per second into SQLite (100 keys, 10 models).
+
+## Strict limits
+
+CPU time per request of Envoy and of the rate limit service, 10 models and 10 keys, 16 connections. Envoy
+makes two calls a request, shared by all limits of the request. The service is one process, so one core of it bounds the
+requests per second of such limits.
+
+| | Envoy µs / request | service µs / request | requests / s |
+|---|---|---|---|
+{_strict(strict)}
 
 ## The control plane
 

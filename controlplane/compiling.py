@@ -13,7 +13,7 @@ from datetime import datetime
 from controlplane.plan.build import plan
 from controlplane.plan.ir import Plan
 from controlplane.plan.tokens import Tokens, missing
-from controlplane.policy.check import check, resolve, secret_refs
+from controlplane.policy.check import check, redis_problems, resolve, secret_refs
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.language import Policy
 from controlplane.policy.load import LoadCache
@@ -62,6 +62,7 @@ class Compiler:
         problems += (*missing(checked.policy, tokens), *check_webhooks(checked.policy, secrets, checked.places))
         prices, wrong = imported(checked.policy, self.read, checked.places)
         problems += wrong
+        problems += redis_problems(checked.policy, secrets, checked.places)
         diagnostics = (*checked.diagnostics, *problems)
         if any(diagnostic.severity is Severity.ERROR for diagnostic in problems):
             raise PolicyError(diagnostics)

@@ -1,6 +1,6 @@
 """The admin API: everything `ctl` can ask of a running control plane, and nothing it cannot."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -64,7 +64,7 @@ def create_app(
     usage: Usage,
     keys: Keys,
     auditing: Auditing,
-    alarms: Callable[[], list[dict[str, str]]],
+    alarms: Callable[[], Awaitable[list[dict[str, str]]]],
     *,
     loopback: bool,
 ) -> FastAPI:
@@ -130,7 +130,7 @@ def _add_reads(
     controller: Controller,
     store: Store,
     processes: Callable[[], tuple[ProcessState, ...]],
-    alarms: Callable[[], list[dict[str, str]]],
+    alarms: Callable[[], Awaitable[list[dict[str, str]]]],
 ) -> None:
     @app.get("/status", summary="What is live, on which nodes, and the last edit that failed")
     async def status() -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _add_reads(
             "failure": views.failure(controller.failure) if controller.failure else None,
             "nodes": [views.node(node) for node in controller.nodes()],
             "processes": [views.process(process) for process in processes()],
-            "alarms": alarms(),
+            "alarms": await alarms(),
         }
 
     @app.get("/nodes", summary="Connected nodes, with what each acknowledged and rejected")

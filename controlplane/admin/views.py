@@ -1,6 +1,7 @@
 """What the admin API and `ctl --format json` say: plain data, made from the control plane's own values."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,7 @@ def difference(found: Difference) -> View:
     return {
         "policy": [policy_change(change) for change in found.policy],
         "xds": [xds_change(change) for change in found.xds],
+        "counters": [{**asdict(change), "path": path_text(change.path)} for change in found.counters],
         "effect": str(found.effect),
         "at_next_start": list(found.at_next_start),
     }

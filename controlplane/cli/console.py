@@ -39,6 +39,8 @@ def difference(view: View) -> None:
     for change in view["policy"]:
         sign, colour = _SIGNS[change["action"]]
         out.print(f"[{colour}]{sign} {escape(change['path'])}[/]{escape(_values(change))}")
+    for change in view.get("counters", ()):
+        out.print(f"  {escape(change['path'])}: {change['text']}")
     if view["xds"]:
         out.print()
         table = _table("", "resource", "name", "effect on traffic")

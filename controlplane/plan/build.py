@@ -5,8 +5,9 @@ from datetime import datetime
 from types import MappingProxyType
 
 from controlplane.plan import issuers, upstreams
+from controlplane.plan import limits as limiting
 from controlplane.plan.accounts import accounts, accounts_of
-from controlplane.plan.ir import Cors, Edge, Key, Limit, Plan, Retry, Route, ServerTls, Target, Upstream, Webhook
+from controlplane.plan.ir import Cors, Edge, Key, Plan, Retry, Route, ServerTls, Target, Upstream, Webhook
 from controlplane.plan.lanes import assign
 from controlplane.plan.rules import inline
 from controlplane.plan.tokens import IssuedKey, Tokens, identity_of, owner
@@ -28,7 +29,9 @@ def plan(
     `tokens`: the issued keys; `imported`: the prices in the file that the policy names.
     """
     built = {name: upstreams.build(name, provider) for name, provider in policy.providers.items()}
-    routes, lanes, foreign = assign((_route(name, model, built) for name, model in policy.models.items()), built)
+    native, counted = tuple(limiting.native(policy, tokens)), tuple(limiting.counted(policy, tokens))
+    uses = tuple(dict.fromkeys([each.use for each in native] + [each.use for each in counted]))
+    routes, lanes, foreign = assign((_route(name, model, built, uses) for name, model in policy.models.items()), built)
     adapted = {
         name: upstreams.with_lanes(upstream, lanes.get(name, 1), foreign.get(name, ()))
         for name, upstream in built.items()
@@ -44,11 +47,7 @@ def plan(
         upstreams=MappingProxyType(adapted),
         routes=routes,
         keys=everyone,
-        limits=tuple(
-            Limit(name, limit.requests.amount, limit.requests.per_seconds)
-            for name, limit in policy.limits.items()
-            if limit.requests is not None
-        ),
+        limits=native,
         open=not policy.keys and tokens is None and not policy.issuers,
         expired=tuple(name for name, key in policy.keys.items() if key.expires is not None and key.expires <= now),
         accounts=(*accounts(policy), *accounts_of(tokens, policy)),
@@ -70,6 +69,8 @@ def plan(
         ),
         tokens=tokens,
         issuers=tuple(issuers.build(policy)),
+        counted=counted,
+        redis=policy.gateway.redis if any(each.rule.scope == "fleet" for each in counted) else None,
     )
 
 
@@ -90,7 +91,9 @@ def _edge(gateway: language.Gateway) -> Edge:
     )
 
 
-def _route(name: str, model: language.Model, upstreams: Mapping[str, Upstream]) -> Route:
+def _route(
+    name: str, model: language.Model, upstreams: Mapping[str, Upstream], uses: tuple[limiting.Use, ...]
+) -> Route:
     groups = tuple(tuple(Target(t.provider, 0, t.model, t.weight) for t in group) for group in model.groups)
     return Route(
         name=name,
@@ -102,6 +105,7 @@ def _route(name: str, model: language.Model, upstreams: Mapping[str, Upstream]) 
         first_byte_ms=model.timeouts.first_byte,
         idle_ms=model.timeouts.idle,
         stream_usage=all(upstreams[target.provider].stream_usage for group in groups for target in group),
+        marks=limiting.marks(name, model, uses) if uses else (),
     )
 
 
@@ -129,7 +133,7 @@ def _key(name: str, key: language.Key, policy: language.Policy) -> Key:
     who = owner(policy, name, key.team)
     limits = tuple(key.limits)
     addresses = None if key.addresses is None else tuple(dict.fromkeys(key.addresses))
-    return Key(name, identity_of(policy, who, limits), key.secret, models, limits, who, addresses)
+    return Key(name, identity_of(who, limits, tuple(key.budget)), key.secret, models, limits, who, addresses)
 
 
 def _issued(key: IssuedKey) -> Key:

@@ -8,8 +8,13 @@ from decimal import Decimal
 from controlplane.plan import rules_explained
 from controlplane.plan.accounts import LIMIT
 from controlplane.plan.ir import Decision, Issuer, Key, Plan, RemoteKeys, Route, Tier
+from controlplane.plan.limits import Counted, NativeLimit, Use
+from controlplane.policy.limits import Per, Place
+from extproc.limits.bounds import amount_of, bound
+from extproc.limits.settings import Kind
 from extproc.usage.accounting import AccountSpec
 from extproc.usage.budgets import Lag, explain_overshoot
+from extproc.usage.identity import Owner
 from extproc.usage.record import PICO
 
 # From the end of a request to the edge knowing its cost: Envoy flushes its log, the collector takes a batch, a small
@@ -34,13 +39,8 @@ def decisions(plan: Plan) -> Iterator[Decision]:
     for route in plan.routes:
         yield _model(route)
     yield from _keys(plan)
-    for limit in plan.limits:
-        yield _native(
-            ("limits", limit.name, "requests"),
-            f"{limit.amount} requests per {limit.per_s} s for each key",
-            "local_ratelimit, a bucket per key",
-            "exact: never over; counted per Envoy node; refilled when this limit changes, by nothing else",
-        )
+    yield from (_native_limit(limit) for limit in plan.limits)
+    yield from (_counted(each) for each in plan.counted)
     if plan.inline is not None:
         yield from rules_explained.decisions(plan.inline)
     yield from _accounts(plan)
@@ -60,13 +60,55 @@ def decisions(plan: Plan) -> Iterator[Decision]:
         yield from _issuer(issuer)
 
 
+def _native_limit(limit: NativeLimit) -> Decision:
+    return _native(
+        ("limits", limit.use.name, "requests"),
+        f"{limit.amount} requests per {limit.per_s} s, {limit.burst} at once, {_whose(limit.use)}",
+        f"local_ratelimit, a bucket per {limit.use.per}",
+        "exact, overshoot 0: never more than the burst and the rate since; counted per Envoy node; refilled when this "
+        "limit changes, by nothing else",
+    )
+
+
+def _counted(counted: Counted) -> Decision:
+    rule, bounds = counted.rule, bound(counted.rule)
+    section = "budgets" if counted.use.budget else "limits"
+    path = (section, counted.use.name) if counted.use.budget else (section, counted.use.name, str(rule.kind))
+    amount, enforced = amount_of(rule), rule.enforce
+    if rule.kind is Kind.CONCURRENT:
+        amount, enforced = f"{rule.amount} requests at once", "strict"
+    else:
+        amount += f" in any {rule.per_s} s" if rule.per_s else f" per {rule.calendar}"
+    return Decision(
+        path,
+        f"{amount}, {_whose(counted.use)}",
+        Tier.INLINE,
+        f"ratelimit filter asking the rate limit service: {bounds.price}",
+        f"{enforced}, per {rule.scope}; overshoot: {bounds.overshoot}; refused though it may fit: {bounds.refusal}; "
+        f"{bounds.away}; while the service is away, {_while_away(rule.on_error)}",
+    )
+
+
+def _while_away(on_error: str) -> str:
+    return "requests pass, unless another limit of the policy says deny" if on_error == "allow" else "503"
+
+
+def _whose(use: Use) -> str:
+    """Whose requests count, and by what."""
+    named = f"the {use.place} {', '.join(use.owners[:3])}{' …' if len(use.owners) > 3 else ''}"
+    who = {Place.KEYS: "the keys that name it", Place.GATEWAY: "everyone"}.get(use.place, named)
+    each = "one counter for all" if use.per is Per.GATEWAY else f"a counter per {use.per}"
+    return f"for {who}: {each}"
+
+
 def _accounts(plan: Plan) -> Iterator[Decision]:
     """Budgets and token limits. Those that only differ in their owner share one decision."""
     owners = Counter((account.budget, account.owner_kind) for account in plan.accounts)
+    strict = {each.use.name for each in plan.counted if each.use.budget}
     told = set()
     for account in plan.accounts:
         kind = (account.budget, account.owner_kind)
-        if kind in told:
+        if kind in told or account.budget in strict:
             continue
         told.add(kind)
         limit = account.budget.startswith(LIMIT)
@@ -226,7 +268,7 @@ def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
     if key_name is not None and key is None:
         raise KeyError(key_name)
     found = None if model is None else match(plan, model)
-    limits = () if key is None else key.limits
+    limits = tuple(dict.fromkeys(_limits(plan, key, found)))
     known = None if key is None else key.name
 
     def answer(status: int, code: str | None) -> Answer:
@@ -258,6 +300,22 @@ def _rules(plan: Plan, model: str, key: Key | None) -> tuple[str, ...]:
     owner = key.owner if key else None
     rules = plan.inline.rules.rules
     return tuple(rule.spec.name for rule in rules if rule.for_model(model) and rule.for_owner(owner))
+
+
+def _limits(plan: Plan, key: Key | None, found: Route | None) -> Iterator[str]:
+    """The limits that count a request, wherever they are named."""
+    yield from key.limits if key else ()
+    owner = key.owner if key else Owner("")
+    for use in [limit.use for limit in plan.limits] + [each.use for each in plan.counted]:
+        marked = {mark.partition("/")[0].removesuffix("*") for mark, _ in found.marks} if found else set()
+        named = {Place.TEAMS: owner.team in use.owners, Place.ORGANIZATIONS: owner.organization in use.owners}
+        if not use.budget and (use.id in marked or use.place is Place.GATEWAY or named.get(use.place)):
+            yield use.name
+    for account in plan.accounts:
+        if account.budget.startswith(LIMIT):
+            theirs = getattr(owner, account.owner_kind) if account.owner_kind else ""
+            if theirs == account.owner:
+                yield account.budget.removeprefix(LIMIT)
 
 
 def match(plan: Plan, model: str) -> Route | None:

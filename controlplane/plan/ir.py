@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from controlplane.plan.limits import Counted, NativeLimit
 from controlplane.plan.rules import Inline
 from controlplane.plan.tokens import Tokens
 from controlplane.policy.secrets import SecretRef
@@ -157,6 +158,7 @@ class Route:
     first_byte_ms: int
     idle_ms: int
     stream_usage: bool  # every target takes `stream_options`
+    marks: tuple[tuple[str, str], ...] = ()  # what limits on models and providers must know of its requests
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -214,6 +216,7 @@ class Issuer:
     otherwise: Owner | None
     models: tuple[str, ...] | None
     limits: tuple[str, ...]
+    budgets: tuple[str, ...]
     named_limits: tuple[str, ...]
 
     @property
@@ -221,15 +224,6 @@ class Issuer:
         """Whose requests its clients' can be: their owners, each once, with the key `ISSUER:`."""
         every = [of for _, of in self.teams] + ([self.otherwise] if self.otherwise else [])
         return tuple(dict.fromkeys(every))
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """At most `amount` requests per `per_s` seconds, for each key that names the limit."""
-
-    name: str
-    amount: int
-    per_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +253,7 @@ class Plan:
     upstreams: Mapping[str, Upstream]
     routes: tuple[Route, ...]
     keys: tuple[Key, ...]
-    limits: tuple[Limit, ...]
+    limits: tuple[NativeLimit, ...]  # counted by Envoy
     open: bool  # the policy has no keys: everyone may use every model
     expired: tuple[str, ...]  # keys of the policy that are no longer accepted
     accounts: tuple[AccountSpec, ...] = ()  # budgets and token limits, for each owner
@@ -271,6 +265,8 @@ class Plan:
     webhooks: tuple[Webhook, ...] = ()
     tokens: Tokens | None = None  # issued keys, where any were ever issued
     issuers: tuple[Issuer, ...] = ()
+    counted: tuple[Counted, ...] = ()  # by the rate limit service
+    redis: SecretRef | None = None  # where a fleet's counters are
 
     @property
     def reached(self) -> tuple[Upstream, ...]:

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping
 
 from controlplane.plan import upstreams
 from controlplane.plan.ir import Issuer, RemoteKeys
-from controlplane.plan.tokens import owner
+from controlplane.plan.limits import aside
+from controlplane.plan.tokens import budget_tag, owner
 from controlplane.policy import language
 from controlplane.policy.issuers import Issuer as Spec
 from controlplane.policy.issuers import JwksUrl
+from controlplane.policy.limits import Limit, Place
 from controlplane.policy.secrets import SecretRef
 from extproc.usage.identity import Owner
 
@@ -32,14 +34,15 @@ def build(policy: language.Policy) -> Iterator[Issuer]:
             teams=_teams(policy, name, spec) if spec.claims.team else (),
             otherwise=None if spec.claims.team and not spec.team else owner(policy, prefix(name), spec.team),
             models=None if spec.models is None or "*" in spec.models else tuple(spec.models),
-            limits=_requests(policy, spec.limits),
+            limits=tuple(spec.limits),
+            budgets=tuple(budget_tag(budget) for budget in spec.budget),
             named_limits=claimable(policy.limits) if spec.claims.limits else (),
         )
 
 
-def claimable(limits: Mapping[str, language.Limit]) -> tuple[str, ...]:
-    """Limits that a claim can name: those that Envoy counts. Nobody knows ahead whom a token limit is then for."""
-    return tuple(name for name, limit in limits.items() if limit.tokens is None)
+def claimable(limits: Mapping[str, Limit]) -> tuple[str, ...]:
+    """Limits that a claim can name: not those that the collector counts, for nobody knows ahead whom they are for."""
+    return tuple(name for name, limit in limits.items() if not aside(limit, Place.KEYS))
 
 
 def _keys(name: str, spec: Spec) -> SecretRef | RemoteKeys:
@@ -52,7 +55,3 @@ def _keys(name: str, spec: Spec) -> SecretRef | RemoteKeys:
 def _teams(policy: language.Policy, name: str, spec: Spec) -> tuple[tuple[str, Owner], ...]:
     named = spec.teams or {team: team for team in policy.teams}
     return tuple((value, owner(policy, prefix(name), team)) for value, team in named.items())
-
-
-def _requests(policy: language.Policy, limits: list[str]) -> tuple[str, ...]:
-    return tuple(name for name in limits if policy.limits[name].requests is not None)

@@ -42,9 +42,14 @@ def owner(policy: Policy, name: str, team: str | None) -> Owner:
     return Owner(name, team or "", organization or "")
 
 
-def identity_of(policy: Policy, who: Owner, limits: tuple[str, ...]) -> str:
-    """The identity of a key; only limits that Envoy counts itself are part of it."""
-    return identity(who, [name for name in limits if policy.limits[name].requests is not None])
+def identity_of(who: Owner, limits: tuple[str, ...], budgets: tuple[str, ...]) -> str:
+    """The identity of a key. It names its limits and budgets: tokens keep it, whatever becomes of those."""
+    return identity(who, [*limits, *(budget_tag(name) for name in budgets)])
+
+
+def budget_tag(name: str) -> str:
+    """How an identity names a budget, which no limit can be called."""
+    return f"${name}"
 
 
 def missing(policy: Policy, tokens: Tokens | None) -> Iterator[Diagnostic]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from controlplane.policy.limits import Enforce, LimitNames, OnError, Scope
 from controlplane.policy.types import (
     Amount,
     BudgetName,
@@ -49,12 +50,14 @@ class Team(Strict):
 
     organization: OrganizationName | None = Field(None, description="The organization it is part of.")
     budget: BudgetNames = Field([], description="Budgets that its keys share.")
+    limits: LimitNames = Field([], description="Limits on the requests of its keys.")
 
 
 class Organization(Strict):
     """Teams that belong together."""
 
     budget: BudgetNames = Field([], description="Budgets that its teams share.")
+    limits: LimitNames = Field([], description="Limits on the requests of its keys.")
 
 
 class Downgrade(Strict):
@@ -87,6 +90,14 @@ class Budget(Strict):
     warn: list[Fraction] = Field([], description="Parts of the budget at which to warn, such as 0.8.")
     on_spent: OnSpent = Field(
         "block", description="What to do with requests when it is spent: 429, nothing, or a cheaper model."
+    )
+    enforce: Enforce = Field(
+        "eventual",
+        description="`eventual`: counted after, refused within a second. `strict`: reserved before, never over.",
+    )
+    scope: Scope = Field("node", description="Strict only: count on each node, or for the fleet, in `gateway.redis`.")
+    on_error: OnError | None = Field(
+        None, description="Strict only: what to do while nobody can count, or no price is known; `deny` by default."
     )
     webhooks: WebhookNames = Field([], description="Webhooks of this policy that hear of it.")
 

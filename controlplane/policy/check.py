@@ -14,7 +14,7 @@ from controlplane.policy.language import SECTIONS, Gateway, OpenAIProvider, Poli
 from controlplane.policy.load import LoadCache, load
 from controlplane.policy.outside import check_issuers
 from controlplane.policy.place import Place
-from controlplane.policy.references import Models, check_accounts, check_keys
+from controlplane.policy.references import Models, check_accounts, check_keys, check_limits
 from controlplane.policy.secrets import Secret, SecretRef, Secrets
 from controlplane.policy.structure import Structure
 
@@ -50,8 +50,9 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     resolved = models.resolve()
     keys = sections.get("keys", {})
     found += models.diagnostics
-    found += check_keys(document, keys, names["models"], names["limits"])
+    found += check_keys(document, keys, names["models"])
     found += check_accounts(document, gateway, sections, names)
+    found += check_limits(document, gateway, sections, names)
     found += check_issuers(document, sections.get("issuers", {}), names)
     found += check_rules(document, structure.rules, names)
     nobody = all(document.data.get(section, {}) == {} for section in ("keys", "issuers"))
@@ -162,6 +163,15 @@ def _refs(model: BaseModel, path: Path) -> Iterable[tuple[SecretRef, Path]]:
             for key, each in value.items():
                 if isinstance(each, BaseModel):
                     yield from _refs(each, (*path, name, key))
+
+
+def redis_problems(policy: Policy, secrets: Secrets, places: Places) -> tuple[Diagnostic, ...]:
+    """What is wrong with the URL of Redis; none of it is quoted, for it may hold a password."""
+    ref = policy.gateway.redis
+    if ref is None or ref not in secrets or secrets[ref].reveal().startswith(("redis://", "rediss://", "unix://")):
+        return ()
+    place = places(("gateway", "redis"))
+    return (Diagnostic(Severity.ERROR, "invalid-redis", f"{ref} holds no URL of a Redis", place, "redis://HOST:PORT"),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,11 @@ CODES: Mapping[str, str] = MappingProxyType(
         "one-amount": "A budget has one of `usd`, `tokens`, `requests`; a limit has one at least. Write what is meant.",
         "one-action": "An entry of a rule's `do` is one action. Write a list of entries with one each.",
         "invalid-rule": "The actions of a rule cannot be put together. The message says which and why.",
+        "unfit-limit": "Settings of a limit, or a limit and its place, do not fit. The message says what to change.",
+        "unfit-budget": "Two settings of a budget do not fit together. The message says what to change.",
+        "fleet-without-redis": "Counters of a fleet are kept in Redis. Set `gateway.redis`, or write `scope: node`.",
+        "invalid-redis": "`gateway.redis` holds no URL of a Redis. It begins with redis://, rediss:// or unix://.",
+        "redis-unused": "Warning: nothing of the policy has `scope: fleet`, so Redis is not used. Leave it out.",
         "duplicate-item": "An entry of a list stands there twice. Remove one of the two.",
         # What fits together.
         "open-gateway": "Warning: without keys everyone may use every model. Add `keys` before others can reach it.",

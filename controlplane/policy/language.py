@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Retention, Team, Webhook
 from controlplane.policy.grammar import Address, Url
 from controlplane.policy.issuers import Issuer, JwksUrl
+from controlplane.policy.limits import Limit, LimitNames
 from controlplane.policy.rules import Action, Rule
 from controlplane.policy.types import (
     RETRY,
@@ -33,7 +34,6 @@ from controlplane.policy.types import (
     PageHeader,
     Pattern,
     ProviderName,
-    RateType,
     SecretType,
     Size,
     Strict,
@@ -119,6 +119,10 @@ class Gateway(Strict):
     )
     retention: Retention = Field(Retention(), description="How long usage records are kept.")
     budget: BudgetNames = Field([], description="Budgets that everyone shares.")
+    limits: LimitNames = Field([], description="Limits on the requests of everyone.")
+    redis: SecretType | None = Field(
+        None, description="URL of the Redis that a fleet's counters are kept in; only for `scope: fleet`."
+    )
     workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="Envoy's worker threads; one per core by default."
     )
@@ -189,12 +193,14 @@ class OpenAIProvider(Strict):
     stream_usage: bool = Field(
         True, description="Ask for the usage of streams. Off for servers that refuse `stream_options`."
     )
+    limits: LimitNames = Field([], description="Limits on the requests of models that it may serve.")
 
 
 class MockProvider(Strict):
     """A stand-in that answers everything, without account or network. See docs/mock.md."""
 
     kind: Literal["mock"] = Field(description="The API it speaks.")
+    limits: LimitNames = Field([], description="Limits on the requests of models that it may serve.")
 
 
 Provider: TypeAlias = OpenAIProvider | MockProvider
@@ -245,6 +251,7 @@ class SimpleSpec(Strict):
     )
     on: list[RETRY] = Field(list(DEFAULT_ON), description="Failures that lead to another attempt.")
     timeouts: Timeouts = Field(Timeouts(), description="Clocks of one attempt.")
+    limits: LimitNames = Field([], description="Limits on the requests for it, and for its aliases.")
 
 
 class TrySpec(Strict):
@@ -253,6 +260,7 @@ class TrySpec(Strict):
     try_: list[Group] = Field(alias="try", min_length=1, description="The groups.")
     on: list[RETRY] = Field(list(DEFAULT_ON), description="Failures that lead to the next group.")
     timeouts: Timeouts = Field(Timeouts(), description="Clocks of one attempt.")
+    limits: LimitNames = Field([], description="Limits on the requests for it, and for its aliases.")
 
 
 def _model_form(value: Any) -> str:
@@ -270,22 +278,13 @@ class Key(Strict):
 
     secret: SecretType = Field(description="What the client sends as its API key.")
     models: list[Pattern] | None = Field(None, description="Models it may use, exact or ending in *; all by default.")
-    limits: list[LimitName] = Field([], description="Limits of this policy that apply to it.")
+    limits: LimitNames = Field([], description="Limits of this policy that apply to it.")
     team: TeamName | None = Field(None, description="The team it belongs to.")
     budget: BudgetNames = Field([], description="Budgets of its own.")
     addresses: Annotated[list[Network], Field(min_length=1)] | None = Field(
         None, description="IP addresses and networks that it may be used from; all by default."
     )
     expires: Moment | None = Field(None, description="From when on it is refused; a date means its first moment, UTC.")
-
-
-class Limit(Strict):
-    """A bound on what one key may do: `requests`, `tokens` or both."""
-
-    requests: RateType | None = Field(None, description="Requests, per key that names the limit.")
-    tokens: RateType | None = Field(
-        None, description="Tokens, input and output, per key that names the limit; counted when answers are done."
-    )
 
 
 def _kind(value: Any) -> str:
@@ -310,7 +309,7 @@ class PolicySpec(Strict):
     )
     keys: dict[KeyName, Key] = Field({}, description="Client credentials, by name. Without any, the gateway is open.")
     issuers: dict[IssuerName, Issuer] = Field({}, description="Outside issuers whose tokens are keys, by name.")
-    limits: dict[LimitName, Limit] = Field({}, description="Limits that keys can name.")
+    limits: dict[LimitName, Limit] = Field({}, description="Limits that keys, teams, models and others can name.")
     teams: dict[TeamName, Team] = Field({}, description="Teams that keys can belong to.")
     organizations: dict[OrganizationName, Organization] = Field({}, description="Organizations of teams.")
     budgets: dict[BudgetName, Budget] = Field({}, description="Budgets that keys, teams and others can name.")
@@ -346,12 +345,17 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model with every reference followed: groups to try in order."""
+    """A model with every reference followed: groups to try in order.
+
+    `alias_of`: the model that it is another name of, whose limits count its requests too.
+    """
 
     groups: tuple[tuple[Target, ...], ...]
     on: tuple[On, ...]
     timeouts: Timeouts
     retries: int | None
+    limits: tuple[str, ...] = ()
+    alias_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

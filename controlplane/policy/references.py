@@ -1,7 +1,7 @@
 """Names followed to what they name: models to providers and other models, keys to limits and models."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from controlplane.policy.accounts import Downgrade
 from controlplane.policy.diagnostics import Diagnostic, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.language import Model, SimpleSpec, Target, TargetSpec, TrySpec
+from controlplane.policy.limits import Place, check, check_named, shared
 from controlplane.policy.structure import nearest
 
 Groups = tuple[tuple[Target, ...], ...]
@@ -84,7 +85,7 @@ class Models:
                 return None
             self._clocks(spec.timeouts, path)
             groups: Groups = ((Target(spec.provider, spec.model),),)
-            return Model(groups, tuple(spec.on), spec.timeouts, spec.retries)
+            return Model(groups, tuple(spec.on), spec.timeouts, spec.retries, tuple(spec.limits))
         if not isinstance(spec, TrySpec):
             raise TypeError(f"a model of form {type(spec).__name__}")
         self._clocks(spec.timeouts, path)
@@ -96,7 +97,7 @@ class Models:
             message = f"this comes to {sum(map(len, groups))} targets, every reference followed"
             self._add("too-many-targets", message, (*path, "try"), f"at most {MAX_TARGETS}")
             return None
-        return Model(groups, tuple(spec.on), spec.timeouts, None)
+        return Model(groups, tuple(spec.on), spec.timeouts, None, tuple(spec.limits))
 
     def _named(self, reference: str, path: Path) -> Model | None:
         """What a plain name stands for: a provider, else another model."""
@@ -128,7 +129,7 @@ class Models:
         if model is None:
             return None
         groups = tuple(tuple(Target(t.provider, t.model or name, t.weight) for t in group) for group in model.groups)
-        return Model(groups, model.on, model.timeouts, model.retries)
+        return Model(groups, model.on, model.timeouts, model.retries, model.limits, model.alias_of or name)
 
     def _groups(self, group: Any, path: Path) -> Groups | None:
         if isinstance(group, str):
@@ -183,26 +184,15 @@ def _suggestion(looked: dict[str, str | None], name: str, names: Iterable[str]) 
     return looked.get(name)
 
 
-def check_keys(
-    document: Document, keys: Mapping[str, language.Key], models: Mapping[str, Any], limits: Mapping[str, Any]
-) -> list[Diagnostic]:
-    """Limits that keys name must exist, once each; patterns that match nothing are worth a warning."""
+def check_keys(document: Document, keys: Mapping[str, language.Key], models: Mapping[str, Any]) -> list[Diagnostic]:
+    """Patterns that match nothing are worth a warning."""
     found: list[Diagnostic] = []
-    matches, near_models, near_limits = Matches(models), {}, {}  # type: Matches, dict[str, str | None], dict[str, str | None]
+    matches, near_models = Matches(models), {}  # type: Matches, dict[str, str | None]
 
     def add(severity: Severity, code: str, message: str, path: Path, expected: str, near: str | None = None) -> None:
         found.append(Diagnostic(severity, code, message, document.place(path), expected, near))
 
     for name, key in keys.items():
-        for number, limit in enumerate(key.limits):
-            path: Path = ("keys", name, "limits", number)
-            if limit not in limits:
-                near = _suggestion(near_limits, limit, limits)
-                add(
-                    Severity.ERROR, "unknown-name", f"there is no limit `{limit}`", path, "a limit of this policy", near
-                )
-            if limit in key.limits[:number]:
-                add(Severity.ERROR, "duplicate-item", f"`{limit}` stands here twice", path, "each limit once")
         for number, pattern in enumerate(key.models or ()):
             if not matches(pattern):
                 path = ("keys", name, "models", number)
@@ -258,9 +248,33 @@ def check_accounts(
             yield from named("model", "models", model, path)
         for number, webhook in enumerate(budget.webhooks):
             yield from named("webhook", "webhooks", webhook, ("budgets", name, "webhooks", number))
-    for name, limit in sections.get("limits", {}).items():
-        if limit.requests is None and limit.tokens is None:
-            yield error("one-amount", "a limit limits something", ("limits", name), "`requests`, `tokens` or both")
+
+
+def check_limits(
+    document: Document, gateway: language.Gateway, sections: Mapping[str, Mapping[str, Any]], written: Mapping[str, Any]
+) -> Iterator[Diagnostic]:
+    """Limits must limit something that can be limited, where they are named. `written`: as for `check_accounts`."""
+    looked: dict[str, str | None] = {}
+
+    def error(
+        code: str, message: str, path: Path, expected: str, near: str | None = None, hint: str | None = None
+    ) -> Diagnostic:
+        return Diagnostic(Severity.ERROR, code, message, document.place(path), expected, near, hint)
+
+    right = sections.get("limits", {})
+    named: list[tuple[Path, Sequence[str]]] = [(("gateway",), gateway.limits)]
+    named += [
+        ((section, name), of.limits)
+        for section in Place
+        for name, of in sections.get(section, {}).items()
+        if not isinstance(of, str)  # a model that is a plain name
+    ]
+    budgets = sections.get("budgets", {})
+    yield from check(right, budgets, gateway.redis is not None, error)
+    if gateway.redis is not None and not shared(right, budgets):
+        message, place = "nothing here has `scope: fleet`, so nothing uses Redis", document.place(("gateway", "redis"))
+        yield Diagnostic(Severity.WARNING, "redis-unused", message, place)
+    yield from check_named(named, written["limits"], right, error, lambda name: _suggestion(looked, name, right))
 
 
 class Matches:

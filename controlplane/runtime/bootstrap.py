@@ -36,7 +36,7 @@ _RUNTIME: dict[str, Any] = {
     "envoy.reloadable_features.max_request_headers_size_kb": 64,
     "envoy.reloadable_features.max_response_headers_count": 200,
     "envoy.reloadable_features.max_response_headers_size_kb": 64,
-}
+} | names.RUNTIME
 
 # Statistics that nobody reads, of which there is one for every cluster (or worker, or zone).
 _UNREAD = (

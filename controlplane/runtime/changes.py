@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from controlplane.compiling import Compiled
 from controlplane.plan import diff as policy_diff
+from controlplane.plan.counters import CounterChange
+from controlplane.plan.counters import changes as counter_changes
 from controlplane.policy.language import Gateway
 from controlplane.runtime.judge import Verdict, judge
 from controlplane.runtime.settings import at_next_start
@@ -29,11 +31,12 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What an apply would do: in the words of the policy, and for Envoy."""
+    """What an apply would do: in the words of the policy, for Envoy, and to counters of limits and budgets."""
 
     policy: tuple[policy_diff.PolicyChange, ...]
     xds: tuple[xds_diff.Change, ...]
     at_next_start: tuple[str, ...] = ()  # settings that the running gateway cannot take over
+    counters: tuple[CounterChange, ...] = ()
 
     @property
     def effect(self) -> xds_diff.Effect:
@@ -61,6 +64,7 @@ def difference(before: Compiled | None, after: Compiled, started: Gateway | None
         policy_diff.diff(old, after.policy.written),
         xds_diff.diff(before.snapshot if before else EMPTY, after.snapshot),
         at_next_start(started, after.policy.gateway) if started else (),
+        counter_changes(before.plan if before else None, after.plan),
     )
 
 

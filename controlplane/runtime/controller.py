@@ -25,6 +25,10 @@ from controlplane.xds.server import AdsServer, NodeView, Verdict
 ACKNOWLEDGE_S = 10.0
 
 
+async def _nothing(_: Compiled) -> None:
+    """Where nothing was started."""
+
+
 async def _unheard(_: Event) -> None:
     """Where nobody keeps an audit log."""
 
@@ -39,16 +43,18 @@ class Controller:
         ads: AdsServer,
         *,
         prepare: Callable[[Compiled], Awaitable[None]],
+        conclude: Callable[[Compiled], Awaitable[None]] = _nothing,
         listening: bool = False,
         spent: tuple[Spent, ...] = (),
         tell: Callable[[Event], Awaitable[None]] = _unheard,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`prepare` starts what a policy needs before it is pushed. `listening`: our own Envoy has its port already.
-        `spent`: the accounts that have nothing left. `tell` hears of every change for the audit log.
+        """`prepare` starts what a policy needs before it is pushed, `conclude` ends what is not needed any more after
+        every node has it. `listening`: our own Envoy has its port already. `spent`: the accounts that have nothing
+        left. `tell` hears of every change for the audit log.
         """
         self._compiler, self._store, self._ads, self._now = compiler, store, ads, now
-        self._prepare, self._listening, self._tell = prepare, listening, tell
+        self._prepare, self._conclude, self._listening, self._tell = prepare, conclude, listening, tell
         self._changing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._pushed: Secrets = {}
@@ -120,6 +126,7 @@ class Controller:
         give_back()
         if outcome.verdict is Verdict.REJECTED:
             raise failures.RejectedError(str(outcome))
+        await self._conclude(self._expected_live().compiled)
         return outcome.nodes
 
     def secrets(self) -> tuple[Secret, ...]:
@@ -251,9 +258,11 @@ class Controller:
         self._ads.publish(snapshot)
         outcome = await self._ads.wait_acknowledged(snapshot, timeout_s)
         if outcome.ok or outcome.verdict is Verdict.NO_NODES:
+            await self._conclude(compiled)
             return outcome.nodes
         if before is not None:
             self._ads.publish(self._served(before.compiled))
+            await self._conclude(before.compiled)
         if outcome.verdict is Verdict.REJECTED:
             raise failures.RejectedError(str(outcome))
         raise failures.TimedOutError(str(outcome))

@@ -52,6 +52,12 @@ class RulesError(ApplyError):
     code = "rules-not-ready"
 
 
+class LimitsError(ApplyError):
+    """The rate limit service, which the policy needs, does not run."""
+
+    code = "limits-not-ready"
+
+
 class NotReadyError(Exception):
     """Envoy did not take the first policy. Its text says where its log is."""
 

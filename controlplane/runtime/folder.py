@@ -54,6 +54,11 @@ class RunFolder:
         return str(self.path / "usage.sock")
 
     @property
+    def limits_socket(self) -> str:
+        """Where the rate limit service listens."""
+        return str(self.path / "limits.sock")
+
+    @property
     def rules_socket(self) -> str:
         """Where the workers of rules listen; `{}` stands for their number."""
         return str(self.path / "rules-{}.sock")

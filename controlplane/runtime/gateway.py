@@ -39,6 +39,7 @@ from controlplane.runtime.failures import ApplyError, NotReadyError
 from controlplane.runtime.folder import RunFolder, lock, run_folder, usage_log
 from controlplane.runtime.judge import in_envoys_words
 from controlplane.runtime.keys import Keys
+from controlplane.runtime.limits import Limiting
 from controlplane.runtime.memory import frugal
 from controlplane.runtime.process import connection_limit
 from controlplane.runtime.pulse import Pulse, watch
@@ -116,12 +117,14 @@ async def _running(
         adopting = await _serving(folder)
         accounting = Accounting(folder, state.resolve(), started.ledger)
         auditing = Auditing(AuditLog.open(state.resolve() / "audit"), accounting.denials)
-        prepare = _sidecars(supervisor, folder, accounting)
+        limiting = Limiting(folder, supervisor, state.resolve() / "limits.journal")
+        prepare = _sidecars(supervisor, folder, accounting, limiting)
         controller = Controller(
             compiler,
             store,
             ads,
             prepare=prepare,
+            conclude=limiting.conclude,
             listening=adopting,
             spent=accounting.spent(),
             tell=auditing.tell,
@@ -136,7 +139,7 @@ async def _running(
                 raise NotReadyError(f"Envoy is not ready after {_READY_S:g} s; its log is {folder.log('envoy')}")
             usage = stack.enter_context(Usage(accounting))
             pulse = Pulse()
-            api = _admin_api(controller, store, supervisor, live, usage, keys, auditing, pulse)
+            api = _admin_api(controller, store, supervisor, live, usage, keys, auditing, pulse, limiting)
             await stack.enter_async_context(api)
             await stack.enter_async_context(_clients_api(usage, folder))
         except Exception:
@@ -168,7 +171,7 @@ async def _start_envoy(supervisor: Supervisor, folder: RunFolder, gateway: Setti
 
 
 def _sidecars(
-    supervisor: Supervisor, folder: RunFolder, accounting: Accounting
+    supervisor: Supervisor, folder: RunFolder, accounting: Accounting, limiting: Limiting
 ) -> Callable[[Compiled], Awaitable[None]]:
     """Starts what a policy needs to run beside Envoy, before the policy is pushed."""
 
@@ -178,6 +181,7 @@ def _sidecars(
             await supervisor.start(Child(name="mock", argv=argv))
             await _listens(folder.mock_socket, folder.log("mock"))
         await supervisor.start(accounting.tell(compiled))
+        await limiting.prepare(compiled)
         if compiled.plan.inline is not None:
             await rules.prepare(compiled.plan.inline, supervisor, folder, _READY_S)
 
@@ -206,11 +210,13 @@ async def _admin_api(
     keys: Keys,
     auditing: Auditing,
     pulse: Pulse,
+    limiting: Limiting,
 ) -> AsyncIterator[None]:
     """The admin API in this process."""
 
-    def alarms() -> list[dict[str, str]]:
-        return [*usage.alarms(), *auditing.alarms(), *pulse.alarms(), *rules.alarms(supervisor.states())]
+    async def alarms() -> list[dict[str, str]]:
+        ours = [*usage.alarms(), *auditing.alarms(), *pulse.alarms(), *rules.alarms(supervisor.states())]
+        return [*ours, *await limiting.alarms()]
 
     own = live.compiled.policy.gateway.admin
     app = create_app(

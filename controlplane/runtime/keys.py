@@ -82,8 +82,11 @@ class Keys:
         for kind, section, value in [*wanted, *(("limit", "limits", limit) for limit in limits)]:
             if value is not None and value not in getattr(policy, section):
                 raise UnknownNameError(f"the live policy has no {kind} `{value}`")
+        for limit in limits:
+            if policy.limits[limit].per == "provider":
+                raise UnknownNameError(f"the limit `{limit}` counts per provider: only providers can name it")
         who_is = owner(policy, name, team)
-        identity = identity_of(policy, who_is, limits)
+        identity = identity_of(who_is, limits, () if budget is None else (budget,))
         request = Request(name, identity, expires, team, models, limits, budget, addresses)
         store = self._opened()  # before the folder: a store that cannot be opened must not close the gateway
         return store.issue(SigningKeys.open(self._folder, now).current, request, now, who)

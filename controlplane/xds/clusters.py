@@ -37,7 +37,7 @@ def lower(upstream: Upstream, lane: int, around: Surroundings) -> cluster.Cluste
         name=name,
         connect_timeout=millis(upstream.connect_timeout_ms),
         lb_policy=_BALANCE[upstream.balance],
-        circuit_breakers=_breakers(upstream),
+        circuit_breakers=_breakers(upstream.max_connections, upstream.max_requests),
         outlier_detection=_ejection(upstream.ejection) if upstream.ejection else None,
         health_checks=[_health(upstream.health, upstream.host)] if upstream.health else [],
     )
@@ -60,6 +60,20 @@ def lower(upstream: Upstream, lane: int, around: Surroundings) -> cluster.Cluste
     return made
 
 
+def service(name: str, socket: str) -> cluster.Cluster:
+    """A gRPC service of the gateway itself, on a unix socket."""
+    made = cluster.Cluster(
+        name=name, type=cluster.Cluster.DiscoveryType.STATIC, connect_timeout=millis(1000), circuit_breakers=_breakers()
+    )
+    made.load_assignment.cluster_name = name
+    made.load_assignment.endpoints.add().lb_endpoints.add().endpoint.address.pipe.path = socket
+    http2 = http.HttpProtocolOptions.ExplicitHttpConfig(http2_protocol_options=protocol.Http2ProtocolOptions())
+    made.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(
+        pack(http.HttpProtocolOptions(explicit_http_config=http2))
+    )
+    return made
+
+
 def _protocol(upstream: Upstream) -> http.HttpProtocolOptions:
     if upstream.tls is None:
         explicit = http.HttpProtocolOptions.ExplicitHttpConfig(http_protocol_options=protocol.Http1ProtocolOptions())
@@ -72,11 +86,11 @@ def _protocol(upstream: Upstream) -> http.HttpProtocolOptions:
     )
 
 
-def _breakers(upstream: Upstream) -> breakers.CircuitBreakers:
+def _breakers(connections: int | None = None, requests: int | None = None) -> breakers.CircuitBreakers:
     threshold = breakers.CircuitBreakers.Thresholds(
-        max_connections=uint(upstream.max_connections or _PLENTY),
+        max_connections=uint(connections or _PLENTY),
         max_pending_requests=uint(_PLENTY),
-        max_requests=uint(upstream.max_requests or _PLENTY),
+        max_requests=uint(requests or _PLENTY),
         max_retries=uint(_PLENTY),
     )
     return breakers.CircuitBreakers(thresholds=[threshold])

@@ -22,6 +22,7 @@ from controlplane.xds.tokens import denied_by, refused, revoked
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 
+_LIMITS = "envoy.filters.http.ratelimit"
 _NO_KEY = "Incorrect API key provided, or none: send `Authorization: Bearer <key>`."
 _NO_RULES = "The rules for this request cannot be applied at the moment. Try again."
 _ELSEWHERE = "This API key may not be used from your address."
@@ -63,16 +64,18 @@ def direct(status: int, message: str, code: str, param: str | None = None) -> ro
     return answer
 
 
-def local_replies(*, rules: bool) -> hcm.LocalReplyConfig:
+def local_replies(*, counted: bool, rules: bool) -> hcm.LocalReplyConfig:
     """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins.
 
-    `rules`: there are some, which may fail.
+    `counted`: the rate limit service may refuse requests. `rules`: there are some, which may fail.
     """
     mappers = [hcm.ResponseMapper(filter=_own_words())]
     # Refusals of tokens are not all 401 by themselves.
     mappers.append(_mapper(refused(), body(_NOT_ACCEPTED, INVALID, "invalid_api_key"), 401))
     mappers.append(_mapper(revoked(), body(_REVOKED, INVALID, "invalid_api_key"), 401))
     mappers.append(_mapper(denied_by(names.ADDRESS_DENIED), body(_ELSEWHERE, INVALID, "address_not_allowed")))
+    if counted:
+        mappers += _refusals()
     if rules:
         mappers.append(_mapper(unavailable(), body(_NO_RULES, SERVER, "rules_unavailable"), 503))
     mappers += [
@@ -83,6 +86,31 @@ def local_replies(*, rules: bool) -> hcm.LocalReplyConfig:
     ]
     mappers.append(_mapper(_flags("DPE"), body("The request is not valid HTTP.", INVALID, "invalid_request")))
     return hcm.LocalReplyConfig(mappers=mappers)
+
+
+def _refusals() -> list[hcm.ResponseMapper]:
+    """What the rate limit service says of a refusal, and what is said when it cannot be asked."""
+    away = body("The limits of this request cannot be counted at the moment. Try again.", SERVER, "limits_unavailable")
+    name = f"%DYNAMIC_METADATA({_LIMITS}:refused)%"
+    rate = f"Rate limit reached: `{name}` has no room for this request. Wait for `retry-after` seconds and try again."
+    budget = f"The budget `{name}` has no room for what this request may cost."
+    unpriced = f"The model '%REQ({MODEL})%' has no known price, so that the budget `{name}` cannot bound its cost."
+    return [
+        _mapper(_flags("RLSE"), away, 503),
+        _mapper(_told("code", "limits_unavailable"), away, 503),
+        _mapper(_told("reason", "unpriced"), body(unpriced, "insufficient_quota", "insufficient_quota", "model")),
+        _mapper(_told("code", "insufficient_quota"), body(budget, "insufficient_quota", "insufficient_quota")),
+        _mapper(_told("code", "rate_limit_exceeded"), body(rate, "rate_limit_error", "rate_limit_exceeded")),
+    ]
+
+
+def _told(key: str, text: str) -> accesslog.AccessLogFilter:
+    """What the rate limit service left in metadata."""
+    match = value.ValueMatcher(string_match={"exact": text})
+    said = metadata.MetadataMatcher(filter=_LIMITS, path=[{"key": key}], value=match)
+    return accesslog.AccessLogFilter(
+        metadata_filter=accesslog.MetadataFilter(matcher=said, match_if_key_not_found=boolean(False))
+    )
 
 
 def _mapper(when: accesslog.AccessLogFilter, answer: dict[str, Any], status: int | None = None) -> hcm.ResponseMapper:

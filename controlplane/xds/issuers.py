@@ -112,6 +112,7 @@ def _settings(issuer: Issuer) -> str:
         "others": quoted(_owner(issuer.otherwise)) if issuer.otherwise else "nil",
         "known_limits": f"{{{limits}}}",
         "default_limits": quoted(f"{default};" if default else ""),
+        "budgets": quoted("".join(f"{tag};" for tag in sorted(issuer.budgets))),
         "default_models": quoted("" if issuer.models is None else own_list(issuer)),
         "patterns": "PATTERNS",
         "refusals": f"{{{refusals}}}",

@@ -19,6 +19,7 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http
 from google.protobuf.any_pb2 import Any as AnyProto
 
+from controlplane.xds import names
 from controlplane.xds import resource as xds
 from controlplane.xds.keys import nothing
 from controlplane.xds.protos import pack
@@ -36,6 +37,7 @@ def static_bootstrap(snapshot: xds.Snapshot, known: xds.Snapshot = xds.EMPTY) ->
     """
     made = bootstrap.Bootstrap()
     made.node.id = made.node.cluster = "validate"
+    made.layered_runtime.layers.add(name="headgate").static_layer.update(names.RUNTIME)
     for resource in snapshot.of_type(xds.SECRET).values():
         made.static_resources.secrets.append(sds.Secret.FromString(resource.body))
     assignments = snapshot.of_type(xds.ENDPOINTS)

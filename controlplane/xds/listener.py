@@ -22,7 +22,7 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
 from google.protobuf.message import Message
 
 from controlplane.plan.ir import Plan, ServerTls
-from controlplane.xds import cors, denials, errors, limits, module, names, rules, tokens, usage
+from controlplane.xds import cors, denials, errors, fleet, limits, module, names, rules, tokens, usage
 from controlplane.xds.keys import nothing
 from controlplane.xds.protos import boolean, millis, pack, uint
 
@@ -56,7 +56,7 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         stat_prefix="edge",
         rds=hcm.Rds(config_source=names.ads(), route_config_name=names.ROUTES),
         http_filters=_filters(plan),
-        local_reply_config=errors.local_replies(rules=plan.inline is not None),
+        local_reply_config=errors.local_replies(counted=bool(plan.counted), rules=plan.inline is not None),
         early_header_mutation_extensions=[_scrub()],
         use_remote_address=boolean(True),
         skip_xff_append=True,
@@ -104,11 +104,12 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     # Raises the limit of what filters may hold back, for requests only: answers keep Envoy's small buffers.
     body = buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))
     chain.append(_filter(names.BODY, body, disabled=True))
-    chain.append(
-        _filter(names.MODEL_FILTER, module.filter_of(names.MODEL_FILTER, "rules" if plan.inline else ""), disabled=True)
-    )
+    chain.append(_filter(names.MODEL_FILTER, module.filter_of(names.MODEL_FILTER, _told(plan)), disabled=True))
     chain.append(_discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing, disabled=True))
-    chain.extend(_limit(limit.name) for limit in plan.limits)
+    chain.extend(_limit(limit.use.id) for limit in plan.limits)
+    if plan.counted:
+        chain.append(_filter(names.NO_COUNTS, fleet.no_counts(plan.counted), disabled=True))
+        chain.append(_discovered(names.ASKING, fleet.TYPE, disabled=True))
     if plan.inline is not None:
         chain.append(_filter(names.RULES, rules.processor(plan.inline), disabled=True))
         # Without it the provider would see a request's headers while rules still look at its body.
@@ -117,6 +118,12 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     chain.append(_filter(names.LISTING_FILTER, lua.Lua(), disabled=True))
     chain.append(_filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True)))
     return chain
+
+
+def _told(plan: Plan) -> str:
+    """What the filter that reads the model is to do beside it."""
+    words = {"limits": any(map(fleet.sized, plan.counted)), "rules": plan.inline is not None}
+    return " ".join(word for word, wanted in words.items() if wanted)
 
 
 def _filter(name: str, config: Message, *, disabled: bool = False) -> hcm.HttpFilter:
@@ -133,7 +140,7 @@ def _discovered(name: str, *types: str, disabled: bool = False) -> hcm.HttpFilte
 
 def _limit(name: str) -> hcm.HttpFilter:
     """A limit's filter. A limit that the policy no longer has lets the last requests of the old listener pass."""
-    made = _discovered(names.limit(name), limits.TYPE, "header_mutation.v3.HeaderMutation")
+    made = _discovered(names.limit(name), limits.MATCHED, limits.LOCAL, "header_mutation.v3.HeaderMutation")
     made.config_discovery.default_config.CopyFrom(pack(nothing()))
     return made
 
@@ -148,18 +155,17 @@ def _scrub() -> extension.TypedExtensionConfig:
     return extension.TypedExtensionConfig(name="envoy.http.early_header_mutation.header_mutation", typed_config=config)
 
 
-def _set(name: str, value: str) -> mutation.HeaderMutation:
+def _set(name: str, value: str, how: base.HeaderValueOption.HeaderAppendAction) -> mutation.HeaderMutation:
     header = base.HeaderValue(key=name, value=value)
-    return mutation.HeaderMutation(
-        append=base.HeaderValueOption(header=header, append_action=Append.OVERWRITE_IF_EXISTS_OR_ADD)
-    )
+    return mutation.HeaderMutation(append=base.HeaderValueOption(header=header, append_action=how))
 
 
 def _limit_headers() -> headers.HeaderMutation:
     """Envoy's x-ratelimit headers under the names that OpenAI's clients know."""
     renamed = []
     for part in _LIMIT_HEADERS:
-        renamed.append(_set(f"x-ratelimit-{part}-requests", f"%RESP(x-ratelimit-{part})%"))
+        # Where the service has told of a limit, it stays: it was asked last, so if anybody refused, it was the one.
+        renamed.append(_set(f"x-ratelimit-{part}-requests", f"%RESP(x-ratelimit-{part})%", Append.ADD_IF_ABSENT))
         renamed.append(mutation.HeaderMutation(remove=f"x-ratelimit-{part}"))
     return headers.HeaderMutation(mutations=headers.Mutations(response_mutations=renamed))
 

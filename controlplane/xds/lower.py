@@ -16,6 +16,7 @@ from controlplane.xds import (
     clusters,
     denials,
     endpoints,
+    fleet,
     issuers,
     keys,
     limits,
@@ -58,7 +59,10 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
     yield _permissions(keys.restricted(plan.keys), keys.grants(plan), keys.bound(plan.keys))
     yield _extension(names.SPENT, pack(keys.nothing()))
     for limit in plan.limits:
-        yield _extension(names.limit(limit.name), pack(limits.lower(limit)))
+        yield _extension(names.limit(limit.use.id), limits.lower(limit))
+    if plan.counted:
+        yield _resource(xds.CLUSTER, clusters.service(names.LIMITS_CLUSTER, around.limits_socket))
+        yield _extension(names.ASKING, pack(fleet.lower(plan.counted)))
     yield _resource(xds.ROUTES, routes.lower(plan, draining=draining))
 
 

@@ -13,8 +13,9 @@ TOKEN_ID = "x-headgate-token-id"  # noqa: S105 - the name of a header
 ISSUER = "x-headgate-issuer"  # the `iss` of an outside token
 GRANT = "x-headgate-grant"  # the models that a client of an outside issuer may use
 OWNER = "x-headgate-owner"  # the client header, where it is told to a part of the gateway
+CAP = "x-headgate-cap"  # the output tokens that the request allows; absent where it does not say
 INTERNAL_HEADERS = (
-    CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, ISSUER, GRANT, OWNER, "x-headgate-path", "x-client", "x-model"
+    CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, ISSUER, GRANT, OWNER, CAP, "x-headgate-path", "x-client", "x-model"
 )  # fmt: skip
 
 LISTENER = "edge"
@@ -37,12 +38,20 @@ USAGE_CLUSTER = "headgate/usage"  # no provider can have this name
 RULES_CLUSTER = "headgate/rules"
 XDS_CLUSTER = "headgate-xds"
 MODULE = "headgate"  # the dynamic module: libheadgate.so
+LIMITS_CLUSTER = "headgate/limits"  # the rate limit service
+ASKING = "asking"  # the filter that asks it
+NO_COUNTS = "no-counts"
+MARKS = "headgate.limits"  # the namespace of route metadata that says by which limits a model's requests count
 
 # The latter two, of the module, read route metadata under their own name: the model to ask the provider for, one for
 # all attempts or one per cluster.
 LISTING_FILTER = "listing"
 MODEL_FILTER = "model"
 ATTEMPT_FILTER = "attempt"
+
+
+# What our configuration needs of Envoy's runtime: patterns that name every team which shares a limit.
+RUNTIME = {"re2.max_program_size.error_level": 1_000_000, "re2.max_program_size.warn_level": 1_000_000}
 
 
 def limit(name: str) -> str:

@@ -29,7 +29,7 @@ _LISTING = r"/v1/models([/?](?s:.*))?"
 
 # What a client sends for the gateway, and what would tell a provider about the client.
 _NOT_FOR_PROVIDERS = (
-    names.CLIENT, names.MODEL, names.INSTEAD, names.STREAM, names.TOKEN_ID, names.ISSUER, names.GRANT,
+    names.CLIENT, names.MODEL, names.INSTEAD, names.STREAM, names.TOKEN_ID, names.ISSUER, names.GRANT, names.CAP,
     "authorization", "x-api-key", "api-key", "cookie", "openai-organization", "openai-project",
     "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded",
     "x-envoy-external-address",
@@ -142,6 +142,8 @@ def _reading(plan: Plan, *more: str) -> matchers.OnMatch:
         enabled[names.PERMISSIONS] = _ENABLED
     if plan.accounts:
         enabled[names.SPENT] = _ENABLED
+    if plan.counted:
+        enabled[names.ASKING] = enabled[names.NO_COUNTS] = _ENABLED
     if plan.inline is not None:
         enabled.update(dict.fromkeys((names.RULES, names.HOLD, names.ANSWER), _ENABLED))
     enabled.update(dict.fromkeys(more, _ENABLED))
@@ -221,7 +223,7 @@ def _all_first_bytes_ms(model: Route) -> int:
 
 def _upstream_models(model: Route) -> base.Metadata | None:
     """What the filters read: the name for all attempts, or one per cluster ("": as the client wrote it), and whether
-    streams may be asked for their usage.
+    streams may be asked for their usage; what limits read.
     """
     metadata = base.Metadata()
     if model.per_attempt:
@@ -229,6 +231,8 @@ def _upstream_models(model: Route) -> base.Metadata | None:
         metadata.filter_metadata[names.ATTEMPT_FILTER].update(attempts)
     elif model.upstream_model is not None:
         metadata.filter_metadata[names.MODEL_FILTER].update({"model": model.upstream_model})
+    if model.marks:
+        metadata.filter_metadata[names.MARKS].update(dict(model.marks))
     if not model.stream_usage:
         metadata.filter_metadata[names.MODEL_FILTER].update({"stream_usage": "never"})
     return metadata if metadata.filter_metadata else None

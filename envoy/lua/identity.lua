@@ -1,6 +1,6 @@
 -- Says who a client of an outside issuer is, out of what its verified token claims, or answers 401. ISSUERS is set in
--- front of this script: `iss` -> claims to read, teams in order {value, owner}, the owner of others, limits, models,
--- and a body for every refusal. An identity is OWNER .. NAME, then the limits that apply between semicolons.
+-- front of this script: `iss` -> claims to read, teams in order {value, owner}, the owner of others, limits, budgets,
+-- models, and a body for every refusal. An identity is OWNER .. NAME, then the limits and budgets that apply between semicolons.
 local function claim(payload, path)
   if not path then return nil end
   if payload[path] ~= nil then return payload[path] end
@@ -82,6 +82,7 @@ function envoy_on_request(handle)
   if not tags then return refuse(handle, issuer.refusals.limits) end
   local models = grant(issuer, payload)
   if not models then return refuse(handle, issuer.refusals.models) end
-  headers:replace("x-headgate-client", of .. name .. tags)
+  if tags == "" and issuer.budgets ~= "" then tags = ";" end
+  headers:replace("x-headgate-client", of .. name .. tags .. issuer.budgets)
   if models ~= "" then headers:replace("x-headgate-grant", models) end
 end

@@ -21,6 +21,7 @@ from extproc.limits import settings as documents
 from extproc.limits.counters import Counters
 from extproc.limits.desk import Desk
 from extproc.limits.guard import Guard
+from extproc.limits.journal import Journal
 from extproc.limits.memory import MemoryStore
 from extproc.limits.redis_store import RedisStore
 from extproc.limits.service import Service
@@ -37,20 +38,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="extproc.limits", description=__doc__)
     parser.add_argument("--socket", required=True, help="path of the unix socket to serve on")
     parser.add_argument("--settings", type=Path, required=True, help="the settings, as JSON")
+    parser.add_argument("--journal", type=Path, help="where what is spent of long windows is kept over restarts")
     options = parser.parse_args()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     try:
-        uvloop.run(_serve(options.socket, options.settings))
+        uvloop.run(_serve(options.socket, options.settings, options.journal))
     except (OSError, SettingsError) as error:
         print(f"extproc.limits: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-async def _serve(socket: str, file: Path) -> None:
+async def _serve(socket: str, file: Path, journal: Path | None) -> None:
     loop = asyncio.get_running_loop()
     stop, again = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -63,7 +65,10 @@ async def _serve(socket: str, file: Path) -> None:
         guard = _guard(settings, counters)
         if guard is not None:
             stack.push_async_callback(guard.close)
-        desk = Desk(settings, MemoryStore(), guard, counters)
+            await guard.probe()
+        local = MemoryStore(journal=Journal(journal) if journal else None)
+        stack.push_async_callback(local.close)
+        desk = Desk(settings, local, guard, counters)
         service = Service(socket, desk, counters)
         await service.start()
         stack.push_async_callback(service.drain, _GRACE_S)

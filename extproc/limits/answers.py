@@ -1,7 +1,7 @@
 """What Envoy is told: pass or not, the headers for the client, and metadata for error bodies and the second call.
 
-Metadata on a refusal: `refused` (the limit's name), `kind`, `reason`, and `code` as in OpenAI's errors. Otherwise
-`ticket`, if the end of the stream matters.
+Metadata on a refusal: `refused` (the rule's name, up to a colon), `kind`, `reason`, and `code` as in OpenAI's errors.
+Otherwise `ticket`, if the end of the stream matters.
 """
 
 from collections.abc import Iterable
@@ -46,8 +46,8 @@ def code(row: Row, reason: Reason) -> str:
 
 
 def _refusal(row: Row, reason: Reason) -> dict[str, str]:
-    rule = row.lane.rule
-    return {"refused": row.lane.name, "kind": rule.kind.value, "reason": reason.value, "code": code(row, reason)}
+    name, kind = row.lane.name.partition(":")[0], row.lane.rule.kind
+    return {"refused": name, "kind": kind.value, "reason": reason.value, "code": code(row, reason)}
 
 
 def _headers(outcome: Outcome) -> Iterable[tuple[str, str]]:
@@ -62,6 +62,9 @@ def _headers(outcome: Outcome) -> Iterable[tuple[str, str]]:
     if refused is None:
         return
     standing = refused.standing
+    if outcome.reason is Reason.UNPRICED:
+        yield "x-should-retry", "false"
+        return
     yield "retry-after", str(max(_seconds(standing.wait_us), 1) if standing else _UNAVAILABLE_S)
     hopeless = standing is None or not standing.pending
     if code(refused, outcome.reason) == "insufficient_quota" and hopeless:

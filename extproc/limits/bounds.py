@@ -39,7 +39,7 @@ def _overshoot(rule: Rule) -> str:
     if rule.kind is Kind.CONCURRENT:
         return "none"
     within = f"in any {_span(rule.window_us)}" if rule.window_us else f"in any {rule.calendar} ({rule.zone})"
-    most = f"at most {_amount(rule)} {within}"
+    most = f"at most {amount_of(rule)} {within}"
     if calls(rule) == 1:
         return f"none: {most}"
     if rule.enforce == "eventual":
@@ -66,13 +66,15 @@ def _refusal(rule: Rule) -> str:
 
 def _away(rule: Rule) -> str:
     if rule.scope == "node":
-        return "each node counts for itself, and anew when its service is started again"
+        kept = rule.calendar or rule.window_us >= 3600 * SECOND
+        return f"each node counts for itself, {'over restarts too' if kept else 'and anew after a restart'}"
     if rule.on_error == "deny":
         return "without Redis, requests are refused with 503"
     return "without Redis, requests pass" + ("" if calls(rule) == 1 else "; what they use is charged when it is back")
 
 
-def _amount(rule: Rule) -> str:
+def amount_of(rule: Rule) -> str:
+    """What fits into one window, in its unit."""
     if rule.counts is Unit.PICODOLLARS:
         dollars, rest = divmod(rule.room, 10**12)
         return f"${dollars}" + (f".{rest:012d}".rstrip("0") if rest else "")

@@ -13,7 +13,7 @@ from extproc.limits.counters import Counters
 from extproc.limits.guard import Guard
 from extproc.limits.lanes import Lane
 from extproc.limits.memory import MemoryStore, wall_us
-from extproc.limits.settings import Settings
+from extproc.limits.settings import Settings, fingerprint
 from extproc.limits.stores import Charge, Form, Hold, Standing
 
 _log = structlog.get_logger(__name__)
@@ -85,6 +85,12 @@ class Desk:
         """New rules; what is counted and held goes on where a rule's window is the same."""
         self._lanes = {name: Lane.of(name, rule, settings.tariff) for name, rule in settings.rules.items()}
         self._unknown = set()
+        self.fingerprint = fingerprint(settings)
+
+    @property
+    def redis(self) -> str:
+        """How the shared store is: `none` of it is needed, `there` or `away`."""
+        return "none" if self._shared is None else "away" if self._shared.away else "there"
 
     async def reserve(self, asked: Sequence[Asked]) -> Outcome:
         """Takes room in every limit, or in none."""
@@ -106,7 +112,7 @@ class Desk:
                 continue
             who = lane.who(each.who)
             places.append(_Place(lane, who, lane.hold(who, ask, now)))
-        outcome = await self._take(call, places, asked[0].model if asked else "")
+        outcome = await self._take(call, places, next((each.model for each in asked if each.model), ""))
         if outcome.refused:
             self._counters.refused += 1
         else:

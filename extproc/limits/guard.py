@@ -40,6 +40,13 @@ class Guard:
     def away(self) -> bool:
         return self._returning is not None
 
+    async def probe(self) -> None:
+        """Looks whether the store is there before the first call does; where it is not, the circuit opens."""
+        try:
+            await self._store.ping()
+        except StoreError as error:
+            self._open(error)
+
     async def reserve(self, call: str, holds: Sequence[Hold]) -> Verdict | None:
         """None: the store is away. What it may have taken all the same is given back later."""
         if self._returning is not None:

@@ -1,9 +1,10 @@
 """Counters in this process: for limits of one node, and as the plain description of what the Redis scripts do."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from extproc.limits.journal import Journal, State, Taken, long
 from extproc.limits.stores import KEPT_US, SOON_US, Bucket, Charge, Form, Hold, Standing, Verdict
 from extproc.usage.windows import STEPS
 
@@ -16,12 +17,15 @@ def wall_us() -> int:
 
 
 class MemoryStore:
-    """Nothing outlives the process. `clock`: microseconds since the epoch."""
+    """What outlives the process is in the journal. `clock`: microseconds since the epoch."""
 
-    def __init__(self, clock: Callable[[], int] = wall_us) -> None:
+    def __init__(self, clock: Callable[[], int] = wall_us, journal: Journal | None = None) -> None:
         self._clock = clock
+        self._journal = journal
         self._buckets: dict[str, _Counter] = {}
         self._sweep_at = _SWEEP
+        if journal is not None:
+            self._restore(journal)
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -34,6 +38,8 @@ class MemoryStore:
 
     async def close(self) -> None:
         self._buckets.clear()
+        if self._journal is not None:
+            self._journal.close()
 
     def reserve_now(self, call: str, holds: Sequence[Hold]) -> Verdict:
         """`reserve` without waiting for anything."""
@@ -51,17 +57,50 @@ class MemoryStore:
                 counter.take(call, hold, end, now)
             standings.append(counter.standing(end, beyond, now))
             counter.keep(hold.lease_us, end, now)
+        if taken and self._journal is not None:
+            self._journal.taken(now, call, holds, ends)
         self._sweep(now)
         return Verdict(taken, tuple(standings))
 
     def settle_now(self, call: str, charges: Sequence[Charge]) -> None:
         """`settle` without waiting for anything."""
         now = self._clock()
+        self._settle(call, charges, now)
+        if self._journal is not None:
+            self._journal.settled(now, call, charges)
+        self._sweep(now)
+
+    def states(self) -> Iterator[State]:
+        """The counters that a restart must not forget."""
+        for key, counter in self._buckets.items():
+            if long(Bucket(key, counter.form, counter.step_us)):
+                held = [[*call, *lease] for call, lease in counter.held.items()]
+                used, steps = list(counter.used.items()), list(counter.steps.items())
+                now = [counter.step, counter.last, counter.until]
+                yield [key, counter.form, counter.step_us, used, steps, held, *now]
+
+    def _settle(self, call: str, charges: Sequence[Charge], now: int) -> None:
         for charge in charges:
             counter = self._counter(charge.bucket, charge.lease_us, now)
             counter.settle(call, charge, now)
             counter.keep(charge.lease_us, charge.end, now)
-        self._sweep(now)
+
+    def _restore(self, journal: Journal) -> None:
+        """Does again what the journal tells, at the times it tells."""
+        for each in journal.read():
+            if isinstance(each, list):
+                key, form, step_us, used, steps, held, *now = each
+                leases = {(call, end): (until, amount) for call, end, until, amount in held}
+                self._buckets[key] = _Counter(Form(form), step_us, dict(used), dict(steps), leases, *now)
+            elif isinstance(each, Taken):
+                for hold, end in each.holds:
+                    counter = self._counter(hold.bucket, hold.lease_us, each.now)
+                    counter.choose((end,) if end else (), each.now)
+                    counter.take(each.call, hold, end, each.now)
+                    counter.keep(hold.lease_us, end, each.now)
+            else:
+                self._settle(each.call, each.charges, each.now)
+        journal.replace(self.states())
 
     def _counter(self, bucket: Bucket, lease_us: int, now: int) -> "_Counter":
         counter = self._buckets.get(bucket.key)
@@ -72,6 +111,8 @@ class MemoryStore:
 
     def _sweep(self, now: int) -> None:
         """Forgets idle buckets; seldom enough that its cost is spread over those that were added since."""
+        if self._journal is not None:
+            self._journal.tidy(self.states)
         if len(self._buckets) >= self._sweep_at:
             self._buckets = {key: counter for key, counter in self._buckets.items() if counter.until > now}
             self._sweep_at = 2 * len(self._buckets) + _SWEEP

@@ -1,6 +1,7 @@
 """The gRPC service: Envoy's rate limit protocol, health checks, and what it counts of itself.
 
-`/headgate.limits.v1.Counters/Read` takes an empty message and answers the counters as JSON.
+`/headgate.limits.v1.Counters/Read` takes an empty message and answers the counters as JSON; `…/Status` answers which
+settings are in force (their fingerprint) and how Redis is: "none" of it is needed, "there" or "away".
 """
 
 import asyncio
@@ -24,6 +25,8 @@ _log = structlog.get_logger(__name__)
 # say: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 _NOTHING = b""
+_OWN = "headgate.limits.v1.Counters"
+STATUS = f"/{_OWN}/Status"
 
 
 class RateLimits(rls_pb2_grpc.RateLimitServiceServicer):  # type: ignore[misc]
@@ -53,6 +56,7 @@ class Service:
 
     def __init__(self, socket: str, desk: Desk, counters: Counters) -> None:
         self.socket = socket
+        self._desk = desk
         self._counters = counters
         self._draining = asyncio.Event()
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -85,8 +89,10 @@ class Service:
         )
 
     def _reading(self) -> Any:
-        handlers = {"Read": grpc.unary_unary_rpc_method_handler(self._read)}
-        return grpc.method_handlers_generic_handler("headgate.limits.v1.Counters", handlers)
+        handlers = {"Read": self._read, "Status": self._status}
+        return grpc.method_handlers_generic_handler(
+            _OWN, {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in handlers.items()}
+        )
 
     async def _check(self, _request: bytes, _context: Any) -> bytes:
         return _NOT_SERVING if self._draining.is_set() else _SERVING
@@ -98,3 +104,6 @@ class Service:
 
     async def _read(self, _request: bytes, _context: Any) -> bytes:
         return orjson.dumps(self._counters.read())
+
+    async def _status(self, _request: bytes, _context: Any) -> bytes:
+        return orjson.dumps({"settings": self._desk.fingerprint, "redis": self._desk.redis})

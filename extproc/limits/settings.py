@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -215,6 +216,11 @@ def parse(text: bytes, origin: str) -> Settings:
 def read(path: Path) -> Settings:
     """Raises OSError and SettingsError."""
     return parse(path.read_bytes(), str(path))
+
+
+def fingerprint(settings: Settings) -> str:
+    """Tells settings apart."""
+    return blake2b(dump(settings), digest_size=16).hexdigest()
 
 
 def dump(settings: Settings) -> bytes:

@@ -49,11 +49,10 @@ def most(price: Price, prompt: int, output: int) -> int | None:
     if (price.image, price.audio_minute, price.character) != (None, None, None):
         return None
     rates = [price.rates, *(tier.rates for tier in price.tiers)]
-    dearest_input = _dearest(rates, "input", "cached", "cache_write")
-    if dearest_input is None:
+    if any(each.input is None for each in rates):
         return None
-    dearest_output = _dearest(rates, "output", "reasoning") or 0
-    return ceil(prompt * dearest_input + output * dearest_output + (price.request or 0))
+    dearest = _dearest(rates, "input", "cached", "cache_write"), _dearest(rates, "output", "reasoning")
+    return ceil(prompt * dearest[0] + output * dearest[1] + (price.request or 0))
 
 
 def spent(price: Price, total: int | None, prompt: int | None, output: int | None, cached: int | None) -> int | None:
@@ -69,8 +68,8 @@ def spent(price: Price, total: int | None, prompt: int | None, output: int | Non
     return None if None in bounds else max(bound for bound in bounds if bound is not None)
 
 
-def _dearest(rates: list[Rates], *kinds: str) -> Rate | None:
-    """The first kind must have a rate; the others cost as much where they have none."""
-    if any(getattr(each, kinds[0]) is None for each in rates):
-        return None
-    return max(Fraction(rate) for each in rates for kind in kinds if (rate := getattr(each, kind)) is not None)
+def _dearest(rates: list[Rates], *kinds: str) -> Rate:
+    """The highest of these, 0 where there is none."""
+    return max(
+        (Fraction(rate) for each in rates for kind in kinds if (rate := getattr(each, kind)) is not None), default=0
+    )

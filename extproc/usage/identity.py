@@ -1,8 +1,8 @@
 """Who a request is from: the identity that authentication puts into a header, and that the access log tells.
 
-`KEY`, `TEAM/KEY` or `ORGANIZATION/TEAM/KEY`, then the names of the limits that apply, each between semicolons:
-`acme/search/alice;standard;`. An organization without a team leaves the team empty: `acme//alice`. The key of a client
-of an outside issuer is `ISSUER:NAME`; no other key has a colon.
+`KEY`, `TEAM/KEY` or `ORGANIZATION/TEAM/KEY`, then the names of its limits, and of its budgets with a `$`, each between
+semicolons: `acme/search/alice;$monthly;standard;`. An organization without a team leaves the team empty: `acme//alice`.
+The key of a client of an outside issuer is `ISSUER:NAME`; no other key has a colon.
 """
 
 from collections.abc import Iterable

@@ -90,6 +90,10 @@ class PriceBook:
             found = self._remembered[key] = self._find(model, family, provider)
             return found
 
+    def names(self) -> frozenset[str]:
+        """Every name, and pattern with a `*` at its end, that has a price somewhere."""
+        return self._overrides.names().union(*(file.names() for file in self._files))
+
     def _find(self, model: str, family: str, provider: str) -> Found | None:
         undated = undated_name(model)
         found = self._overrides.find(model, undated, provider)
@@ -127,6 +131,9 @@ class _Overrides:
                 self._exact[override.provider, override.pattern] = override
         self._prefixes.sort(key=lambda item: len(item[0]), reverse=True)
 
+    def names(self) -> frozenset[str]:
+        return frozenset([name for _, name in self._exact] + [override.pattern for _, override in self._prefixes])
+
     def find(self, model: str, undated: str | None, provider: str) -> Found | None:
         for owner in (provider, "") if provider else ("",):
             exact = self._exact.get((owner, model))
@@ -160,6 +167,9 @@ class _File:
             for name in model.names:
                 self._sold[model.family, name] = model
                 self._named.setdefault(name, []).append(model)
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._named)
 
     def find(self, name: str, family: str, *, undated: bool) -> Found | None:
         model = self._sold.get((family, name)) or self._alone(name)

@@ -19,10 +19,12 @@ from envoy.extensions.filters.http.router.v3 import router_pb2 as router
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from controlplane.plan.limits import Counted, Use
+from controlplane.policy.limits import Per, Place
 from controlplane.runtime.envoy import find_envoy
 from controlplane.xds import fleet, names
-from controlplane.xds.fleet import FleetLimit, Who
 from controlplane.xds.protos import PREFIX, pack
+from extproc.limits.settings import Kind, Redis, Rule, Settings, Unit, dump
 from tests.support.limits import LimitService, limit_service
 from tests.support.redis import RedisServer, shared_redis
 
@@ -35,7 +37,7 @@ BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 
 RESERVED = -(-len(BODY) // 3) + CAP
 HTTP = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-ALICE = {names.CLIENT: "acme/search/alice;standard;", names.MODEL: "m", fleet.CAP: str(CAP)}
+ALICE = {names.CLIENT: "acme/search/alice;standard;", names.MODEL: "m", names.CAP: str(CAP)}
 
 # Stands for the gateway's own script, which leaves the total where `fleet` looks for it.
 USAGE = """
@@ -45,14 +47,10 @@ function envoy_on_response(handle)
   if total then handle:streamInfo():dynamicMetadata():set("headgate", "total_tokens", tonumber(total)) end
 end
 """
-LIMITS = (
-    FleetLimit("standard", fleet.member("standard"), Who.CLIENT, sized=True, priced=False, on_error_deny=True),
-    FleetLimit("busy", fleet.member("standard"), Who.CLIENT, sized=False, priced=False, on_error_deny=True),
-)
-RULES = {
-    "standard": {"kind": "tokens", "amount": AMOUNT, "per_s": 3600, "scope": "fleet", "on_error": "deny"},
-    "busy": {"kind": "concurrent", "amount": 48},
-}
+KEYS = Use("standard", Place.KEYS, Per.KEY)
+STANDARD = Rule(Kind.TOKENS, AMOUNT, per_s=3600, scope="fleet", on_error="deny")
+COUNTED = (Counted(KEYS, STANDARD), Counted(KEYS, Rule(Kind.CONCURRENT, 48, on_error="deny")))
+RULES = json.loads(dump(Settings({each.name: each.rule for each in COUNTED}, redis=Redis("UNUSED"))))["rules"]
 
 
 @dataclass
@@ -107,7 +105,7 @@ class Edge:
 
     async def remaining(self) -> int:
         """Asks for nothing, so that the counter is seen once what came before is settled."""
-        answer = await self.client.post("/", content=b"", headers=ALICE | {fleet.CAP: "0"})
+        answer = await self.client.post("/", content=b"", headers=ALICE | {names.CAP: "0"})
         return int(answer.headers["x-ratelimit-remaining-tokens"])
 
     async def settled(self, remaining: int) -> None:
@@ -121,7 +119,7 @@ def typed(message: Message) -> Any:
     return json_format.MessageToDict(pack(message))
 
 
-def listener(folder: Path, limits: Sequence[FleetLimit]) -> dict[str, Any]:
+def listener(folder: Path, limits: Sequence[Counted]) -> dict[str, Any]:
     error = {
         "error": {
             "code": f"%DYNAMIC_METADATA({fleet.TICKETS}:code)%",
@@ -135,7 +133,7 @@ def listener(folder: Path, limits: Sequence[FleetLimit]) -> dict[str, Any]:
         "match": {"prefix": "/"},
         "route": {"cluster": "upstream"},
         # As the gateway does: what is internal is gone when the stream is done.
-        "requestHeadersToRemove": [names.CLIENT, names.MODEL, fleet.CAP],
+        "requestHeadersToRemove": [names.CLIENT, names.MODEL, names.CAP],
     }
     manager = {
         "@type": PREFIX + HTTP,
@@ -159,11 +157,11 @@ def cluster(name: str, socket: Path, **more: Any) -> dict[str, Any]:
     return {"name": name, "type": "STATIC", "connectTimeout": "1s", "loadAssignment": assignment, **more}
 
 
-def configuration(folder: Path, service: Path, limits: Sequence[FleetLimit] = LIMITS) -> bytes:
+def configuration(folder: Path, service: Path, limits: Sequence[Counted] = COUNTED) -> bytes:
     http2 = {"@type": PREFIX + OPTIONS, "explicitHttpConfig": {"http2ProtocolOptions": {}}}
     clusters = [
         cluster("upstream", folder / "upstream"),
-        cluster(fleet.CLUSTER, service, typedExtensionProtocolOptions={OPTIONS: http2}),
+        cluster(names.LIMITS_CLUSTER, service, typedExtensionProtocolOptions={OPTIONS: http2}),
     ]
     return json.dumps({"staticResources": {"listeners": [listener(folder, limits)], "clusters": clusters}}).encode()
 
@@ -226,7 +224,7 @@ async def test_64_clients_are_never_over_and_never_refused_with_room(edge: Edge)
     assert last.json() == {"error": {"code": "rate_limit_exceeded", "limit": "standard"}}
     assert int(last.headers["retry-after"]) > 3000
     assert int(last.headers["x-ratelimit-limit-tokens"]) == AMOUNT
-    assert not edge.upstream.seen & {names.CLIENT, names.MODEL, fleet.CAP}
+    assert not edge.upstream.seen & {names.CLIENT, names.MODEL, names.CAP}
     log = (edge.folder / "log").read_text()
     assert "hits_addend" not in log
 
@@ -247,11 +245,9 @@ async def test_others_are_not_counted(edge: Edge) -> None:
 
 
 def test_envoy_takes_every_kind_of_limit(tmp_path: Path) -> None:
-    every = [
-        FleetLimit(f"{who}-{sized}", clients, who, sized=sized, priced=sized, on_error_deny=sized)
-        for who in Who
-        for sized, clients in ((False, None), (True, "acme/.*"))
-    ]
+    money = Rule(Kind.BUDGET, 10**12, calendar="day", unit=Unit.PICODOLLARS)
+    uses = [Use("a.b", place, per, ("x", "y.z"), ("x", "y.z")) for place in Place for per in Per]
+    every = [Counted(use, rule) for use in uses for rule in (STANDARD, Rule(Kind.CONCURRENT, 1), money)]
     config = tmp_path / "bootstrap.json"
     config.write_bytes(configuration(tmp_path, tmp_path / "limits", every))
     command = [str(find_envoy()), "-c", str(config), "--mode", "validate", "--log-level", "error"]

@@ -164,7 +164,7 @@ class Edge:
     def _edge(self) -> listener.Listener:
         scrub = early.HeaderMutation()
         scrub.mutations.extend(mutation.HeaderMutation(remove=h) for h in names.INTERNAL_HEADERS)
-        manager = hcm.HttpConnectionManager(stat_prefix="edge", local_reply_config=errors.local_replies())
+        manager = hcm.HttpConnectionManager(stat_prefix="edge", local_reply_config=errors.local_replies(counted=False))
         manager.early_header_mutation_extensions.add(name="scrub", typed_config=pack(scrub))
         host = manager.route_config.virtual_hosts.add(name="all", domains=["*"])
         route = host.routes.add(request_headers_to_remove=["authorization", "x-api-key", "api-key"])
@@ -198,7 +198,7 @@ class Edge:
 def _issuer(name: str, iss: str, audience: str, found: SecretRef | RemoteKeys, **more: Any) -> Issuer:
     given: dict[str, Any] = {
         "key_claim": "sub", "team_claim": None, "limits_claim": None, "models_claim": None, "teams": (),
-        "otherwise": None, "models": None, "limits": (), "named_limits": (),
+        "otherwise": None, "models": None, "limits": (), "budgets": (), "named_limits": (),
     }  # fmt: skip
     return Issuer(name, iss, (audience,), found, **(given | more))
 

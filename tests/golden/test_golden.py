@@ -1,9 +1,9 @@
 """One file per case: a policy, a line, and what the compiler makes of it: xDS resources, or diagnostics.
 
 The first line of a case may name what it shows: `# shows: routes, cluster` (all kinds of resources otherwise), or
-`# shows: accounting`, the document that the collector gets. Parts that are the same in every policy are folded unless
-it says `# shows whole: routes`. To accept what the compiler now says, run `HEADGATE_GOLDEN=write pytest tests/golden`
-and read the difference.
+`# shows: accounting` and `# shows: limiting`, the documents that the collector and the rate limit service get. Parts
+that are the same in every policy are folded unless it says `# shows whole: routes`. To accept what the compiler now
+says, run `HEADGATE_GOLDEN=write pytest tests/golden` and read the difference.
 """
 
 import json
@@ -22,10 +22,12 @@ from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.load import LoadCache
 from controlplane.policy.render import render
 from controlplane.policy.secrets import SecretRef
+from controlplane.xds import limiting
 from controlplane.xds.accounting import lower
 from controlplane.xds.redact import dump
 from controlplane.xds.scripts import script
 from controlplane.xds.surroundings import Surroundings
+from extproc.limits.settings import dump as dump_settings
 from extproc.usage.accounting import dump as dump_accounting
 
 CASES = sorted(Path(__file__).with_name("cases").glob("*.txt"))
@@ -42,7 +44,7 @@ def read(ref: SecretRef) -> str:
         return json.dumps({"version": 1, "families": {"acme": {"title": "Acme"}}, "models": [sold]})
     if ref.name.startswith("WHSEC"):
         return f"whsec_{b64encode(b'value-of-' + ref.name.encode().ljust(24)).decode()}"
-    return f"value-of-{ref.name}"
+    return f"{'redis://' if ref.name.startswith('REDIS') else ''}value-of-{ref.name}"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
@@ -72,6 +74,10 @@ def compiled(policy: str) -> str:
     how, _, kinds = policy.partition("\n")[0].partition(": ")
     if how == "# shows" and kinds == "accounting":
         return yaml.safe_dump(json.loads(dump_accounting(lower(result.plan))), width=110, sort_keys=True)
+    if how == "# shows" and kinds == "limiting":
+        settings = limiting.lower(result.plan)
+        assert settings is not None
+        return yaml.safe_dump(json.loads(dump_settings(settings)), width=110, sort_keys=True)
     if how.startswith("# shows"):
         shown = {kind: shown[kind] for kind in kinds.split(", ")}
     configs = {kind: {name: entry["config"] for name, entry in of.items()} for kind, of in shown.items() if of}

@@ -13,7 +13,7 @@ AROUND = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"m
 
 
 def read(ref: SecretRef) -> str:
-    return f"value-of-{ref.name}"
+    return f"{'redis://' if ref.name.startswith('REDIS') else ''}value-of-{ref.name}"
 
 
 def compiled(text: str, now: datetime = NOW) -> Compiled:

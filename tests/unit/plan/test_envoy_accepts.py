@@ -57,7 +57,7 @@ def read(ref: SecretRef) -> str:
     if ref.name.startswith("WHSEC"):
         return "whsec_" + base64.b64encode(bytes(32)).decode()
     if not ref.name.endswith((".pem", ".key")):
-        return f"value-of-{ref.name}"
+        return f"{'redis://' if ref.name.startswith('REDIS') else ''}value-of-{ref.name}"
     return certificate()[1 if "key" in ref.name else 0]
 
 

@@ -78,3 +78,56 @@ def test_every_rule_of_the_policy_has_a_tier() -> None:
     assert wanted | {("keys",), ("providers", "one", "api_key"), ("providers", "two", "health")} <= paths
     tiers = {decision.tier for decision in explain.decisions(MADE.plan) if decision.path != ("gateway", "retention")}
     assert tiers == {Tier.NATIVE}
+
+
+LIMITS = """\
+version: 1
+gateway: {limits: [all], redis: {env: REDIS_URL}}
+providers: {p: {kind: mock, limits: [share]}}
+models: {m: {provider: p, limits: [few]}}
+teams: {red: {limits: [team]}}
+keys:
+  alice: {secret: {env: A}, team: red, limits: [standard], budget: [trial, monthly]}
+limits:
+  all: {requests: 50/s, per: address}
+  share: {requests: 10/s, scope: fleet, on_error: deny}
+  few: {concurrent: 4}
+  team: {tokens: 1M/m}
+  standard: {requests: 600/m, tokens: 200k/m, enforce: strict}
+budgets:
+  trial: {usd: 5, per: day, enforce: strict}
+  monthly: {usd: 50, per: month}
+prices: {m: {input: 1, output: 2}}
+"""
+
+
+def test_every_limit_and_budget_says_its_tier_and_its_overshoot() -> None:
+    found = {
+        ".".join(map(str, each.path)): each
+        for each in explain.decisions(compiled(LIMITS).plan)
+        if each.path[0] in ("limits", "budgets")
+    }
+    tiers = {path: each.tier for path, each in found.items()}
+    assert tiers == {
+        "limits.all.requests": Tier.NATIVE,
+        "limits.share.requests": Tier.INLINE,
+        "limits.few.concurrent": Tier.INLINE,
+        "limits.team.tokens": Tier.ASIDE,
+        "limits.standard.requests": Tier.NATIVE,
+        "limits.standard.tokens": Tier.INLINE,
+        "budgets.trial": Tier.INLINE,
+        "budgets.monthly": Tier.ASIDE,
+    }
+    for path, each in found.items():
+        assert "overshoot" in each.why, path
+        if each.tier is Tier.INLINE:
+            assert "overshoot: none" in each.why, path
+            assert "call" in each.mechanism, path
+            assert "while the service is away" in each.why, path
+    assert "without Redis, requests are refused with 503" in found["limits.share.requests"].why
+
+
+def test_a_request_is_told_the_limits_of_every_place() -> None:
+    made = compiled(LIMITS).plan
+    assert set(explain.request(made, "m", "alice").limits) == {"standard", "all", "share", "few", "team"}
+    assert set(explain.request(made, "unknown", "alice").limits) == {"standard", "all", "team"}
