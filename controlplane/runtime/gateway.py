@@ -16,6 +16,7 @@ import uvicorn
 
 from controlplane.admin.app import create_app
 from controlplane.admin.clients import create_clients_app
+from controlplane.admin.rules import router as rule_calls
 from controlplane.admin.usage import Usage
 from controlplane.audit.log import AuditLog
 from controlplane.compiling import Compiled, Compiler
@@ -139,7 +140,7 @@ async def _running(
                 raise NotReadyError(f"Envoy is not ready after {_READY_S:g} s; its log is {folder.log('envoy')}")
             usage = stack.enter_context(Usage(accounting))
             pulse = Pulse()
-            api = _admin_api(controller, store, supervisor, live, usage, keys, auditing, pulse, limiting)
+            api = _admin_api(controller, store, supervisor, live, usage, keys, auditing, pulse, limiting, folder)
             await stack.enter_async_context(api)
             await stack.enter_async_context(_clients_api(usage, folder))
         except Exception:
@@ -211,6 +212,7 @@ async def _admin_api(
     auditing: Auditing,
     pulse: Pulse,
     limiting: Limiting,
+    folder: RunFolder,
 ) -> AsyncIterator[None]:
     """The admin API in this process."""
 
@@ -222,6 +224,7 @@ async def _admin_api(
     app = create_app(
         controller, store, supervisor.states, usage, keys, auditing, alarms, loopback=own.listen.loopback
     )  # fmt: skip
+    app.include_router(rule_calls(lambda: rules.counters(supervisor.states(), folder)))
     config = uvicorn.Config(
         app, host=own.listen.host, port=own.listen.port, log_config=None, lifespan="off", access_log=False
     )

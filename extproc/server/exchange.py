@@ -164,8 +164,10 @@ class Exchange:
             self._counters.chunks += 1
             if not ends:
                 return _ANSWER_UNCHANGED if out == data else _with_answer(out)
+            out += flow.end()
             self._counters.failures(flow.failed)
-            return _noting(_with_answer(out + flow.end()), flow.metadata())
+            self._counters.noted(flow.metadata())
+            return _noting(_with_answer(out), flow.metadata())
 
         return part
 

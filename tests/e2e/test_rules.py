@@ -241,6 +241,21 @@ def test_usage_is_still_counted_and_not_shown(client: openai.OpenAI) -> None:
     assert all(chunk.usage is None for chunk in stream)
 
 
+def test_what_rules_did_is_counted(gateway: Gateway) -> None:
+    def counted() -> dict[str, Any]:
+        found: dict[str, Any] = gateway.admin.get("/rules").raise_for_status().json()
+        return found
+
+    before = counted()
+    _post(gateway, {"model": "m", "messages": _message("ada@example.com and bob@example.com")}, x_mock_size="10")
+    _post(gateway, {"model": "m", "messages": _message("xyzzy")})
+    after = counted()
+    assert after["workers"] == 2
+    assert after["requests"] == before["requests"] + 2
+    assert after["found"]["private.safety.email"] >= before["found"].get("private.safety.email", 0) + 2
+    assert after["refused"]["private"] == before["refused"].get("private", 0) + 1
+
+
 def test_a_providers_error_keeps_its_words(gateway: Gateway) -> None:
     answer = _post(gateway, {"model": "m", "messages": _message("hi")}, x_mock_status="418")
     assert answer.status_code == 418
