@@ -9,14 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 import uvicorn
 
 from controlplane.admin.app import create_app
 from controlplane.admin.clients import create_clients_app
-from controlplane.admin.rules import router as rule_calls
 from controlplane.admin.usage import Usage
 from controlplane.audit.log import AuditLog
 from controlplane.compiling import Compiled, Compiler
@@ -221,10 +220,13 @@ async def _admin_api(
         return [*ours, *await limiting.alarms()]
 
     own = live.compiled.policy.gateway.admin
+
+    async def counters() -> dict[str, Any]:
+        return await rules.counters(supervisor.states(), folder)
+
     app = create_app(
-        controller, store, supervisor.states, usage, keys, auditing, alarms, loopback=own.listen.loopback
+        controller, store, supervisor.states, usage, keys, auditing, alarms, counters, loopback=own.listen.loopback
     )  # fmt: skip
-    app.include_router(rule_calls(lambda: rules.counters(supervisor.states(), folder)))
     config = uvicorn.Config(
         app, host=own.listen.host, port=own.listen.port, log_config=None, lifespan="off", access_log=False
     )
