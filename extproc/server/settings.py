@@ -7,6 +7,7 @@ and chain, so that none sees half of one policy and half of the next.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import orjson
@@ -105,6 +106,7 @@ def route_name(of_version: str, chain: str, *, streamed: bool) -> str:
     return f"{_ROUTE}{of_version}/{chain}{_STREAMED if streamed else ''}"
 
 
+@lru_cache(maxsize=1024)
 def place(route: str) -> tuple[str, str, bool]:
     """The inverse: version, chain, and whether it is streamed. Raises ValueError for another route."""
     parts = route.removeprefix(_ROUTE).removesuffix(_STREAMED).split("/")

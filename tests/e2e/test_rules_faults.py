@@ -176,6 +176,16 @@ def test_slow_readers_do_not_fill_the_memory(gateway: Gateway) -> None:
     assert most - before < 160 << 10, f"{most - before} KiB more"
 
 
+def test_workers_outlive_the_control_plane(gateway: Gateway) -> None:
+    _serving_again(gateway)
+    before = _workers(gateway)
+    gateway.kill()
+    assert _ADDRESS not in _ask(gateway.http, "safe").text
+    gateway.start()
+    assert _workers(gateway) == before
+    assert _ADDRESS not in _ask(gateway.http, "safe").text
+
+
 def test_workers_come_and_go_with_their_number(gateway: Gateway, mock: MockProvider) -> None:
     gateway.apply_edit(_POLICY.format(url=mock.base_url, version=99), settings="rule_workers: 3")
     assert set(_workers(gateway)) == {"rules-0", "rules-1", "rules-2"}
