@@ -78,7 +78,7 @@ class Leaf:
 
     @property
     def chain(self) -> str:
-        return "-".join(map(str, self.rules))
+        return settings.chain_name(self.rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +220,9 @@ def inline(
         if route is not None:
             patterns.setdefault(pattern, route)
     places = tuple(Place(pattern, route, made.branch(pattern)) for pattern, route in patterns.items())
-    chains = {leaf.chain: leaf.rules for place in places for leaf in leaves(place.branch) if leaf.messages}
     specs = tuple(rule.spec for rule in made.rules)
     called = {model: name for model in _chosen(policy.rules) if (name := names.get(model)) is not None}
-    document = settings.dump(Settings(settings.FORMAT, specs, dict(sorted(chains.items())), called))
+    document = settings.dump(Settings(settings.FORMAT, specs, called))
     workers, timeout_ms = policy.gateway.rule_workers, policy.gateway.rule_timeout
     return Inline(made, places, document, settings.version(document), workers, timeout_ms)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
@@ -20,11 +19,25 @@ class UnknownError(LookupError):
     """There is no such version, or no such chain in it."""
 
 
-def chains(document: bytes, origin: str) -> Mapping[str, Chain]:
-    """The chains of a settings document, ready to run. Raises SettingsError."""
-    made = settings.parse(document, origin)
-    rules = tuple(_rule(spec) for spec in made.rules)
-    return {name: Chain(tuple(rules[place] for place in places), made.names) for name, places in made.chains.items()}
+class Version:
+    """The rules of a settings document, ready to run. Raises SettingsError."""
+
+    def __init__(self, document: bytes, origin: str) -> None:
+        made = settings.parse(document, origin)
+        self._rules = tuple(_rule(spec) for spec in made.rules)
+        self._names = made.names
+        self._chains: dict[str, Chain] = {}
+
+    def chain(self, name: str) -> Chain:
+        """A chain of its rules. Raises UnknownError."""
+        found = self._chains.get(name)
+        if found is None:
+            try:
+                rules = tuple(self._rules[place] for place in settings.places(name))
+            except (ValueError, IndexError):
+                raise UnknownError(f"there is no chain {name[:100]!r} of {len(self._rules)} rules") from None
+            found = self._chains[name] = Chain(rules, self._names)
+        return found
 
 
 def _rule(spec: RuleSpec) -> Rule:
@@ -42,8 +55,8 @@ class Library:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._kept: OrderedDict[str, Mapping[str, Chain]] = OrderedDict()
-        self._reading: dict[str, asyncio.Task[Mapping[str, Chain]]] = {}
+        self._kept: OrderedDict[str, Version] = OrderedDict()
+        self._reading: dict[str, asyncio.Task[Version]] = {}
 
     def known(self, version: str, chain: str) -> Chain | None:
         """The chain, if its version is at hand. Raises UnknownError for a chain that it does not have."""
@@ -51,9 +64,7 @@ class Library:
         if found is None:
             return None
         self._kept.move_to_end(version)
-        if chain not in found:
-            raise UnknownError(f"version {version} has no chain {chain}")
-        return found[chain]
+        return found.chain(chain)
 
     async def load(self, version: str) -> None:
         """Has a version at hand. Raises UnknownError, SettingsError, OSError."""
@@ -68,7 +79,7 @@ class Library:
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
 
-    def _read(self, version: str) -> Mapping[str, Chain]:
+    def _read(self, version: str) -> Version:
         file = self._folder / settings.file_name(version)
         try:
             document = file.read_bytes()
@@ -76,4 +87,4 @@ class Library:
             raise UnknownError(f"there is no version {version} in {self._folder}") from None
         if settings.version(document) != version:
             raise UnknownError(f"{file} is not what its name says")
-        return chains(document, file.name)
+        return Version(document, file.name)

@@ -1,11 +1,11 @@
-"""The settings document: the rules of one policy, and the chains that routes send requests through.
+"""The settings document: the rules of one policy. Routes send requests through chains of them.
 
 The control plane writes it before the snapshot that uses it, into a file named by its version. Requests name version
 and chain, so that none sees half of one policy and half of the next.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -62,21 +62,15 @@ class RuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`chains`: by name, the places of their rules in `rules`, in the order in which requests pass them.
+    """`names`: what providers call models that rules may choose, where that differs.
 
-    `names`: what providers call models that rules may choose, where that differs.
+    Nothing in it depends on who may send requests, so that a key which comes or goes makes no new version.
     """
 
     format: Literal[1]
     rules: tuple[RuleSpec, ...]
-    chains: Mapping[str, tuple[int, ...]]
     names: Mapping[str, str] = field(default_factory=dict)
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    def __post_init__(self) -> None:
-        for name, places in self.chains.items():
-            if not all(0 <= place < len(self.rules) for place in places):
-                raise ValueError(f"chains.{name} names a rule that is not there")
 
 
 def dump(settings: Settings) -> bytes:
@@ -96,6 +90,19 @@ def version(document: bytes) -> str:
 
 def file_name(of_version: str) -> str:
     return f"{of_version}.json"
+
+
+def chain_name(places: Iterable[int]) -> str:
+    """The name of the chain of these rules, by their places."""
+    return "-".join(map(str, places))
+
+
+def places(chain: str) -> tuple[int, ...]:
+    """The inverse. Raises ValueError for what is no name of a chain."""
+    found = tuple(int(place) for place in chain.split("-") if place.isdecimal())
+    if not found or chain_name(found) != chain:
+        raise ValueError(f"{chain[:100]!r} is not the name of a chain")
+    return found
 
 
 def route_name(of_version: str, chain: str, *, streamed: bool) -> str:

@@ -12,7 +12,7 @@ from controlplane.plan import explain, rules
 from controlplane.plan.ir import Tier
 from controlplane.plan.rules import Branch, Fork, Leaf
 from controlplane.policy.endpoints import PATHS
-from extproc.server.library import chains
+from extproc.server.library import Version
 from extproc.usage.identity import Owner
 from tests.unit.plan.compiled import compiled
 
@@ -92,7 +92,7 @@ def _is_for(rule: rules.Rule, model: str, owner: Owner, path: str, stream: bool)
 )
 def test_lookups_lead_to_the_rules_that_are_for_a_request(written: list[dict[str, Any]]) -> None:
     inline = _inline(written)
-    known = chains(inline.document, "here")
+    known = Version(inline.document, "here")
     for model in _MODELS:
         place = _place(inline, model)
         for name, owner in _KEYS.items():
@@ -102,7 +102,9 @@ def test_lookups_lead_to_the_rules_that_are_for_a_request(written: list[dict[str
                     expected = [r for r in inline.rules.rules if _is_for(r, model, owner, path, stream)]
                     if leaf.messages:
                         assert [inline.rules.rules[at] for at in leaf.rules] == expected
-                        assert [rule.name for rule in known[leaf.chain].rules] == [rule.spec.name for rule in expected]
+                        assert [rule.name for rule in known.chain(leaf.chain).rules] == [
+                            rule.spec.name for rule in expected
+                        ]
                         assert leaf.closed == any(rule.spec.closed for rule in expected)
                     else:
                         needs = rules.needs_of(tuple(rule.ready for rule in expected))
@@ -159,6 +161,14 @@ def test_neighbours_of_a_kind_are_one_stage() -> None:
 def test_the_version_is_what_the_rules_say() -> None:
     one, same, other = (_inline([{"do": [{"set": {"a": value}}]}]).version for value in (1, 1, 2))
     assert one == same != other
+
+
+def test_a_key_that_comes_or_goes_makes_no_new_version() -> None:
+    """The control plane tells workers of new versions when a policy is applied, not when a key expires."""
+    written = [{"when": {"team": "search"}, "do": [{"set": {"a": 1}}]}]
+    fewer = _HEAD.replace("  bob: {secret: {env: BOB}, team: search}\n", "")
+    assert fewer != _HEAD
+    assert _inline(written).version == _inline(written, fewer).version
 
 
 def test_many_keys_are_left_to_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

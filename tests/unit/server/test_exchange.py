@@ -16,7 +16,7 @@ from extproc.server import settings
 from extproc.server.chain import Chain
 from extproc.server.counters import Counters
 from extproc.server.exchange import Exchange, ProtocolError
-from extproc.server.library import chains
+from extproc.server.library import Version
 from extproc.server.settings import RuleSpec, Settings, StageSpec
 
 _SAFE = StageSpec("safety", {"rules": [{"find": ["email"]}, {"words": ["xyzzy"], "action": "block"}]})
@@ -27,7 +27,7 @@ _TIDY = StageSpec("transform", {"operations": [{"remove_from_answer": ["id"]}]})
 
 
 def _chain(*stages: StageSpec, closed: bool = True) -> Chain:
-    return chains(settings.dump(Settings(1, (RuleSpec("rule", stages, closed=closed),), {"0": (0,)})), "here")["0"]
+    return Version(settings.dump(Settings(1, (RuleSpec("rule", stages, closed=closed),))), "here").chain("0")
 
 
 _CHAIN = _chain(_SAFE)

@@ -36,7 +36,7 @@ async def _running(folder: Path) -> AsyncIterator[tuple[Service, Any]]:
 
 def _version(folder: Path, *stages: StageSpec) -> str:
     rule = RuleSpec("rule", stages or (StageSpec("safety", {"rules": [{"find": ["email"]}]}),), closed=True)
-    document = settings.dump(Settings(1, (rule,), {"0": (0,)}))
+    document = settings.dump(Settings(1, (rule,)))
     version = settings.version(document)
     (folder / settings.file_name(version)).write_bytes(document)
     return version
@@ -68,7 +68,7 @@ async def _asked(channel: Any, request: bytes) -> Any:
 
 async def test_its_health_is_that_of_a_version(tmp_path: Path) -> None:
     version = _version(tmp_path)
-    broken = b'{"format":1,"rules":[{"name":"a","stages":[{"kind":"none","settings":{}}]}],"chains":{}}'
+    broken = b'{"format":1,"rules":[{"name":"a","stages":[{"kind":"none","settings":{}}]}]}'
     (tmp_path / settings.file_name(settings.version(broken))).write_bytes(broken)
     async with _running(tmp_path) as (_, channel):
         assert await _health(channel) == _SERVING
