@@ -32,7 +32,7 @@ from extproc.server import exchange, settings
 from extproc.server.service import MOST_EXCHANGES
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_WINDOW = 8 << 20  # bytes of a message that may be on the way; a worker reads few at once
+_WINDOW = 1 << 20  # bytes of a message that may be on the way; a worker reads few at once
 _SEND = modes.ProcessingMode.HeaderSendMode.SEND
 _SKIP, _NONE = modes.ProcessingMode.HeaderSendMode.SKIP, modes.ProcessingMode.BodySendMode.NONE
 _BUFFERED, _STREAMED = modes.ProcessingMode.BodySendMode.BUFFERED, modes.ProcessingMode.BodySendMode.STREAMED

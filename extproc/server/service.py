@@ -30,6 +30,7 @@ _LARGE = 128 << 10
 # Exchanges beyond these get an error at once, and those that wait have nothing but their name in memory.
 MOST_EXCHANGES = 10_000
 _READ_AT_ONCE = 32
+_WINDOW = 256 << 10
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 
 
@@ -93,7 +94,12 @@ class Service:
         self._library = library
         self._counters = counters
         self._draining = asyncio.Event()
-        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+        options = [
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", _WINDOW),
+        ]
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_EXCHANGES)
         self._server.add_generic_rpc_handlers((self._processing(), self._health(), self._reading()))
 
