@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from controlplane.plan.limits import Counted, NativeLimit
+from controlplane.plan.rules import Inline
 from controlplane.plan.tokens import Tokens
 from controlplane.policy.secrets import SecretRef
 from extproc.usage.accounting import AccountSpec, Retention
@@ -259,6 +260,7 @@ class Plan:
     prices: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()  # pattern -> rates, as written in the policy
     imported: Catalog | None = None  # prices of a file; they come after those of the policy
     ledger: SecretRef | None = None
+    inline: Inline | None = None  # where the policy has rules
     retention: Retention | None = None
     webhooks: tuple[Webhook, ...] = ()
     tokens: Tokens | None = None  # issued keys, where any were ever issued
