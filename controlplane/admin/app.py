@@ -18,6 +18,7 @@ from controlplane.audit.entry import Action, Actor, Event
 from controlplane.audit.read import since_when
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.revisions.store import RevisionsError, Store
+from controlplane.runtime import rules
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.child import ProcessState
 from controlplane.runtime.controller import ACKNOWLEDGE_S, Controller
@@ -140,7 +141,7 @@ def _add_reads(
             "failure": views.failure(controller.failure) if controller.failure else None,
             "nodes": [views.node(node) for node in controller.nodes()],
             "processes": [views.process(process) for process in processes()],
-            "alarms": await alarms(),
+            "alarms": [*await alarms(), *rules.alarms(processes())],
         }
 
     @app.get("/nodes", summary="Connected nodes, with what each acknowledged and rejected")

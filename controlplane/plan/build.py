@@ -9,6 +9,7 @@ from controlplane.plan import limits as limiting
 from controlplane.plan.accounts import accounts, accounts_of
 from controlplane.plan.ir import Cors, Edge, Key, Plan, Retry, Route, ServerTls, Target, Upstream, Webhook
 from controlplane.plan.lanes import assign
+from controlplane.plan.rules import inline
 from controlplane.plan.tokens import IssuedKey, Tokens, identity_of, owner
 from controlplane.policy import language
 from extproc.usage.accounting import Retention
@@ -40,11 +41,12 @@ def plan(
     )
     keep = policy.gateway.retention
     issued = tuple(_issued(key) for key in tokens.keys) if tokens else ()
+    everyone = (*keys, *issued)
     return Plan(
         edge=_edge(policy.gateway),
         upstreams=MappingProxyType(adapted),
         routes=routes,
-        keys=(*keys, *issued),
+        keys=everyone,
         limits=native,
         open=not policy.keys and tokens is None and not policy.issuers,
         expired=tuple(name for name, key in policy.keys.items() if key.expires is not None and key.expires <= now),
@@ -60,6 +62,7 @@ def plan(
             Webhook(name, webhook.url, webhook.secret, tuple(dict.fromkeys(webhook.events)))
             for name, webhook in policy.webhooks.items()
         ),
+        inline=inline(policy, [(key.identity, key.owner) for key in everyone]),
         tokens=tokens,
         issuers=tuple(issuers.build(policy)),
         counted=counted,

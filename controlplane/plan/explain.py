@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
+from controlplane.plan import rules_explained
 from controlplane.plan.accounts import LIMIT
 from controlplane.plan.ir import Decision, Issuer, Key, Plan, RemoteKeys, Route, Tier
 from controlplane.plan.limits import Counted, NativeLimit, Use
@@ -40,6 +41,8 @@ def decisions(plan: Plan) -> Iterator[Decision]:
     yield from _keys(plan)
     yield from (_native_limit(limit) for limit in plan.limits)
     yield from (_counted(each) for each in plan.counted)
+    if plan.inline is not None:
+        yield from rules_explained.decisions(plan.inline)
     yield from _accounts(plan)
     for webhook in plan.webhooks:
         budgets = dict.fromkeys(account.budget for account in plan.accounts if webhook.name in account.webhooks)
@@ -253,6 +256,7 @@ class Answer:
     groups: tuple[tuple[tuple[str, str, int], ...], ...]
     attempts: int
     limits: tuple[str, ...]
+    rules: tuple[str, ...]  # for its model and key; path, stream, headers and modality may part them further
 
 
 def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
@@ -278,6 +282,7 @@ def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
             groups,
             found.retry.attempts if groups and found else 0,
             limits,
+            _rules(plan, model, key) if groups and model else (),
         )
 
     if key is None and not plan.open:
@@ -303,6 +308,14 @@ def _limits(plan: Plan, key: Key | None, found: Route | None) -> Iterator[str]:
             theirs = getattr(owner, account.owner_kind) if account.owner_kind else ""
             if theirs == account.owner:
                 yield account.budget.removeprefix(LIMIT)
+
+
+def _rules(plan: Plan, model: str, key: Key | None) -> tuple[str, ...]:
+    if plan.inline is None:
+        return ()
+    owner = key.owner if key else None
+    rules = plan.inline.rules.rules
+    return tuple(rule.spec.name for rule in rules if rule.for_model(model) and rule.for_owner(owner))
 
 
 def match(plan: Plan, model: str) -> Route | None:

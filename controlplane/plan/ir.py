@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from controlplane.plan.limits import Counted, NativeLimit
+from controlplane.plan.rules import Inline
 from controlplane.plan.tokens import Tokens
 from controlplane.policy.secrets import SecretRef
 from extproc.usage.accounting import AccountSpec, Retention
@@ -261,6 +262,7 @@ class Plan:
     ledger: SecretRef | None = None
     retention: Retention | None = None
     webhooks: tuple[Webhook, ...] = ()
+    inline: Inline | None = None  # where the policy has rules
     tokens: Tokens | None = None  # issued keys, where any were ever issued
     issuers: tuple[Issuer, ...] = ()
     counted: tuple[Counted, ...] = ()  # by the rate limit service

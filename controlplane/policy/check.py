@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from controlplane.policy.check_rules import check_rules
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.grammar import Address, is_ip
@@ -53,13 +54,17 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     found += check_accounts(document, gateway, sections, names)
     found += check_limits(document, gateway, sections, names)
     found += check_issuers(document, sections.get("issuers", {}), names)
+    found += check_rules(document, structure.rules, names)
     nobody = all(document.data.get(section, {}) == {} for section in ("keys", "issuers"))
     found += _semantics(document, gateway, sections.get("providers", {}), open_to_all=nobody)
     ordered = tuple(sorted(dict.fromkeys(found), key=lambda d: (d.place is None, d.place)))
     if any(d.severity is Severity.ERROR for d in ordered):
         return Checked(None, ordered, document.place)
-    others = {name: sections.get(name, {}) for name in SECTIONS if name not in ("providers", "models", "keys")}
-    policy = Policy(gateway, sections["providers"], resolved, keys, **others, written=document.data)
+    others: dict[str, Any] = {
+        name: sections.get(name, {}) for name in SECTIONS if name not in ("providers", "models", "keys")
+    }
+    rules = tuple(structure.rules.values())
+    policy = Policy(gateway, sections["providers"], resolved, keys, **others, rules=rules, written=document.data)
     return Checked(policy, ordered, document.place)
 
 

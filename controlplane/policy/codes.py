@@ -39,7 +39,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "wildcard-reference": "A model refers to a pattern, which stands for many models. Name one model or provider.",
         "cycle": "Models refer to each other in a circle. Let one of them name a provider.",
         "nested-group": "A weighted group names a model with several targets. Name models with one target only.",
-        "matches-nothing": "Warning: a key's pattern matches no model of the policy. Correct or remove it.",
+        "matches-nothing": "Warning: a key or rule names a model or key that the policy lacks. Correct or remove it.",
         "too-many-targets": "A model comes down to more targets than it may have. Name fewer, or fewer models of many.",
         "issued-key-needs": "An issued key bears a limit or budget that the policy lacks. Put it back, or revoke it.",
         "one-amount": "A budget has one of `usd`, `tokens`, `requests`; a limit has one at least. Write what is meant.",
@@ -48,6 +48,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "fleet-without-redis": "Counters of a fleet are kept in Redis. Set `gateway.redis`, or write `scope: node`.",
         "invalid-redis": "`gateway.redis` holds no URL of a Redis. It begins with redis://, rediss:// or unix://.",
         "redis-unused": "Warning: nothing of the policy has `scope: fleet`, so Redis is not used. Leave it out.",
+        "one-action": "An entry of a rule's `do` is one action. Write a list of entries with one each.",
+        "invalid-rule": "The actions of a rule cannot be put together. The message says which and why.",
         "duplicate-item": "An entry of a list stands there twice. Remove one of the two.",
         # What fits together.
         "open-gateway": "Warning: without keys everyone may use every model. Add `keys` before others can reach it.",

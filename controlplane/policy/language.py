@@ -12,6 +12,7 @@ from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organiz
 from controlplane.policy.grammar import Address, Url
 from controlplane.policy.issuers import Issuer, JwksUrl
 from controlplane.policy.limits import Limit, LimitNames
+from controlplane.policy.rules import Action, Rule
 from controlplane.policy.types import (
     RETRY,
     AddressType,
@@ -125,6 +126,10 @@ class Gateway(Strict):
     workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="Envoy's worker threads; one per core by default."
     )
+    rule_workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="Processes that rules run in, where the policy has rules."
+    )
+    rule_timeout: Clock = Field(5_000, description="How long rules may take for one message of an exchange.")
 
 
 class HealthCheck(Strict):
@@ -312,6 +317,7 @@ class PolicySpec(Strict):
     prices: dict[Pattern, Price] = Field(
         {}, description="Prices by upstream model, exact or ending in *; they come before those of the catalog."
     )
+    rules: list[Rule] = Field([], description="What to do to requests and answers, in this order.")
 
 
 # The models to check entries of a section with, one by one, so that unchanged entries need not be checked again.
@@ -323,7 +329,8 @@ SECTIONS: Mapping[str, Any] = {
 # Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
 TAGS: Mapping[str, type[BaseModel]] = {
     "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<openai>": OpenAIProvider,
-    "<mock>": MockProvider, "<ejection>": Ejection, "<downgrade>": Downgrade, "<url>": JwksUrl,
+    "<mock>": MockProvider, "<ejection>": Ejection, "<downgrade>": Downgrade, "<url>": JwksUrl, "<rule>": Rule,
+    "<action>": Action,
 }  # fmt: skip
 
 
@@ -366,4 +373,5 @@ class Policy:
     budgets: Mapping[str, Budget]
     webhooks: Mapping[str, Webhook]
     prices: Mapping[str, Price]
+    rules: tuple[Rule, ...]
     written: Mapping[str, Any]

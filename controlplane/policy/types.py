@@ -103,6 +103,7 @@ Fraction = Annotated[
     _by(grammar.fraction, (int, float, str)),
     WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1, "examples": [0.8]}),
 ]
+RuleName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["no-secrets"])]
 ModelName = Annotated[str, _by(grammar.model), _text(grammar.MODEL, ["gpt-4o-mini"])]
 Pattern = Annotated[str, _by(grammar.pattern), _text(grammar.PATTERN, ["smart", "gpt-*"])]
 UpstreamModel = Annotated[str, _by(grammar.model), _text(grammar.MODEL, ["gpt-4o"])]

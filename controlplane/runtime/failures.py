@@ -52,6 +52,12 @@ class LimitsError(ApplyError):
     code = "limits-not-ready"
 
 
+class RulesError(ApplyError):
+    """The workers of rules cannot take the new settings: nothing was pushed."""
+
+    code = "rules-not-ready"
+
+
 class NotReadyError(Exception):
     """Envoy did not take the first policy. Its text says where its log is."""
 

@@ -25,6 +25,7 @@ from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.language import Gateway as Settings
 from controlplane.policy.load import LoadCache
 from controlplane.revisions.store import Store
+from controlplane.runtime import rules
 from controlplane.runtime.accounting import NAME, Accounting
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.bootstrap import Node, build_bootstrap
@@ -181,6 +182,8 @@ def _sidecars(
             await _listens(folder.mock_socket, folder.log("mock"))
         await supervisor.start(accounting.tell(compiled))
         await limiting.prepare(compiled)
+        if compiled.plan.inline is not None:
+            await rules.prepare(compiled.plan.inline, supervisor, folder, _READY_S)
 
     return prepare
 

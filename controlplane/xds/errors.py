@@ -16,6 +16,7 @@ from envoy.type.matcher.v3 import value_pb2 as value
 from controlplane.xds import names
 from controlplane.xds.names import MODEL
 from controlplane.xds.protos import boolean, uint
+from controlplane.xds.rules import unavailable
 from controlplane.xds.tokens import denied_by, refused, revoked
 
 INVALID = "invalid_request_error"
@@ -26,6 +27,7 @@ _NO_KEY = "Incorrect API key provided, or none: send `Authorization: Bearer <key
 _ELSEWHERE = "This API key may not be used from your address."
 _NOT_ACCEPTED = "The token is not accepted (%RESPONSE_CODE_DETAILS%): send a new one, meant for this gateway."
 _REVOKED = "This API key was revoked: ask for a new one."
+_NO_RULES = "The rules for this request cannot be applied at the moment. Try again."
 _TOO_MANY = "Rate limit reached. Wait for `retry-after` seconds and try again."
 _BY_STATUS: tuple[tuple[int, str, str, str, str | None], ...] = (
     (401, _NO_KEY, INVALID, "invalid_api_key", None),
@@ -62,10 +64,10 @@ def direct(status: int, message: str, code: str, param: str | None = None) -> ro
     return answer
 
 
-def local_replies(*, counted: bool) -> hcm.LocalReplyConfig:
+def local_replies(*, counted: bool, rules: bool) -> hcm.LocalReplyConfig:
     """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins.
 
-    `counted`: the rate limit service may refuse requests.
+    `counted`: the rate limit service may refuse requests. `rules`: some may fail.
     """
     mappers = [hcm.ResponseMapper(filter=_own_words())]
     # Refusals of tokens are not all 401 by themselves.
@@ -74,6 +76,8 @@ def local_replies(*, counted: bool) -> hcm.LocalReplyConfig:
     mappers.append(_mapper(denied_by(names.ADDRESS_DENIED), body(_ELSEWHERE, INVALID, "address_not_allowed")))
     if counted:
         mappers += _refusals()
+    if rules:
+        mappers.append(_mapper(unavailable(), body(_NO_RULES, SERVER, "rules_unavailable"), 503))
     mappers += [
         _mapper(_status(status), body(message, kind, code, param)) for status, message, kind, code, param in _BY_STATUS
     ]

@@ -23,6 +23,7 @@ from controlplane.xds import (
     listener,
     names,
     routes,
+    rules,
     sds,
     tokens,
     usage,
@@ -49,6 +50,8 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
                 assignment = endpoints.lower(upstream, cluster.name)
                 yield _resource(xds.ENDPOINTS, assignment, name=cluster.name, tie=cluster.version)
     yield _resource(xds.CLUSTER, usage.cluster(around.usage_socket))
+    if plan.inline is not None:
+        yield _resource(xds.CLUSTER, rules.cluster(plan.inline, around.rules_socket))
     for secret in sds.lower(plan, secrets):
         yield _resource(xds.SECRET, secret)
     yield _resource(xds.LISTENER, listener.lower(plan, around.usage_log))

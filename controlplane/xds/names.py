@@ -8,13 +8,14 @@ from controlplane.plan.ir import Target
 CLIENT = "x-headgate-client"
 MODEL = "x-headgate-model"
 INSTEAD = "x-headgate-instead"  # the model to serve in place of the one asked for
+STREAM = "x-headgate-stream"  # "1" where a stream is asked for
 TOKEN_ID = "x-headgate-token-id"  # noqa: S105 - the name of a header
 ISSUER = "x-headgate-issuer"  # the `iss` of an outside token
 GRANT = "x-headgate-grant"  # the models that a client of an outside issuer may use
 OWNER = "x-headgate-owner"  # the client header, where it is told to a part of the gateway
 CAP = "x-headgate-cap"  # the output tokens that the request allows; absent where it does not say
 INTERNAL_HEADERS = (
-    CLIENT, MODEL, INSTEAD, TOKEN_ID, ISSUER, GRANT, OWNER, CAP, "x-headgate-path", "x-client", "x-model"
+    CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, ISSUER, GRANT, OWNER, CAP, "x-headgate-path", "x-client", "x-model"
 )  # fmt: skip
 
 LISTENER = "edge"
@@ -28,9 +29,12 @@ PERMISSIONS = "permissions"
 ADDRESS_DENIED = "address-not-allowed"  # of the permissions: why a request was refused
 SPENT = "spent"
 BODY = "body"
+RULES = "rules"
+HOLD = "hold"
 SERVER_CERTIFICATE = "edge-certificate"
 CLIENT_CA = "edge-client-ca"
 USAGE_CLUSTER = "headgate/usage"  # no provider can have this name
+RULES_CLUSTER = "headgate/rules"
 XDS_CLUSTER = "headgate-xds"
 MODULE = "headgate"  # the dynamic module: libheadgate.so
 LIMITS_CLUSTER = "headgate/limits"  # the rate limit service

@@ -3,6 +3,7 @@
 The model tree is a hash lookup (then a prefix trie for wildcards), so 10 models cost what 10,000 cost.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 from envoy.config.core.v3 import base_pb2 as base
@@ -11,17 +12,10 @@ from envoy.config.route.v3 import route_pb2
 from google.protobuf.any_pb2 import Any as AnyProto
 
 from controlplane.plan.ir import Plan, Route
-from controlplane.xds import cors, errors, keys, listing, matchers, names, usage
+from controlplane.plan.rules import Branch, Leaf
+from controlplane.policy.endpoints import ENDPOINTS, PATHS
+from controlplane.xds import cors, errors, keys, listing, matchers, names, rules, usage
 from controlplane.xds.protos import boolean, millis, pack, typed_struct, uint
-
-# The endpoints that carry a model, below /v1.
-ENDPOINTS = (
-    "chat/completions", "completions", "embeddings", "responses", "moderations", "rerank",
-    "images/generations", "images/edits", "images/variations",
-    "audio/speech", "audio/transcriptions", "audio/translations",
-)  # fmt: skip
-
-PATHS = tuple(f"/v1/{endpoint}" for endpoint in ENDPOINTS)
 
 _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
 _PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
@@ -36,7 +30,7 @@ _LISTING = r"/v1/models([/?](?s:.*))?"
 
 # What a client sends for the gateway, and what would tell a provider about the client.
 _NOT_FOR_PROVIDERS = (
-    names.CLIENT, names.MODEL, names.INSTEAD, names.TOKEN_ID, names.ISSUER, names.GRANT, names.CAP,
+    names.CLIENT, names.MODEL, names.INSTEAD, names.STREAM, names.TOKEN_ID, names.ISSUER, names.GRANT, names.CAP,
     "authorization", "x-api-key", "api-key", "cookie", "openai-organization", "openai-project",
     "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded",
     "x-envoy-external-address",
@@ -71,14 +65,17 @@ def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
 
 def _models(plan: Plan, draining: bool) -> matchers.Matcher:
     """Model -> route. Only requests to an endpoint get a model header, so a model also vouches for the path."""
-    exact = {r.name: _on_match(r, plan) for r in plan.routes if r.prefix is None}
-    prefixes = {r.prefix: _on_match(r, plan) for r in plan.routes if r.prefix}
     unknown = _error(404, f"The model '%REQ({names.MODEL})%' does not exist.", "model_not_found", "model")
-    everything = [_on_match(r, plan) for r in plan.routes if r.prefix == ""]
+    exact, prefixes, everything = {}, {}, unknown
+    for pattern, on_match in _placed(plan):
+        if not pattern.endswith("*"):
+            exact[pattern] = on_match
+        elif pattern == "*":
+            everything = on_match
+        else:
+            prefixes[pattern[:-1]] = on_match
     named = matchers.present(names.MODEL)
-    others = matchers.first_of(
-        [(named, everything[0] if everything else unknown)], matchers.then(_surface(plan, draining))
-    )
+    others = matchers.first_of([(named, everything)], matchers.then(_surface(plan, draining)))
     return matchers.lookup(names.MODEL, exact, prefixes, matchers.then(others))
 
 
@@ -146,6 +143,8 @@ def _reading(plan: Plan, *more: str) -> matchers.OnMatch:
         enabled[names.SPENT] = _ENABLED
     if plan.counted:
         enabled[names.ASKING] = enabled[names.NO_COUNTS] = _ENABLED
+    if plan.inline is not None:
+        enabled[names.RULES] = enabled[names.HOLD] = _ENABLED
     enabled.update(dict.fromkeys(more, _ENABLED))
     for name, enable in enabled.items():
         made.typed_per_filter_config[name].CopyFrom(pack(enable))
@@ -157,15 +156,42 @@ def _error(status: int, message: str, code: str, param: str | None = None) -> ma
     return matchers.action("answer", route.Route(match={"prefix": "/"}, direct_response=answer))
 
 
-def _on_match(model: Route, plan: Plan) -> matchers.OnMatch:
+def _placed(plan: Plan) -> Iterator[tuple[str, matchers.OnMatch]]:
+    """Models and patterns, with what becomes of their requests."""
+    if plan.inline is None:
+        yield from ((model.name, _on_match(model, plan, None)) for model in plan.routes)
+        return
+    models = {model.name: model for model in plan.routes}
+    for place in plan.inline.places:
+        yield place.pattern, _branched(models[place.route], plan, plan.inline.version, place.branch)
+
+
+def _branched(model: Route, plan: Plan, version: str, branch: Branch) -> matchers.OnMatch:
+    """A route for each kind of request that goes through other rules."""
+    if isinstance(branch, Leaf):
+        return _on_match(model, plan, rules.Through(version, branch) if branch.messages else None)
+    cases = {value: _branched(model, plan, version, case) for value, case in branch.cases}
+    others = _branched(model, plan, version, branch.others)
+    if branch.by == "client":
+        return matchers.then(matchers.lookup(names.CLIENT, cases, {}, others))
+    if branch.by == "path":
+        queried = {f"{path}?": case for path, case in cases.items()}
+        return matchers.then(matchers.lookup(":path", cases, queried, others))
+    return matchers.then(matchers.lookup(names.STREAM, cases, {}, others))
+
+
+def _on_match(model: Route, plan: Plan, through: rules.Through | None) -> matchers.OnMatch:
     upstreams = [plan.upstreams[target.provider] for target in model.targets]
     elsewhere = any(len(upstream.endpoints) > 1 or upstream.resolve for upstream in upstreams)
-    return _route(model, elsewhere, any(upstream.balance == "ring_hash" for upstream in upstreams))
+    return _route(model, elsewhere, any(upstream.balance == "ring_hash" for upstream in upstreams), through)
 
 
 @lru_cache(maxsize=20_000)  # an edit leaves most models as they are
-def _route(model: Route, elsewhere: bool, sticky: bool) -> matchers.OnMatch:
-    """`elsewhere`: a retry should go to another endpoint, since there are some. `sticky`: a client's requests too."""
+def _route(model: Route, elsewhere: bool, sticky: bool, through: rules.Through | None) -> matchers.OnMatch:
+    """`elsewhere`: a retry should go to another endpoint, since there are some. `sticky`: a client's requests too.
+
+    `through`: the rules that its requests go through.
+    """
     action = route.RouteAction(
         timeout={},  # no total timeout: it would cut long streams
         idle_timeout=millis(max(model.idle_ms, _all_first_bytes_ms(model)) + _IDLE_SLACK_MS),
@@ -184,6 +210,8 @@ def _route(model: Route, elsewhere: bool, sticky: bool) -> matchers.OnMatch:
     if not model.per_attempt and model.base_path != "/v1":
         action.prefix_rewrite = f"{model.base_path}/"
     made = route.Route(match={"prefix": "/v1/"}, route=action, metadata=_upstream_models(model))
+    if through is not None:
+        rules.send(made, through)
     return matchers.action("route", made)
 
 

@@ -17,19 +17,25 @@ const client_header = "x-headgate-client";
 const model_header = "x-headgate-model";
 const instead_header = "x-headgate-instead";
 const cap_header = "x-headgate-cap";
+const stream_header = "x-headgate-stream";
 
 /// What the filter's configuration says: words, parted by spaces.
 pub const Config = struct {
     /// Strict limits need a request's output cap in a header, and the counts of its answer as numbers.
     limits: bool = false,
+    /// Rules need to know whether a stream is asked for, to have its answer shown to them as one.
+    rules: bool = false,
 
     /// Null for a word that is unknown.
     pub fn read(text: []const u8) ?Config {
         var made: Config = .{};
         var words = std.mem.tokenizeScalar(u8, text, ' ');
         while (words.next()) |word| {
-            if (!std.mem.eql(u8, word, "limits")) return null;
-            made.limits = true;
+            if (std.mem.eql(u8, word, "limits")) {
+                made.limits = true;
+            } else if (std.mem.eql(u8, word, "rules")) {
+                made.rules = true;
+            } else return null;
         }
         return made;
     }
@@ -70,6 +76,7 @@ pub const Filter = struct {
         const model = requests.modelName(body, asked, &room) orelse return;
         const instead = try self.enter(model); // a budget is spent: serve a cheaper model
         if (self.config.limits) try self.setCap(asked);
+        if (self.config.rules and asked.stream) abi.setHeader(self.stream, .request, stream_header, "1");
         abi.setHeader(self.stream, .request, model_header, instead orelse model);
         abi.pickRoute(self.stream);
         const upstream = abi.routeMetadata(self.stream, "model", "model") orelse instead;
@@ -109,6 +116,11 @@ pub const Filter = struct {
         if (!completion or std.ascii.startsWithIgnoreCase(content_type, "multipart/")) return false;
         const may = abi.routeMetadata(self.stream, "model", "stream_usage") orelse return true;
         return !std.mem.eql(u8, may, "never");
+    }
+
+    /// Whether the answer's headers wait for its body: a rule may still put an error in its place.
+    pub fn holdsAnswer(self: *Filter) bool {
+        return self.config.rules and abi.routeMetadata(self.stream, "model", "hold") != null;
     }
 
     pub fn onAnswer(self: *Filter) !void {

@@ -93,8 +93,13 @@ export fn envoy_dynamic_module_on_http_filter_request_trailers(_: abi.Stream, fi
 }
 
 export fn envoy_dynamic_module_on_http_filter_response_headers(_: abi.Stream, filter: *Filter, ends: bool) c_int {
-    if (!ends) filter.call("onAnswer", .{});
-    return abi.proceed;
+    if (ends) return abi.proceed;
+    filter.call("onAnswer", .{});
+    const holds = switch (filter.kind) {
+        .model => |*each| each.holdsAnswer(),
+        .attempt => false,
+    };
+    return if (holds) abi.hold_headers else abi.proceed;
 }
 
 export fn envoy_dynamic_module_on_http_filter_response_body(_: abi.Stream, filter: *Filter, ends: bool) c_int {

@@ -1,0 +1,17 @@
+"""The endpoints of OpenAI's API that carry a model."""
+
+# Below /v1.
+ENDPOINTS = (
+    "chat/completions", "completions", "embeddings", "responses", "moderations", "rerank",
+    "images/generations", "images/edits", "images/variations",
+    "audio/speech", "audio/transcriptions", "audio/translations",
+)  # fmt: skip
+
+PATHS = tuple(f"/v1/{endpoint}" for endpoint in ENDPOINTS)
+
+
+def paths_of(pattern: str) -> frozenset[str]:
+    """The paths that a pattern means: one, or all that begin so where it ends in `*`."""
+    if pattern.endswith("*"):
+        return frozenset(path for path in PATHS if path.startswith(pattern[:-1]))
+    return frozenset({pattern}) & frozenset(PATHS)

@@ -1,0 +1,221 @@
+"""What a stage is: the values it is given, the values it gives back, and what it needs to see."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import IntEnum, StrEnum
+from functools import cached_property
+from typing import Any, Protocol
+
+import orjson
+
+Json = Any
+
+
+class Endpoint(StrEnum):
+    """The API that a request speaks, by its path."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    COUNT_TOKENS = "count_tokens"
+    TOKENIZE = "tokenize"
+    OTHER = "other"
+
+    @classmethod
+    def of(cls, path: str) -> "Endpoint":
+        """From the path of a request, with or without its query."""
+        return _PATHS.get(path.partition("?")[0].rstrip("/"), cls.OTHER)
+
+    @property
+    def anthropic(self) -> bool:
+        """Its errors have Anthropic's shape."""
+        return self in (Endpoint.MESSAGES, Endpoint.COUNT_TOKENS)
+
+
+_PATHS = {
+    "/v1/chat/completions": Endpoint.CHAT,
+    "/v1/completions": Endpoint.COMPLETIONS,
+    "/v1/embeddings": Endpoint.EMBEDDINGS,
+    "/v1/responses": Endpoint.RESPONSES,
+    "/v1/messages": Endpoint.MESSAGES,
+    "/v1/messages/count_tokens": Endpoint.COUNT_TOKENS,
+    "/v1/tokenize": Endpoint.TOKENIZE,
+}
+
+
+class Access(IntEnum):
+    """How much of a body a stage needs. Of two stages, the greater."""
+
+    NONE = 0
+    READ = 1  # a copy will do: the original may be on its way already
+    CHANGE = 2  # it may replace, refuse or answer: the original has to wait
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a stage has to be shown; the plan takes the cheapest processing mode that shows it.
+
+    `request`: the request's body. `answer`: the body of an answer that is one JSON document, whole. `stream`: the
+    events of a streamed answer, as they come. `headers`: request headers, lower case. `closed`: without this stage the
+    request must fail; else it may go on.
+    """
+
+    request: Access = Access.NONE
+    answer: Access = Access.NONE
+    stream: Access = Access.NONE
+    headers: frozenset[str] = frozenset()
+    closed: bool = False
+
+    def __or__(self, other: "Needs") -> "Needs":
+        return Needs(
+            max(self.request, other.request),
+            max(self.answer, other.answer),
+            max(self.stream, other.stream),
+            self.headers | other.headers,
+            self.closed or other.closed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error that the client gets instead of an answer, in the words of OpenAI's error object."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    type: str = "invalid_request_error"
+
+    def body(self, endpoint: Endpoint = Endpoint.OTHER) -> bytes:
+        """The JSON document of the answer, in the shape of the endpoint's API."""
+        if endpoint.anthropic:
+            return orjson.dumps({"type": "error", "error": {"type": self.type, "message": self.message}})
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return orjson.dumps({"error": error})
+
+    def event(self, endpoint: Endpoint = Endpoint.OTHER) -> bytes:
+        """The event that ends a stream which has begun already."""
+        return b"%bdata: %b\n\n" % (b"event: error\n" if endpoint.anthropic else b"", self.body(endpoint))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer that a stage gives itself. The provider is not asked."""
+
+    status: int
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as a stage sees it. `raw` is the body as bytes, `body` the same parsed, an object always.
+
+    `headers`: lower case. `model`: the name the client asked for. Make one with `opened`, which checks the body.
+    """
+
+    endpoint: Endpoint
+    raw: bytes
+    model: str = ""
+    key: str = ""
+    team: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    now: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+
+    @cached_property
+    def body(self) -> dict[str, Any]:
+        return orjson.loads(self.raw)  # type: ignore[no-any-return]
+
+    @property
+    def streamed(self) -> bool:
+        return self.body.get("stream") is True
+
+    def changed(self, raw: bytes) -> "Request":
+        """The same request with another body, which must be a JSON object."""
+        return replace(self, raw=raw)
+
+
+def opened(request: Request) -> Refusal | None:
+    """Parses the body once; what is wrong with it, if it is no JSON object in UTF-8 of bounded depth."""
+    try:
+        body = request.body
+    except orjson.JSONDecodeError as error:
+        return Refusal(400, "invalid_json", f"The body is not valid JSON: {error.msg} (character {error.pos}).")
+    if not isinstance(body, dict):
+        return Refusal(400, "invalid_json", "The body is JSON, but not an object.")
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage did. Nothing, by default.
+
+    `body`: the new body. `refusal`, `reply`: the request goes no further. `model`: the name to route by from now on.
+    `headers`: to set on the way to the provider. `answer_headers`: to set on the way to the client.
+    `metadata`: to log; values are JSON. `state`: handed to this stage's answer side.
+    """
+
+    body: bytes | None = None
+    refusal: Refusal | None = None
+    reply: Reply | None = None
+    model: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Json] = field(default_factory=dict)
+    state: object = None
+
+
+NOTHING = Outcome()
+
+
+class Stream(Protocol):
+    """One streamed answer. What `feed` and `end` return is to be sent at once; memory is bounded.
+
+    `end` may be called more than once, and then returns nothing. `closed`: the stage ended the stream by itself; what
+    the provider still sends is dropped. `metadata` is whole after the end.
+    """
+
+    @property
+    def closed(self) -> bool: ...
+
+    @property
+    def metadata(self) -> Mapping[str, Json]: ...
+
+    def feed(self, data: bytes) -> bytes: ...
+
+    def end(self) -> bytes: ...
+
+
+class Stage(Protocol):
+    """One configured stage: stateless, shared by all requests of its route."""
+
+    @property
+    def needs(self) -> Needs: ...
+
+    def request(self, request: Request) -> Outcome:
+        """Called once with the request's body."""
+
+    def answer(self, request: Request, state: object, body: bytes) -> Outcome:
+        """Called with the body of a successful answer that is not a stream. Any bytes may come."""
+
+    def stream(self, request: Request, state: object) -> Stream | None:
+        """Called when a streamed answer begins. None: this stage has nothing to do with it."""
+
+
+class Plain:
+    """A stage that does nothing; stages override what they need."""
+
+    needs = Needs()
+
+    def request(self, request: Request) -> Outcome:
+        return NOTHING
+
+    def answer(self, request: Request, state: object, body: bytes) -> Outcome:
+        return NOTHING
+
+    def stream(self, request: Request, state: object) -> Stream | None:
+        return None
