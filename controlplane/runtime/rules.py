@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 
+from controlplane.plan.ir import Plan
 from controlplane.plan.rules import Inline
 from controlplane.runtime.child import Child, ProcessState, Status
 from controlplane.runtime.failures import RulesError
@@ -21,16 +22,20 @@ _SERVING, _CHECK = b"\x08\x01", "/grpc.health.v1.Health/Check"
 _POLL_S = 0.02
 
 
-async def prepare(inline: Inline, supervisor: Supervisor, folder: RunFolder, ready_s: float) -> None:
-    """Has every worker ready for requests of this version, before any names it.
+async def prepare(plan: Plan, supervisor: Supervisor, folder: RunFolder, ready_s: float) -> None:
+    """Has every worker that the plan needs ready, for requests of this version of its rules before any names it.
 
     Raises RulesError, StartError, RunFolderError.
     """
+    if not plan.workers:
+        return
     settings = folder.rules_settings
-    _write(settings, inline)
-    for number in range(inline.workers):
+    if plan.inline is not None:
+        _write(settings, plan.inline)
+    version = plan.inline.version if plan.inline is not None else ""
+    for number in range(plan.workers):
         await supervisor.start(_child(number, folder, settings))
-    await asyncio.gather(*(_ready(folder, number, inline.version, ready_s) for number in range(inline.workers)))
+    await asyncio.gather(*(_ready(folder, number, version, ready_s) for number in range(plan.workers)))
 
 
 def alarms(states: Iterable[ProcessState]) -> list[dict[str, str]]:
@@ -41,7 +46,7 @@ def alarms(states: Iterable[ProcessState]) -> list[dict[str, str]]:
         return []
     meanwhile = "the others do their work"
     if len(lost) == len(workers):
-        meanwhile = "requests whose rules must hold get 503, others pass without their rules"
+        meanwhile = "requests whose rules must hold, or that need translation, fail; others pass without their rules"
     last = lost[-1].last_exit or "no exit known"
     message = f"{len(lost)} of {len(workers)} workers of rules do not run ({last}); {meanwhile}"
     return [{"name": "rules", "message": message}]
@@ -67,7 +72,7 @@ def _write(settings: Path, inline: Inline) -> None:
 async def _ready(folder: RunFolder, number: int, version: str, ready_s: float) -> None:
     """Waits until a worker can serve the version, which it reads when it is asked for its health."""
     name = version.encode()
-    request = b"\x0a" + bytes([len(name)]) + name
+    request = b"\x0a" + bytes([len(name)]) + name if name else b""
     with contextlib.suppress(TimeoutError):
         async with (
             asyncio.timeout(ready_s),

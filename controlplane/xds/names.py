@@ -1,8 +1,10 @@
 """The names that parts of the configuration share."""
 
+from collections.abc import Iterator
+
 from envoy.config.core.v3 import config_source_pb2 as source
 
-from controlplane.plan.ir import Target
+from controlplane.plan.ir import Target, Upstream
 
 # Internal request headers, removed from what clients send.
 CLIENT = "x-headgate-client"
@@ -47,6 +49,7 @@ MARKS = "headgate.limits"  # the namespace of route metadata that says by which 
 LISTING_FILTER = "listing"
 MODEL_FILTER = "model"
 ATTEMPT_FILTER = "attempt"
+TRANSLATED_FILTER = "translated"
 
 
 # What our configuration needs of Envoy's runtime: patterns that name every team which shares a limit.
@@ -57,13 +60,21 @@ def limit(name: str) -> str:
     return f"limit/{name}"
 
 
-def cluster(provider: str, lane: int) -> str:
+def cluster(provider: str, lane: int, *, translated: bool = False) -> str:
     """The cluster of a provider's lane; the first lane bears the provider's name."""
+    if translated:
+        return f"{provider}~translated{lane if lane > 1 else ''}"
     return provider if lane == 0 else f"{provider}~{lane + 1}"
 
 
 def target_cluster(target: Target) -> str:
-    return cluster(target.provider, target.lane)
+    return cluster(target.provider, target.lane, translated=target.translated)
+
+
+def lanes(upstream: Upstream) -> Iterator[tuple[int, bool]]:
+    """The lanes of a provider, and whether they translate."""
+    yield from ((lane, False) for lane in range(upstream.lanes))
+    yield from ((lane, True) for lane in range(1, upstream.translated_lanes + 1))
 
 
 def api_key(provider: str) -> str:

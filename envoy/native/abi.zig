@@ -40,6 +40,8 @@ extern fn envoy_dynamic_module_callback_http_get_metadata_string(Stream, Metadat
 extern fn envoy_dynamic_module_callback_http_set_dynamic_metadata_string(Stream, Bytes, Bytes, Bytes) void;
 extern fn envoy_dynamic_module_callback_http_set_dynamic_metadata_number(Stream, Bytes, Bytes, f64) void;
 extern fn envoy_dynamic_module_callback_http_clear_route_cache(Stream) void;
+extern fn envoy_dynamic_module_callback_http_filter_reset_stream(Stream, c_int, Bytes) void;
+extern fn envoy_dynamic_module_callback_http_set_buffer_limit(Stream, u64) void;
 extern fn envoy_dynamic_module_callback_get_most_specific_route_config(Stream) ?*const anyopaque;
 
 /// The first value of a header, or "".
@@ -94,6 +96,32 @@ pub fn replaceBody(stream: Stream, parts: []const Body, text: []const u8) void {
 
 pub fn appendBody(stream: Stream, part: Body, text: []const u8) void {
     if (text.len > 0) _ = envoy_dynamic_module_callback_http_append_body(stream, part, Bytes.of(text));
+}
+
+/// Takes away the first bytes of a body.
+pub fn dropFirst(stream: Stream, part: Body, count: usize) void {
+    _ = envoy_dynamic_module_callback_http_drain_body(stream, part, count);
+}
+
+/// The first byte of a body; null if there is none.
+pub fn firstByte(stream: Stream, part: Body) ?u8 {
+    var pieces: [16]Bytes = undefined;
+    const count = envoy_dynamic_module_callback_http_get_body_chunks_size(stream, part);
+    if (count == 0 or count > pieces.len) return null;
+    if (!envoy_dynamic_module_callback_http_get_body_chunks(stream, part, &pieces)) return null;
+    for (pieces[0..count]) |piece| if (piece.length > 0) return piece.text()[0];
+    return null;
+}
+
+/// How many bytes of a body Envoy may hold for filters.
+pub fn setBufferLimit(stream: Stream, bytes: u64) void {
+    envoy_dynamic_module_callback_http_set_buffer_limit(stream, bytes);
+}
+
+/// Ends an attempt as one that has not begun, so that another may follow. The filter is gone when this returns.
+pub fn endAttempt(stream: Stream, why: []const u8) void {
+    const refused = 1;
+    envoy_dynamic_module_callback_http_filter_reset_stream(stream, refused, Bytes.of(why));
 }
 
 /// The parts that make up a request's body when its last bytes arrive.

@@ -1,15 +1,17 @@
 //! Headgate's filters for Envoy, as a dynamic module: what Envoy calls, by name. `model` is a filter of the listener,
-//! `attempt` one of a provider's cluster.
+//! `attempt` and `translated` are of a provider's cluster.
 const std = @import("std");
 const abi = @import("abi.zig");
 const attempt = @import("attempt.zig");
 const model = @import("model.zig");
+const translated = @import("translated.zig");
 
 const memory = std.heap.c_allocator;
 
 const Config = union(enum) {
     model: model.Config,
     attempt: attempt.Config,
+    translated: translated.Config,
 
     fn read(name: []const u8, text: []const u8) ?Config {
         inline for (@typeInfo(Config).@"union".fields) |field|
@@ -20,7 +22,7 @@ const Config = union(enum) {
 };
 
 const Filter = struct {
-    kind: union(enum) { model: model.Filter, attempt: attempt.Filter },
+    kind: union(enum) { model: model.Filter, attempt: attempt.Filter, translated: translated.Filter },
     /// Whether the request's headers wait for its body.
     waits: bool = false,
 
@@ -62,6 +64,7 @@ export fn envoy_dynamic_module_on_http_filter_new(config: *const Config, stream:
     filter.* = .{ .kind = switch (config.*) {
         .model => |*each| .{ .model = .{ .stream = stream, .config = each } },
         .attempt => |*each| .{ .attempt = .{ .stream = stream, .config = each } },
+        .translated => |*each| .{ .translated = .{ .stream = stream, .config = each } },
     } };
     return filter;
 }
@@ -72,10 +75,14 @@ export fn envoy_dynamic_module_on_http_filter_destroy(filter: *Filter) void {
 }
 
 export fn envoy_dynamic_module_on_http_filter_request_headers(_: abi.Stream, filter: *Filter, ends: bool) c_int {
-    filter.call("onHeaders", .{});
-    filter.waits = !ends and switch (filter.kind) {
-        inline else => |*each| each.wantsBody(),
-    };
+    switch (filter.kind) {
+        .model => filter.waits = !ends,
+        .attempt => |*each| {
+            must(each.onHeaders());
+            filter.waits = !ends and each.wantsBody();
+        },
+        .translated => |*each| return if (each.passes()) abi.proceed else abi.hold_headers,
+    }
     return if (filter.waits) abi.hold_headers else abi.proceed;
 }
 
@@ -93,17 +100,23 @@ export fn envoy_dynamic_module_on_http_filter_request_trailers(_: abi.Stream, fi
 }
 
 export fn envoy_dynamic_module_on_http_filter_response_headers(_: abi.Stream, filter: *Filter, ends: bool) c_int {
-    if (ends) return abi.proceed;
-    filter.call("onAnswer", .{});
-    const holds = switch (filter.kind) {
-        .model => |*each| each.holdsAnswer(),
-        .attempt => false,
-    };
-    return if (holds) abi.hold_headers else abi.proceed;
+    switch (filter.kind) {
+        .model => |*each| {
+            if (ends) return abi.proceed;
+            must(each.onAnswer());
+            return if (each.holdsAnswer()) abi.hold_headers else abi.proceed;
+        },
+        .attempt => |*each| return each.onAnswer(),
+        .translated => return abi.proceed,
+    }
 }
 
 export fn envoy_dynamic_module_on_http_filter_response_body(_: abi.Stream, filter: *Filter, ends: bool) c_int {
-    filter.call("onAnswerBody", .{ends});
+    switch (filter.kind) {
+        .model => |*each| must(each.onAnswerBody(ends)),
+        .attempt => |*each| return each.onAnswerBody(),
+        .translated => {},
+    }
     return abi.proceed;
 }
 

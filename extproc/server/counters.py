@@ -9,12 +9,17 @@ from extproc.server.chain import Answered, Asked
 
 @dataclass(slots=True)
 class Counters:
-    """`refused`, `replied`, `failed`: by rule. `chunks`: parts of streamed answers. `broken`: messages out of order."""
+    """`refused`, `replied`, `failed`: by rule. `chunks`: parts of streamed answers. `broken`: messages out of order.
+
+    `translated`: attempts; `untranslatable`: those that were refused.
+    """
 
     requests: int = 0
     answers: int = 0
     chunks: int = 0
     broken: int = 0
+    translated: int = 0
+    untranslatable: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     replied: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -42,5 +47,6 @@ class Counters:
         """JSON-ready."""
         return {
             "requests": self.requests, "answers": self.answers, "chunks": self.chunks, "broken": self.broken,
+            "translated": self.translated, "untranslatable": self.untranslatable,
             "refused": dict(self.refused), "replied": dict(self.replied), "failed": dict(self.failed),
         }  # fmt: skip
