@@ -1,4 +1,4 @@
-"""Error answers in OpenAI's shape, or Anthropic's on its endpoints, for every request that never got an answer from a provider.
+"""Error answers for every request that never got one from a provider: OpenAI's shape, Anthropic's on its endpoints.
 
 https://platform.openai.com/docs/guides/error-codes
 """
@@ -154,13 +154,15 @@ def _both(one: accesslog.AccessLogFilter, other: accesslog.AccessLogFilter) -> a
 
 
 def _speaks_anthropics() -> accesslog.AccessLogFilter:
-    """By the path that the client asked for, or what was noted of it before an attempt may have changed it."""
+    """By the path that the client asked for; by what was noted of it where an attempt may have changed it."""
     path = accesslog.HeaderFilter(header={"name": ":path", "string_match": {"prefix": Surface.MESSAGES.value}})
+    untried = accesslog.HeaderFilter(header={"name": names.CLIENT_PATH, "present_match": True, "invert_match": True})
+    asked = _both(accesslog.AccessLogFilter(header_filter=path), accesslog.AccessLogFilter(header_filter=untried))
     said = metadata.MetadataMatcher(
         filter="headgate", path=[{"key": "dialect"}], value=value.ValueMatcher(string_match={"exact": "anthropic"})
     )
     noted = accesslog.MetadataFilter(matcher=said, match_if_key_not_found=boolean(False))
-    either = [accesslog.AccessLogFilter(header_filter=path), accesslog.AccessLogFilter(metadata_filter=noted)]
+    either = [asked, accesslog.AccessLogFilter(metadata_filter=noted)]
     return accesslog.AccessLogFilter(or_filter=accesslog.OrFilter(filters=either))
 
 

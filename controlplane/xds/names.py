@@ -16,8 +16,9 @@ ISSUER = "x-headgate-issuer"  # the `iss` of an outside token
 GRANT = "x-headgate-grant"  # the models that a client of an outside issuer may use
 OWNER = "x-headgate-owner"  # the client header, where it is told to a part of the gateway
 CAP = "x-headgate-cap"  # the output tokens that the request allows; absent where it does not say
+CLIENT_PATH = "x-headgate-path"  # as it was before an attempt changed it
 INTERNAL_HEADERS = (
-    CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, ISSUER, GRANT, OWNER, CAP, "x-headgate-path", "x-client", "x-model"
+    CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, ISSUER, GRANT, OWNER, CAP, CLIENT_PATH, "x-client", "x-model"
 )  # fmt: skip
 
 LISTENER = "edge"

@@ -1,7 +1,7 @@
 """Translation -> Envoy's ext_proc filter in the cluster of a lane: each attempt is translated from the original body.
 
-It stands between two filters of the module: the one that gives the attempt its path and its model's name, and lets no
-answer pass that is not translated, and one that does the same for requests.
+Headers are never sent. It stands between two filters of the module, which take from the bodies what the service says of
+headers: the one that gives the attempt its path and its model's name, for answers, and one for requests.
 """
 
 from envoy.config.core.v3 import base_pb2 as base
@@ -15,12 +15,11 @@ from controlplane.xds.protos import millis
 from extproc.server import exchange, translating
 from extproc.translate.settings import Translation, dump
 
-_SKIP, _SEND = modes.ProcessingMode.HeaderSendMode.SKIP, modes.ProcessingMode.HeaderSendMode.SEND
-_BUFFERED = modes.ProcessingMode.BodySendMode.BUFFERED
+_SKIP = modes.ProcessingMode.HeaderSendMode.SKIP
 
 
 def processor(translation: Translation, timeout_ms: int) -> ext_proc.ExternalProcessor:
-    """The filter. Streams are switched to as they begin; any other answer is held until it is whole."""
+    """The filter. Answers come to the service as they arrive: it keeps what is no stream until it is whole."""
     how = base.HeaderValue(key=translating.TRANSLATION, value=dump(translation).replace("%", "%%"))
     service = grpc.GrpcService(
         envoy_grpc={"cluster_name": names.RULES_CLUSTER}, retry_policy=rules.another_worker(), initial_metadata=[how]
@@ -29,15 +28,12 @@ def processor(translation: Translation, timeout_ms: int) -> ext_proc.ExternalPro
         grpc_service=service,
         processing_mode=modes.ProcessingMode(
             request_header_mode=_SKIP,
-            request_body_mode=_BUFFERED,
+            request_body_mode=modes.ProcessingMode.BodySendMode.BUFFERED,
             request_trailer_mode=_SKIP,
-            response_header_mode=_SEND,
-            response_body_mode=_BUFFERED,
+            response_header_mode=_SKIP,
+            response_body_mode=modes.ProcessingMode.BodySendMode.STREAMED,
             response_trailer_mode=_SKIP,
         ),
-        allow_mode_override=True,
-        # The filters around it let nothing pass that is not translated: so an attempt may fail and another follow.
-        failure_mode_allow=True,
         request_attributes=translating.REQUEST_ATTRIBUTES,
         message_timeout=millis(timeout_ms),
         disable_clear_route_cache=True,

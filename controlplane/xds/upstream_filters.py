@@ -21,7 +21,7 @@ from controlplane.policy.secrets import Secrets
 from controlplane.xds import module, names, translation
 from controlplane.xds.protos import pack
 
-_MOST_HELD = 32 << 20  # bytes of a request or of an answer that is translated as a whole
+_MOST_HELD = 64 << 20  # bytes of a request that is translated: at least what `max_body` may become by translation
 _IF_ABSENT = base.HeaderValueOption.HeaderAppendAction.ADD_IF_ABSENT
 _OVERWRITE = base.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 

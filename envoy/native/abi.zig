@@ -33,6 +33,7 @@ extern fn envoy_dynamic_module_callback_http_get_header(Stream, Headers, Bytes, 
 extern fn envoy_dynamic_module_callback_http_set_header(Stream, Headers, Bytes, Bytes) bool;
 extern fn envoy_dynamic_module_callback_http_get_body_chunks_size(Stream, Body) usize;
 extern fn envoy_dynamic_module_callback_http_get_body_chunks(Stream, Body, [*]Bytes) bool;
+extern fn envoy_dynamic_module_callback_http_get_body_size(Stream, Body) usize;
 extern fn envoy_dynamic_module_callback_http_append_body(Stream, Body, Bytes) bool;
 extern fn envoy_dynamic_module_callback_http_drain_body(Stream, Body, usize) bool;
 extern fn envoy_dynamic_module_callback_http_received_buffered_request_body(Stream) bool;
@@ -103,14 +104,8 @@ pub fn dropFirst(stream: Stream, part: Body, count: usize) void {
     _ = envoy_dynamic_module_callback_http_drain_body(stream, part, count);
 }
 
-/// The first byte of a body; null if there is none.
-pub fn firstByte(stream: Stream, part: Body) ?u8 {
-    var pieces: [16]Bytes = undefined;
-    const count = envoy_dynamic_module_callback_http_get_body_chunks_size(stream, part);
-    if (count == 0 or count > pieces.len) return null;
-    if (!envoy_dynamic_module_callback_http_get_body_chunks(stream, part, &pieces)) return null;
-    for (pieces[0..count]) |piece| if (piece.length > 0) return piece.text()[0];
-    return null;
+pub fn isEmpty(stream: Stream, part: Body) bool {
+    return envoy_dynamic_module_callback_http_get_body_size(stream, part) == 0;
 }
 
 /// How many bytes of a body Envoy may hold for filters.
@@ -118,10 +113,10 @@ pub fn setBufferLimit(stream: Stream, bytes: u64) void {
     envoy_dynamic_module_callback_http_set_buffer_limit(stream, bytes);
 }
 
-/// Ends an attempt as one that has not begun, so that another may follow. The filter is gone when this returns.
-pub fn endAttempt(stream: Stream, why: []const u8) void {
-    const refused = 1;
-    envoy_dynamic_module_callback_http_filter_reset_stream(stream, refused, Bytes.of(why));
+/// Ends the stream at once, answered or not. The filter is gone when this returns.
+pub fn endStream(stream: Stream, why: []const u8) void {
+    const local_reset = 0;
+    envoy_dynamic_module_callback_http_filter_reset_stream(stream, local_reset, Bytes.of(why));
 }
 
 /// The parts that make up a request's body when its last bytes arrive.

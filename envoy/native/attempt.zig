@@ -1,6 +1,6 @@
 //! The filter of a provider's cluster, once per attempt: gives the request the path and the model's name that this
-//! provider expects, leaving every other byte of the body as it was. Where attempts are translated behind it, it lets no
-//! answer pass that is not.
+//! provider expects, leaving every other byte of the body as it was. Where attempts are translated behind it, it also
+//! takes what the service says of the answer's headers.
 const std = @import("std");
 const abi = @import("abi.zig");
 const requests = @import("request.zig");
@@ -53,12 +53,11 @@ pub const Config = struct {
 pub const Filter = struct {
     stream: abi.Stream,
     config: *const Config,
+    /// Whether the answer's headers went on.
+    begun: bool = false,
 
     pub fn onHeaders(self: *Filter) !void {
-        if (self.config.translated) |limit| {
-            abi.setBufferLimit(self.stream, limit);
-            translated.unmark(self.stream, .request);
-        }
+        if (self.config.translated) |limit| abi.setBufferLimit(self.stream, limit);
         if (abi.header(self.stream, .request, path_header).len == 0)
             abi.setHeader(self.stream, .request, path_header, abi.header(self.stream, .request, ":path"));
         if (self.config.api_version.len > 0) return; // the path has to wait for the model's name
@@ -121,26 +120,25 @@ pub const Filter = struct {
         return path[@min(path.len, version_prefix.len)..];
     }
 
-    /// Whether the answer goes on; its headers wait for its body, whose beginning says the rest.
-    pub fn onAnswer(self: *Filter) c_int {
-        if (self.config.translated == null) return abi.proceed;
-        if (!translated.marked(self.stream, .response)) {
-            abi.endAttempt(self.stream, translated.lost);
-            return abi.hold_headers;
-        }
-        translated.unmark(self.stream, .response);
-        return abi.hold_headers;
+    /// The headers of an answer that is translated wait for what becomes of them. One without a body stays as it is.
+    pub fn onAnswer(self: *Filter, ends: bool) c_int {
+        self.begun = ends or self.config.translated == null;
+        return if (self.begun) abi.proceed else abi.hold_headers;
     }
 
-    pub fn onAnswerBody(self: *Filter) c_int {
-        if (self.config.translated == null) return abi.proceed;
-        const first = abi.firstByte(self.stream, .received_response) orelse return abi.proceed;
-        if (first != translated.part) {
-            abi.endAttempt(self.stream, translated.lost);
-            return abi.hold_body;
-        }
-        abi.dropFirst(self.stream, .received_response, 1);
-        return abi.proceed;
+    pub fn onAnswerBody(self: *Filter) !c_int {
+        const arrived: []const abi.Body = &.{.received_response};
+        if (self.begun or abi.isEmpty(self.stream, .received_response)) return abi.proceed;
+        self.begun = true;
+        if (try translated.take(self.stream, .response, arrived) != null) return abi.proceed;
+        abi.endStream(self.stream, translated.not_translated);
+        return abi.hold_body;
+    }
+
+    pub fn onAnswerTrailers(self: *Filter) c_int {
+        if (self.begun) return abi.proceed;
+        abi.endStream(self.stream, translated.not_translated);
+        return abi.hold_body;
     }
 
     fn modelName(self: *Filter) ?[]const u8 {

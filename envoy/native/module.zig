@@ -26,14 +26,12 @@ const Filter = struct {
     /// Whether the request's headers wait for its body.
     waits: bool = false,
 
-    /// Calls the method of that name.
-    fn call(self: *Filter, comptime method: []const u8, arguments: anytype) void {
+    fn onRequest(self: *Filter, parts: []const abi.Body) c_int {
         switch (self.kind) {
-            inline else => |*each| {
-                const Kind = @TypeOf(each.*);
-                if (@hasDecl(Kind, method)) must(@call(.auto, @field(Kind, method), .{each} ++ arguments));
-            },
+            inline .model, .attempt => |*each| must(each.onRequest(parts)),
+            .translated => |*each| return must(each.onRequest(parts)),
         }
+        return abi.proceed;
     }
 };
 
@@ -70,7 +68,7 @@ export fn envoy_dynamic_module_on_http_filter_new(config: *const Config, stream:
 }
 
 export fn envoy_dynamic_module_on_http_filter_destroy(filter: *Filter) void {
-    filter.call("free", .{});
+    if (filter.kind == .model) must(filter.kind.model.free());
     memory.destroy(filter);
 }
 
@@ -81,7 +79,7 @@ export fn envoy_dynamic_module_on_http_filter_request_headers(_: abi.Stream, fil
             must(each.onHeaders());
             filter.waits = !ends and each.wantsBody();
         },
-        .translated => |*each| return if (each.passes()) abi.proceed else abi.hold_headers,
+        .translated => filter.waits = !ends,
     }
     return if (filter.waits) abi.hold_headers else abi.proceed;
 }
@@ -89,14 +87,12 @@ export fn envoy_dynamic_module_on_http_filter_request_headers(_: abi.Stream, fil
 export fn envoy_dynamic_module_on_http_filter_request_body(stream: abi.Stream, filter: *Filter, ends: bool) c_int {
     if (!filter.waits) return abi.proceed;
     if (!ends) return abi.hold_body;
-    filter.call("onRequest", .{abi.wholeRequest(stream)});
-    return abi.proceed;
+    return filter.onRequest(abi.wholeRequest(stream));
 }
 
 export fn envoy_dynamic_module_on_http_filter_request_trailers(_: abi.Stream, filter: *Filter) c_int {
     const held: []const abi.Body = &.{.buffered_request};
-    if (filter.waits) filter.call("onRequest", .{held});
-    return abi.proceed;
+    return if (filter.waits) filter.onRequest(held) else abi.proceed;
 }
 
 export fn envoy_dynamic_module_on_http_filter_response_headers(_: abi.Stream, filter: *Filter, ends: bool) c_int {
@@ -106,7 +102,7 @@ export fn envoy_dynamic_module_on_http_filter_response_headers(_: abi.Stream, fi
             must(each.onAnswer());
             return if (each.holdsAnswer()) abi.hold_headers else abi.proceed;
         },
-        .attempt => |*each| return each.onAnswer(),
+        .attempt => |*each| return each.onAnswer(ends),
         .translated => return abi.proceed,
     }
 }
@@ -114,20 +110,24 @@ export fn envoy_dynamic_module_on_http_filter_response_headers(_: abi.Stream, fi
 export fn envoy_dynamic_module_on_http_filter_response_body(_: abi.Stream, filter: *Filter, ends: bool) c_int {
     switch (filter.kind) {
         .model => |*each| must(each.onAnswerBody(ends)),
-        .attempt => |*each| return each.onAnswerBody(),
-        .translated => {},
+        .attempt => |*each| return must(each.onAnswerBody()),
+        .translated => |*each| must(each.onAnswerBody()),
     }
     return abi.proceed;
 }
 
 export fn envoy_dynamic_module_on_http_filter_response_trailers(_: abi.Stream, filter: *Filter) c_int {
-    filter.call("onAnswerTrailers", .{});
+    switch (filter.kind) {
+        .model => |*each| must(each.onAnswerTrailers()),
+        .attempt => |*each| return each.onAnswerTrailers(),
+        .translated => {},
+    }
     return abi.proceed;
 }
 
 /// Comes before the access log is written.
 export fn envoy_dynamic_module_on_http_filter_stream_complete(_: abi.Stream, filter: *Filter) void {
-    filter.call("onEnd", .{});
+    if (filter.kind == .model) must(filter.kind.model.onEnd());
 }
 
 // Envoy asks for these by name, and calls them only for what this module never starts.

@@ -1,13 +1,16 @@
-//! The filter behind the one that has attempts translated: ends an attempt whose request is not. The service that
-//! translates marks what it has seen to; should it be gone, Envoy would send the rest as it is.
+//! The filter behind the one that has attempts translated. The service that translates writes what is to become of path,
+//! status and headers in front of the body, since Envoy takes no headers with it: each line is `name:value`, an empty line
+//! ends them. A body without that is not translated, and goes nowhere. The service is told of an answer in the same way.
+const std = @import("std");
 const abi = @import("abi.zig");
 
-/// Of requests and answers; nobody else ever sees it.
-const header = "x-headgate-translated";
-/// Before each part of a translated body.
-pub const part = 0x1e;
-/// Why an attempt ended, as Envoy's log tells it.
-pub const lost = "headgate_translation_lost";
+const memory = std.heap.c_allocator;
+
+/// No JSON and no event begins so.
+const begin = 0x1e;
+pub const not_translated = "headgate_not_translated";
+/// What the service has to know of an answer.
+const told_headers = [_][]const u8{ ":status", "content-type", "content-encoding", "retry-after" };
 
 pub const Config = struct {
     /// Null for any text: there is nothing to be told.
@@ -19,22 +22,60 @@ pub const Config = struct {
 pub const Filter = struct {
     stream: abi.Stream,
     config: *const Config,
+    told: bool = false,
 
-    /// False: the attempt is over, and the filter with it.
-    pub fn passes(self: *Filter) bool {
-        if (marked(self.stream, .request)) {
-            unmark(self.stream, .request);
-            return true;
+    pub fn onRequest(self: *Filter, parts: []const abi.Body) !c_int {
+        const length = try take(self.stream, .request, parts) orelse {
+            abi.endStream(self.stream, not_translated);
+            return abi.hold_body;
+        };
+        try abi.setCount(self.stream, "content-length", length);
+        return abi.proceed;
+    }
+
+    /// Puts in front of an answer what the service has to know of its headers.
+    pub fn onAnswerBody(self: *Filter) !void {
+        if (self.told) return;
+        self.told = true;
+        var text: std.ArrayList(u8) = .empty;
+        defer text.deinit(memory);
+        try text.append(memory, begin);
+        for (told_headers) |name| {
+            const value = abi.header(self.stream, .response, name);
+            if (value.len > 0) try text.print(memory, "{s}:{s}\n", .{ name, value });
         }
-        abi.endAttempt(self.stream, lost);
-        return false;
+        try text.append(memory, '\n');
+        var copy: std.ArrayList(u8) = .empty;
+        defer copy.deinit(memory);
+        const arrived: []const abi.Body = &.{.received_response};
+        try text.appendSlice(memory, try abi.body(self.stream, arrived, memory, &copy));
+        abi.replaceBody(self.stream, arrived, text.items);
     }
 };
 
-pub fn marked(stream: abi.Stream, which: abi.Headers) bool {
-    return abi.header(stream, which, header).len > 0;
-}
-
-pub fn unmark(stream: abi.Stream, which: abi.Headers) void {
-    abi.removeHeader(stream, which, header);
+/// Sets the headers that stand in front of a body, and takes them away from it. How long the rest is; null: there are none.
+pub fn take(stream: abi.Stream, which: abi.Headers, parts: []const abi.Body) !?usize {
+    var copy: std.ArrayList(u8) = .empty;
+    defer copy.deinit(memory);
+    const body = try abi.body(stream, parts, memory, &copy);
+    const end = std.mem.indexOf(u8, body, "\n\n") orelse return null;
+    if (body[0] != begin) return null;
+    const head = try memory.dupe(u8, body[1..end]);
+    defer memory.free(head);
+    const length = body.len - end - 2;
+    if (parts.len == 1) {
+        abi.dropFirst(stream, parts[0], end + 2);
+    } else {
+        const rest = try memory.dupe(u8, body[end + 2 ..]);
+        defer memory.free(rest);
+        abi.replaceBody(stream, parts, rest);
+    }
+    var lines = std.mem.splitScalar(u8, head, '\n');
+    while (lines.next()) |line| {
+        // The names of some begin with a colon.
+        const colon = std.mem.indexOfScalarPos(u8, line, 1, ':') orelse continue;
+        const value = line[colon + 1 ..];
+        if (value.len == 0) abi.removeHeader(stream, which, line[0..colon]) else abi.setHeader(stream, which, line[0..colon], value);
+    }
+    return length;
 }

@@ -1,16 +1,15 @@
 """One attempt at a provider in Envoy's ext_proc protocol: its request translated, and its answer back. Pure.
 
-The messages: the request's whole body, the answer's headers, and the answer's body, whole or as it comes; each gets
-exactly one answer. How to translate comes along with the exchange (extproc/translate/settings.py), the client's path
-and the request's id as attributes.
+The messages: the request's whole body, then the answer's body as it comes; each gets exactly one answer. How to
+translate comes along with the exchange (extproc/translate/settings.py), the client's path as an attribute. Envoy takes
+no headers with a body, and an attempt's answer has no attributes: so headers are written in front of bodies, a line of
+`name:value` each, between this service and the filters around it (envoy/native/translated.zig).
 https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/ext_proc_filter
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
 
-from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2 as modes
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from extproc import translate
@@ -24,29 +23,19 @@ from extproc.translate.settings import Translation
 TRANSLATION = "x-headgate-translation"
 # What the client's path is before providers change it; set by the filter `attempt` of envoy/native.
 CLIENT_PATH = "x-headgate-path"
-# On requests and answers, and before each part of an answer's body: it is translated. The filters around this service
-# (envoy/native/translated.zig, attempt.zig) take the marks away, and let nothing pass that has none.
-MARK, MARKED, PART = "x-headgate-translated", "1", b"\x1e"
 DROPPED = "x-headgate-dropped"
 DETAILS = "headgate_translation"
 REQUEST_ATTRIBUTES = (PATH, attribute(CLIENT_PATH), attribute("x-request-id"))
+MOST_HELD = 32 << 20  # bytes of an answer that is translated as a whole
 
-_SKIP, _SEND = modes.ProcessingMode.HeaderSendMode.SKIP, modes.ProcessingMode.HeaderSendMode.SEND
-_AS_IT_COMES = modes.ProcessingMode(
-    request_header_mode=_SKIP,
-    request_body_mode=modes.ProcessingMode.BodySendMode.BUFFERED,
-    request_trailer_mode=_SKIP,
-    response_header_mode=_SEND,
-    response_body_mode=modes.ProcessingMode.BodySendMode.STREAMED,
-    response_trailer_mode=_SKIP,
-)
 _CLIENT_APIS: Mapping[str, translate.ClientAPI] = {
     "/v1/chat/completions": "openai",
     "/v1/embeddings": "openai_embeddings",
     "/v1/messages": "anthropic",
 }
 # Headers of the provider's answer that are not true of the translated one.
-_UNTRUE = ("content-length", "content-encoding", "transfer-encoding", "etag")
+_UNTRUE = dict.fromkeys(("content-length", "content-encoding", "etag"), "")
+_BEGIN = b"\x1e"
 
 
 class Translating:
@@ -57,20 +46,22 @@ class Translating:
         self._counters = counters
         self._now = now
         self._sent: translate.Upstream | None = None
-        self._status = 0
-        self._headers: dict[str, str] = {}
-        self._stream: translate.Stream | None = None
+        self._answer: Callable[[bytes, bool], bytes] | None = None
 
     def respond(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
         """Raises ProtocolError."""
         kind = message.WhichOneof("request")
         if kind == "request_body" and self._sent is None:
             return self._asked(message)
-        if kind == "response_headers" and self._sent is not None:
-            return self._begun(self._sent, message.response_headers)
-        if kind == "response_body" and self._sent is not None and self._status:
-            body = message.response_body
-            return self._whole(self._sent, body.body) if self._stream is None else self._part(self._stream, body)
+        if kind == "response_body" and self._sent is not None:
+            data = message.response_body.body
+            if self._answer is None:
+                headers, data = _taken(data)
+                self._answer = self._begun(self._sent, headers)
+            answer = ext_proc.ProcessingResponse(response_body={"response": {}})
+            part = self._answer(data, message.response_body.end_of_stream)
+            answer.response_body.response.body_mutation.body = part  # an empty one is one, too
+            return answer
         raise ProtocolError(f"a message of kind {kind} was not asked for")
 
     def _asked(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
@@ -82,55 +73,57 @@ class Translating:
         prefix = "msg_" if client == "anthropic" else "chatcmpl-"
         request_id = attributes[attribute("x-request-id")].string_value
         stamp = translate.Stamp(prefix + request_id.replace("-", ""), int(self._now.timestamp()))
-        body = message.request_body.body
-        made = translate.request(
-            client, self._translation.provider, body, _model(body), stamp, self._translation.options
-        )
+        body, how = message.request_body.body, self._translation
+        made = translate.request(client, how.provider, body, _model(body), stamp, how.options)
         if isinstance(made, translate.Refused):
             self._counters.untranslatable += 1
             return _immediate(translate.refusal(made, client))
         self._counters.translated += 1
         self._sent = made
-        return _request(made)
-
-    def _begun(self, sent: translate.Upstream, message: Any) -> ext_proc.ProcessingResponse:
-        headers = {header.key: header.raw_value.decode("latin-1") for header in message.headers.headers}
-        self._status, self._headers = int(headers.pop(":status", "0")), headers
-        if message.end_of_stream:
-            return self._empty(sent)
-        answer = ext_proc.ProcessingResponse(response_headers={"response": {}})
-        common = answer.response_headers.response
-        _set(common, {MARK: MARKED})
-        if sent.exchange.streams(self._status, headers):
-            told, self._stream = sent.exchange.stream()
-            _set(common, _told(sent) | told)
-            common.header_mutation.remove_headers.extend(_UNTRUE)
-            answer.mode_override.CopyFrom(_AS_IT_COMES)
+        answer = ext_proc.ProcessingResponse(request_body={"response": {}})
+        answer.request_body.response.body_mutation.body = _head({":path": made.path, **made.headers}) + made.body
         return answer
 
-    def _empty(self, sent: translate.Upstream) -> ext_proc.ProcessingResponse:
-        """An answer without a body gets one."""
-        made = sent.exchange.whole(self._status, self._headers, b"")
-        answer = ext_proc.ProcessingResponse(response_headers={"response": {}})
-        common = answer.response_headers.response
-        common.status = ext_proc.CommonResponse.ResponseStatus.CONTINUE_AND_REPLACE
-        _replace(common, made, _told(sent))
-        return answer
+    def _begun(self, sent: translate.Upstream, headers: Mapping[str, str]) -> Callable[[bytes, bool], bytes]:
+        """What is done with the parts of the answer, by what its headers say."""
+        status = int(headers[":status"])
+        if sent.exchange.streams(status, headers):
+            told, stream = sent.exchange.stream()
+            return self._flowing(stream, _head({**_UNTRUE, **_told(sent), **told}))
+        return self._held(sent, status, headers)
 
-    def _whole(self, sent: translate.Upstream, body: bytes) -> ext_proc.ProcessingResponse:
-        made = sent.exchange.whole(self._status, self._headers, body)
-        answer = ext_proc.ProcessingResponse(response_body={"response": {}})
-        _replace(answer.response_body.response, made, _told(sent))
-        return answer
+    def _flowing(self, stream: translate.Stream, head: bytes) -> Callable[[bytes, bool], bytes]:
+        waiting = [head]  # until there is something to send: Envoy passes on no empty part
 
-    def _part(self, stream: translate.Stream, body: Any) -> ext_proc.ProcessingResponse:
-        self._counters.chunks += 1
-        out = stream.feed(body.body)
-        if body.end_of_stream:
-            out += stream.end()
-        answer = ext_proc.ProcessingResponse(response_body={"response": {}})
-        answer.response_body.response.body_mutation.body = PART + out if out else b""  # an empty one is one, too
-        return answer
+        def part(data: bytes, ends: bool) -> bytes:
+            self._counters.chunks += 1
+            out = stream.feed(data)
+            if ends:
+                out += stream.end()
+            return waiting.pop() + out if out and waiting else out
+
+        return part
+
+    def _held(
+        self, sent: translate.Upstream, status: int, headers: Mapping[str, str]
+    ) -> Callable[[bytes, bool], bytes]:
+        held = bytearray()
+        over = False
+
+        def part(data: bytes, ends: bool) -> bytes:
+            nonlocal over
+            if over:
+                return b""
+            held.extend(data)
+            over = ends or len(held) > MOST_HELD
+            if not over:
+                return b""
+            # Cut off, it is no JSON; the client is told so.
+            made = sent.exchange.whole(status, headers, bytes(held))
+            held.clear()
+            return _head({**_UNTRUE, **_told(sent), **made.headers, ":status": str(made.status)}) + made.body
+
+        return part
 
 
 def _model(body: bytes) -> str:
@@ -143,33 +136,25 @@ def _model(body: bytes) -> str:
     return model if isinstance(model, str) else ""
 
 
-def _request(made: translate.Upstream) -> ext_proc.ProcessingResponse:
-    answer = ext_proc.ProcessingResponse(request_body={"response": {}})
-    common = answer.request_body.response
-    length = {"content-length": str(len(made.body))}
-    _set(common, {":path": made.path, MARK: MARKED} | made.headers | length)
-    common.body_mutation.body = made.body
-    return answer
+def _head(headers: Mapping[str, str]) -> bytes:
+    """What is to become of path, status and headers; "" removes one."""
+    lines = [f"{name}:{value}" for name, value in headers.items()]
+    return _BEGIN + "\n".join([*lines, "", ""]).encode("latin-1", "replace")
+
+
+def _taken(data: bytes) -> tuple[dict[str, str], bytes]:
+    """The headers in front of an answer, and the rest. Raises ProtocolError where they are not."""
+    head, end, rest = data.partition(b"\n\n")
+    if not end or not head.startswith(_BEGIN + b":status:"):
+        raise ProtocolError("an answer begins without its headers")
+    lines = head[1:].decode("latin-1").split("\n")
+    return {line[: (at := line.index(":", 1))]: line[at + 1 :] for line in lines}, rest
 
 
 def _told(sent: translate.Upstream) -> dict[str, str]:
     """What of the request did not arrive as it was written."""
     said = {DROPPED: ", ".join(sent.dropped), WARNING: "; ".join(sent.warnings)}
     return {name: text for name, text in said.items() if text}
-
-
-def _replace(common: Any, made: translate.Answer, told: Mapping[str, str]) -> None:
-    common.header_mutation.remove_headers.extend(_UNTRUE)
-    _set(common, {**told, **made.headers, MARK: MARKED, ":status": str(made.status)})
-    common.body_mutation.body = PART + made.body
-
-
-def _set(common: Any, headers: Mapping[str, str]) -> None:
-    for name, value in headers.items():
-        common.header_mutation.set_headers.add(
-            header={"key": name, "raw_value": value.encode()},
-            append_action="OVERWRITE_IF_EXISTS_OR_ADD",
-        )
 
 
 def _immediate(refusal: translate.Answer) -> ext_proc.ProcessingResponse:

@@ -1,8 +1,8 @@
 """A provider whose every answer a test writes byte for byte, and that keeps what it was asked.
 
-    with WiredProvider(lambda asked: Answer(200, b"{}")) as provider:
-        ... base_url: provider.url ...
-        assert provider.asked[-1].json()["model"] == "m"
+with WiredProvider(lambda asked: Answer(200, b"{}")) as provider:
+    ... base_url: provider.url ...
+    assert provider.asked[-1].json()["model"] == "m"
 """
 
 import json
@@ -37,10 +37,10 @@ class Answer:
     breaks: bool = False
 
 
-def streamed(*events: bytes | str, breaks: bool = False, type: str = "text/event-stream") -> Answer:
+def streamed(*events: bytes | str, breaks: bool = False, kind: str = "text/event-stream") -> Answer:
     """Events of a stream, a part each."""
     parts = [event.encode() if isinstance(event, str) else event for event in events]
-    return Answer(200, parts, type, breaks=breaks)
+    return Answer(200, parts, kind, breaks=breaks)
 
 
 class WiredProvider:
