@@ -16,7 +16,7 @@ ISSUER = "x-headgate-issuer"  # the `iss` of an outside token
 GRANT = "x-headgate-grant"  # the models that a client of an outside issuer may use
 OWNER = "x-headgate-owner"  # the client header, where it is told to a part of the gateway
 CAP = "x-headgate-cap"  # the output tokens that the request allows; absent where it does not say
-CLIENT_PATH = "x-headgate-path"  # as it was before an attempt changed it
+CLIENT_PATH = "x-envoy-original-path"  # before an attempt changed it; the access log knows it by this name
 INTERNAL_HEADERS = (
     CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, ISSUER, GRANT, OWNER, CAP, CLIENT_PATH, "x-client", "x-model"
 )  # fmt: skip
@@ -53,8 +53,14 @@ ATTEMPT_FILTER = "attempt"
 TRANSLATED_FILTER = "translated"
 
 
-# What our configuration needs of Envoy's runtime: patterns that name every team which shares a limit.
-RUNTIME = {"re2.max_program_size.error_level": 1_000_000, "re2.max_program_size.warn_level": 1_000_000}
+# What our configuration needs of Envoy's runtime: patterns that name every team which shares a limit, and large
+# requests that are translated. Of a service that is slower than what it is sent, Envoy 1.40 tells a provider's connection that
+# may not be there yet, and crashes; ext_proc bounds what waits for the service by itself.
+RUNTIME = {
+    "re2.max_program_size.error_level": 1_000_000,
+    "re2.max_program_size.warn_level": 1_000_000,
+    "envoy.reloadable_features.grpc_side_stream_flow_control": False,
+}
 
 
 def limit(name: str) -> str:

@@ -223,7 +223,7 @@ def _on_match(model: Route, plan: Plan, through: rules.Through | None) -> matche
     }
     others = ways.pop(Surface.OTHER, None)
     if others is not None:
-        ways[Surface.CHAT] = usual
+        ways = dict.fromkeys((each for each in Surface if each is not Surface.OTHER), usual) | ways
     paths = {surface.value: on_match for surface, on_match in ways.items()}
     return matchers.then(matchers.lookup(":path", {}, paths, others or usual))
 

@@ -9,7 +9,7 @@ const translated = @import("translated.zig");
 const memory = std.heap.c_allocator;
 
 /// Request headers are shared by all attempts, so the client's path is kept where every attempt finds it.
-const path_header = "x-headgate-path";
+const path_header = "x-envoy-original-path";
 /// What begins the paths of clients: providers have their own.
 const version_prefix = "/v1";
 

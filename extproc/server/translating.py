@@ -22,7 +22,7 @@ from extproc.translate.settings import Translation
 # Of the exchange itself: how to translate.
 TRANSLATION = "x-headgate-translation"
 # What the client's path is before providers change it; set by the filter `attempt` of envoy/native.
-CLIENT_PATH = "x-headgate-path"
+CLIENT_PATH = "x-envoy-original-path"
 DROPPED = "x-headgate-dropped"
 DETAILS = "headgate_translation"
 REQUEST_ATTRIBUTES = (PATH, attribute(CLIENT_PATH), attribute("x-request-id"))

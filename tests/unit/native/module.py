@@ -184,7 +184,7 @@ class Filter:
             if held:
                 _host().host_received_is_buffered()
             sent = _passed(stream, "request", chunks, ending)
-        names = ("x-headgate-model", "x-headgate-cap", "x-headgate-path", "content-length", ":path")
+        names = ("x-headgate-model", "x-headgate-cap", "x-envoy-original-path", "content-length", ":path")
         return Request(sent, {name: value for name in names if (value := _get(_REQUEST, name)) is not None})
 
 
