@@ -58,6 +58,7 @@ pub const Filter = struct {
 
     pub fn onHeaders(self: *Filter) !void {
         if (self.config.translated) |limit| abi.setBufferLimit(self.stream, limit);
+        translated.reopen(self.stream);
         if (abi.header(self.stream, .request, path_header).len == 0)
             abi.setHeader(self.stream, .request, path_header, abi.header(self.stream, .request, ":path"));
         if (self.config.api_version.len > 0) return; // the path has to wait for the model's name
@@ -123,16 +124,27 @@ pub const Filter = struct {
     /// The headers of an answer that is translated wait for what becomes of them. One without a body stays as it is.
     pub fn onAnswer(self: *Filter, ends: bool) c_int {
         self.begun = ends or self.config.translated == null;
-        return if (self.begun) abi.proceed else abi.hold_headers;
+        if (!self.begun) return abi.hold_headers;
+        // Nothing is no success.
+        if (self.config.translated != null and std.mem.startsWith(u8, abi.header(self.stream, .response, ":status"), "2"))
+            abi.setHeader(self.stream, .response, ":status", "502");
+        return abi.proceed;
     }
 
-    pub fn onAnswerBody(self: *Filter) !c_int {
+    pub fn onAnswerBody(self: *Filter, ends: bool) !c_int {
         const arrived: []const abi.Body = &.{.received_response};
-        if (self.begun or abi.isEmpty(self.stream, .received_response)) return abi.proceed;
-        self.begun = true;
-        if (try translated.take(self.stream, .response, arrived) != null) return abi.proceed;
-        abi.endStream(self.stream, translated.not_translated);
-        return abi.hold_body;
+        if (self.config.translated == null) return abi.proceed;
+        if (!self.begun) {
+            if (!ends and abi.isEmpty(self.stream, .received_response)) return abi.hold_body;
+            self.begun = true;
+            if (try translated.take(self.stream, .response, arrived) == null) {
+                abi.endStream(self.stream, translated.not_translated);
+                return abi.hold_body;
+            }
+        }
+        // What comes later than the provider's end goes on together with the end. For Envoy 1.40 then lets go of the
+        // provider first: a client that is slow to read would have it pause a provider that is gone, and crash.
+        return if (!ends and translated.isDone(self.stream)) abi.hold_body else abi.proceed;
     }
 
     pub fn onAnswerTrailers(self: *Filter) c_int {

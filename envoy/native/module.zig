@@ -110,8 +110,8 @@ export fn envoy_dynamic_module_on_http_filter_response_headers(_: abi.Stream, fi
 export fn envoy_dynamic_module_on_http_filter_response_body(_: abi.Stream, filter: *Filter, ends: bool) c_int {
     switch (filter.kind) {
         .model => |*each| must(each.onAnswerBody(ends)),
-        .attempt => |*each| return must(each.onAnswerBody()),
-        .translated => |*each| must(each.onAnswerBody()),
+        .attempt => |*each| return must(each.onAnswerBody(ends)),
+        .translated => |*each| must(each.onAnswerBody(ends)),
     }
     return abi.proceed;
 }

@@ -9,6 +9,8 @@ const memory = std.heap.c_allocator;
 /// No JSON and no event begins so.
 const begin = 0x1e;
 pub const not_translated = "headgate_not_translated";
+/// On the request, once the provider has sent all of its answer.
+const done_header = "x-headgate-done";
 /// What the service has to know of an answer.
 const told_headers = [_][]const u8{ ":status", "content-type", "content-encoding", "retry-after" };
 
@@ -34,7 +36,8 @@ pub const Filter = struct {
     }
 
     /// Puts in front of an answer what the service has to know of its headers.
-    pub fn onAnswerBody(self: *Filter) !void {
+    pub fn onAnswerBody(self: *Filter, ends: bool) !void {
+        if (ends) abi.setHeader(self.stream, .request, done_header, "1");
         if (self.told) return;
         self.told = true;
         var text: std.ArrayList(u8) = .empty;
@@ -52,6 +55,16 @@ pub const Filter = struct {
         abi.replaceBody(self.stream, arrived, text.items);
     }
 };
+
+/// Whether the provider has sent all of its answer.
+pub fn isDone(stream: abi.Stream) bool {
+    return abi.header(stream, .request, done_header).len > 0;
+}
+
+/// Before an attempt: an earlier one may have been done.
+pub fn reopen(stream: abi.Stream) void {
+    abi.removeHeader(stream, .request, done_header);
+}
 
 /// Sets the headers that stand in front of a body, and takes them away from it. How long the rest is; null: there are none.
 pub fn take(stream: abi.Stream, which: abi.Headers, parts: []const abi.Body) !?usize {

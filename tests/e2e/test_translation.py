@@ -190,7 +190,7 @@ def test_what_cannot_be_said_is_refused_by_name_or_dropped_by_name(edge: Edge) -
     assert made.headers["x-headgate-dropped"] == "seed"
     assert "seed" not in edge.asked("anthropic").json()
     with pytest.raises(anthropic.BadRequestError, match="'top_k' is not supported"):
-        edge.anthropic().messages.create(model="at-openai", max_tokens=9, top_k=3, messages=HI)
+        edge.anthropic().messages.create(model="at-openai", max_tokens=9, extra_body={"top_k": 3}, messages=HI)
 
 
 def test_large_bodies_pass_whole(edge: Edge) -> None:
@@ -224,8 +224,8 @@ def test_records_tell_provider_model_and_usage(edge: Edge, kind: str, stream: bo
     assert "usage" not in answer.text or not stream  # it was not asked for
     record = only_record(edge.gateway, name)
     assert (record["provider"], record["surface"]) == (kind, "chat/completions")
-    assert record["model"] == f"at-{kind}"
-    assert (record["input_tokens"], record["output_tokens"], record["cached_tokens"]) == (70, 30, 40)
+    assert (record["model"], record["served_model"]) == (f"at-{kind}", "m")  # as the provider calls it
+    assert (record["input"], record["output"], record["cached"]) == (70, 30, 40)
 
 
 def test_an_openai_policy_says_how_to_speak_anthropics() -> None:

@@ -1,6 +1,7 @@
 """Providers of every kind, and a policy with a model at each of them."""
 
 import json
+import re
 from collections.abc import Mapping
 
 from extproc.translate import ProviderName
@@ -38,6 +39,8 @@ def answers(kind: str, steps: list[Step]) -> WiredProvider:
         body = asked.json()
         if body.get("stream") or "stream" in asked.path.lower():
             events = stream(dialect, steps)
+            if kind == "anthropic":  # its own clients want events named
+                events = re.sub(rb'data: {"type": "(\w+)"', rb"event: \1\n\g<0>", events)
             # Cut anywhere: no event begins where a part does.
             parts = [events[at : at + 37] for at in range(0, len(events), 37)]
             return streamed(*parts, kind=STREAMS[dialect])
