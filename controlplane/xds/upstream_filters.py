@@ -41,7 +41,7 @@ def lower(upstream: Upstream, lane: int, secrets: Secrets, translates_in_ms: int
         chain.append(_filter("translation", translation.processor(upstream.translation, translates_in_ms)))
         chain.append(_filter(names.TRANSLATED_FILTER, module.filter_of(names.TRANSLATED_FILTER)))
     if upstream.aws is not None:
-        chain.append(_filter("signature", _signature(upstream.aws, secrets)))
+        chain.append(_filter("signature", _signature(upstream, upstream.aws, secrets)))
     chain.append(_filter("codec", codec.UpstreamCodec()))
     return chain
 
@@ -73,9 +73,10 @@ def _set(name: str, value: str, how: base.HeaderValueOption.HeaderAppendAction) 
     return mutation.HeaderMutation(append=base.HeaderValueOption(header=header, append_action=how))
 
 
-def _signature(account: Aws, secrets: Secrets) -> signing.AwsRequestSigning:
+def _signature(upstream: Upstream, account: Aws, secrets: Secrets) -> signing.AwsRequestSigning:
     """SigV4: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html"""
-    made = signing.AwsRequestSigning(service_name="bedrock", region=account.region)
+    # The host is written into requests once there is a connection, which may be later than this.
+    made = signing.AwsRequestSigning(service_name="bedrock", region=account.region, host_rewrite=upstream.host)
     # What proxies on the way may change, and what is nobody's business but ours, is not signed.
     for name in ("x-forwarded-for", "x-forwarded-proto", "x-amzn-trace-id", "x-request-id"):
         made.match_excluded_headers.add(exact=name)
