@@ -102,8 +102,8 @@ def _edge(gateway: language.Gateway) -> Edge:
 
 def _messages(policy: language.Policy) -> bool:
     """Whether clients may speak Anthropic's API: as the policy says, or where somebody speaks another than OpenAI's."""
-    if policy.gateway.clients is not None:
-        return "anthropic" in policy.gateway.clients
+    if policy.gateway.messages is not None:
+        return policy.gateway.messages
     return any(provider.kind not in OPENAI_LIKE for provider in policy.providers.values())
 
 

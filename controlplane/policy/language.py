@@ -97,10 +97,10 @@ class Gateway(Strict):
             lambda v: {"listen": v} if isinstance(v, str) else v, json_schema_input_type=AddressType | Admin
         ),
     ] = Field(Admin(), description="The admin API.")
-    clients: Annotated[list[Literal["openai", "anthropic"]], Field(min_length=1)] | None = Field(
+    messages: bool | None = Field(
         None,
-        description="The APIs that clients may speak: OpenAI's, and Anthropic's on /v1/messages. By default OpenAI's, "
-        "and both where a provider has an API of its own.",
+        description="Whether clients may speak Anthropic's API, too, on /v1/messages. By default where a provider has "
+        "an API other than OpenAI's.",
     )
     max_body: Size = Field(32 << 20, description="The largest request body; beyond it, 413.")
     tls: GatewayTls | None = Field(None, description="Serve HTTPS. Without it: HTTP.")

@@ -54,8 +54,8 @@ TRANSLATED_FILTER = "translated"
 
 
 # What our configuration needs of Envoy's runtime: patterns that name every team which shares a limit, and large
-# requests that are translated. Of a service that is slower than what it is sent, Envoy 1.40 tells a provider's connection
-# that may not be there yet, and crashes; ext_proc bounds what waits for the service by itself.
+# requests that are translated. Of a service that is slower than what it is sent, Envoy 1.40 tells a connection to the
+# provider that may not be there yet, and crashes; ext_proc bounds what waits for the service by itself.
 RUNTIME = {
     "re2.max_program_size.error_level": 1_000_000,
     "re2.max_program_size.warn_level": 1_000_000,

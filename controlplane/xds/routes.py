@@ -31,7 +31,7 @@ _LISTING = r"/v1/models([/?](?s:.*))?"
 
 _WRONG_METHOD = ("%REQ(:METHOD)% is not allowed here: use POST.", "method_not_allowed")
 _NOT_SPOKEN = (
-    "Clients of this gateway speak OpenAI's API: add `anthropic` to `gateway.clients` of its policy.", "unknown_url"
+    "Clients of this gateway speak OpenAI's API only: set `gateway.messages: true` in its policy.", "unknown_url"
 )  # fmt: skip
 _NOT_SERVED = "No provider of the model '%REQ(x-headgate-model)%' has this endpoint."
 

@@ -232,8 +232,8 @@ def test_an_openai_policy_says_how_to_speak_anthropics() -> None:
     with Gateway("providers: {p: {kind: mock}}\nmodels: {m: p}") as gateway:
         answer = gateway.http.post("/v1/messages", json={"model": "m"})
         assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
-        assert "gateway.clients" in answer.json()["error"]["message"]
-        gateway.apply_edit("providers: {p: {kind: mock}}\nmodels: {m: p}", "clients: [openai, anthropic]")
+        assert "gateway.messages" in answer.json()["error"]["message"]
+        gateway.apply_edit("providers: {p: {kind: mock}}\nmodels: {m: p}", "messages: true")
         client = anthropic.Anthropic(base_url=gateway.url, api_key="x", max_retries=0)
         made = client.messages.create(model="m", max_tokens=99, messages=HI)
         assert [block.type for block in made.content] == ["text"]
