@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.dialects import ENV, KINDS, answers, entry
 from tests.support.gateway import Gateway
+from tests.support.sigv4 import is_signed
 from tests.support.usage import new_id, only_record
 from tests.support.wired import Answer, Asked, WiredProvider
 from tests.unit.translate.answers import Step
@@ -76,6 +77,7 @@ def edge() -> Iterator[Edge]:
         models = "\n".join(f"  at-{kind}: {{provider: {kind}, model: up-1}}" for kind in KINDS)
         policy = "providers:\n" + "\n".join(f"  {each}" for each in [*entries, drops])
         policy += f"\nmodels:\n{models}\n  at-drops: {{provider: drops, model: up-1}}\n"
+        policy += '  nova: {provider: bedrock, model: "amazon.nova-pro-v1:0"}\n'
         policy += "keys:\n  alice: {secret: {env: ALICE}}\n  bob: {secret: {env: BOB}, models: [at-openai]}\n"
         env = {**ENV, "BOB": "bob-secret"}
         gateway = stack.enter_context(Gateway(policy, env=env, key=ENV["ALICE"]))
@@ -94,6 +96,7 @@ def _checked(asked: Asked, kind: str, *, stream: bool) -> None:
         assert signature.startswith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
         assert "/eu-west-1/bedrock/aws4_request" in signature
         assert "aws-secret" not in str(asked)
+        assert is_signed(asked, "AKIDEXAMPLE", "aws-secret")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,6 +151,13 @@ def test_an_anthropic_client_streams_from_every_kind(edge: Edge, kind: str) -> N
     calls = [(block.name, block.input) for block in made.content if block.type == "tool_use"]
     assert (texts, calls) == ("Hello wörld", [("weather", {"a": "Bern"}), ("weather", {"a": "Rome"})])
     assert made.usage.output_tokens == 30
+
+
+def test_a_name_with_a_colon_is_signed_as_aws_reads_it(edge: Edge) -> None:
+    edge.openai().chat.completions.create(model="nova", messages=HI)
+    asked = edge.asked("bedrock")
+    assert asked.path == "/model/amazon.nova-pro-v1%3A0/converse"
+    assert is_signed(asked, "AKIDEXAMPLE", "aws-secret")
 
 
 def test_the_same_dialect_stays_byte_for_byte(edge: Edge) -> None:
