@@ -32,6 +32,7 @@ def collector_costs(folder: Path) -> Collecting:
     document.write_bytes(accounting.dump(Accounting({"up": Provider("up", "openai", "api.openai.com")})))
     argv = [sys.executable, "-m", "extproc.usage", "--log", str(path), "--document", str(document)]
     argv += ["--standing", str(folder / "standing.json"), "--memory", str(folder / "memory.json")]
+    argv += ["--heartbeat", str(folder / "beat"), "--outbox", str(folder / "outbox")]
     argv += ["--envoy-admin", str(folder / "no.sock")]
     url = f"sqlite:///{folder / 'ledger.db'}"
     with running(argv, folder / "usage.log", env={**os.environ, "HEADGATE_LEDGER": url}) as process:

@@ -154,7 +154,7 @@ def _listener(address: dict[str, object], route: dict[str, object], *filters: di
         "http_filters": [*filters, {"name": "router", "typed_config": {"@type": ROUTER}}],
     }
     return {
-        "name": "plain",
+        "name": str(address),
         "address": address,
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }

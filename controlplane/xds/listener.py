@@ -96,11 +96,12 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     if plan.limits:
         chain.append(_filter("limit-headers", _limit_headers()))
     nothing = "header_mutation.v3.HeaderMutation"
-    # Always there, so that the first issued key or issuer drains nobody; the route table enables those that are used.
+    # Always there, so that the first issued key drains nobody; the route table enables them once there is one.
     chain.append(_discovered(names.TOKENS, tokens.JWT_TYPE, nothing, disabled=True))
     chain.append(_discovered(names.REVOCATIONS, tokens.RBAC_TYPE, nothing, disabled=True))
-    chain.append(_discovered(names.ISSUERS, tokens.JWT_TYPE, nothing, disabled=True))
-    chain.append(_discovered(names.IDENTITIES, tokens.MATCHED_TYPE, nothing, disabled=True))
+    if plan.issuers:
+        chain.append(_discovered(names.ISSUERS, tokens.JWT_TYPE, nothing, disabled=True))
+        chain.append(_discovered(names.IDENTITIES, tokens.MATCHED_TYPE, nothing, disabled=True))
     chain.append(_discovered(names.KEYS, "api_key_auth.v3.ApiKeyAuth", tokens.MATCHED_TYPE, nothing))
     chain.append(_discovered(names.SPENT, denials.TYPE, nothing, disabled=True))
     # Raises the limit of what filters may hold back, for requests only: answers keep Envoy's small buffers.

@@ -81,7 +81,8 @@ def _authentication(plan: Plan, secrets: Secrets) -> Iterator[xds.Resource]:
         patterns = (route.name for route in plan.routes if route.prefix is not None)
         made[names.ISSUERS] = issuers.authentication(plan.issuers, secrets)
         made[names.IDENTITIES] = issuers.identities(plan.issuers, patterns)
-    for name in (names.TOKENS, names.REVOCATIONS, names.ISSUERS, names.IDENTITIES, names.KEYS):
+    outside = (names.ISSUERS, names.IDENTITIES) if plan.issuers else ()
+    for name in (names.TOKENS, names.REVOCATIONS, *outside, names.KEYS):
         yield _extension(name, pack(made.get(name, keys.nothing())))
 
 

@@ -33,7 +33,7 @@ def _denials(gateway: Gateway) -> dict[tuple[str, str, str], int]:
     folder = str(gateway.folder / "state/audit")
     done = ctl(gateway, "audit", "show", folder, "--action", "request.denied", "--format", "json")
     found: dict[tuple[str, str, str], int] = {}
-    entries: list[Row] = json.loads(done.stdout)["entries"]
+    entries: list[Row] = json.loads(done.stdout)["rows"]
     for entry in entries:
         kind = (entry["actor"]["name"], entry["details"]["reason"], entry["target"])
         found[kind] = found.get(kind, 0) + entry["details"]["count"]

@@ -151,7 +151,7 @@ def test_ctl_takes_the_token(gateway: Gateway, how: str) -> None:
     assert unknown.returncode == 1
     assert "HEADGATE_TOKEN" in unknown.stderr
     assert "no-such-token" not in unknown.stderr
-    audit = _ctl(gateway, _TOKENS["root"], "audit", "list", "--action", "admin", how=how)
+    audit = _ctl(gateway, _TOKENS["root"], "audit", "show", "--action", "admin", how=how)
     assert audit.returncode == 0, audit.stderr
     assert "admin.called" in audit.stdout
 

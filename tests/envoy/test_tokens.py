@@ -198,7 +198,7 @@ class Edge:
 def _issuer(name: str, iss: str, audience: str, found: SecretRef | RemoteKeys, **more: Any) -> Issuer:
     given: dict[str, Any] = {
         "key_claim": "sub", "team_claim": None, "limits_claim": None, "models_claim": None, "teams": (),
-        "otherwise": None, "models": None, "limits": (), "named_limits": (),
+        "otherwise": None, "models": None, "limits": (), "budgets": (), "named_limits": (),
     }  # fmt: skip
     return Issuer(name, iss, (audience,), found, **(given | more))
 

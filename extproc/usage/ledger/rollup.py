@@ -1,9 +1,10 @@
 """What a batch of records adds to the rollups."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from extproc.usage.ledger.histogram import FIRST_BYTE, add, slot
+from extproc.usage.ledger.histogram import BOUNDS, FIRST_BYTE, add
 from extproc.usage.ledger.spans import MINUTE
 from extproc.usage.record import UsageRecord
 
@@ -40,19 +41,37 @@ class Cell:
 def by_minute(records: Iterable[tuple[UsageRecord, int]]) -> dict[Place, Cell]:
     """Sums up records, each given with the number of its series."""
     cells: dict[Place, Cell] = {}
+    # Runs for every request: a record is taken apart once, one counter after the other, nothing is built or called.
     for record, series in records:
-        at = record.at_us
+        _, at, _, _, _, _, _, _, _, _, status, tokens, estimated, cost, first_byte, duration = record[:16]
         place = (at - at % MINUTE, series)
         cell = cells.get(place)
         if cell is None:
             cell = cells[place] = Cell([0] * len(COUNTERS), {})
-        _count(cell.counts, record)
-        histogram = cell.histogram
-        duration = slot(record.duration_us)
-        histogram[duration] = histogram.get(duration, 0) + 1
-        if record.first_byte_us is not None:
-            first_byte = FIRST_BYTE + slot(record.first_byte_us)
-            histogram[first_byte] = histogram.get(first_byte, 0) + 1
+        counts, histogram = cell.counts, cell.histogram
+        put_in, put_out, cached, cache_write, reasoning = tokens
+        counts[0] += 1
+        counts[1] += status >= 400 or status == 0
+        counts[2] += put_in
+        counts[3] += put_out
+        counts[4] += cached
+        counts[5] += cache_write
+        counts[6] += reasoning
+        if cost is None:
+            counts[8] += 1
+            counts[9] += put_in
+            counts[10] += put_out
+        else:
+            counts[7] += cost
+        counts[11] += estimated
+        counts[12] += not record.complete
+        if put_out:
+            counts[13] += duration
+        at_slot = bisect_right(BOUNDS, duration)
+        histogram[at_slot] = histogram.get(at_slot, 0) + 1
+        if first_byte is not None:
+            at_slot = FIRST_BYTE + bisect_right(BOUNDS, first_byte)
+            histogram[at_slot] = histogram.get(at_slot, 0) + 1
     return cells
 
 
@@ -70,25 +89,3 @@ def _joined(one: Cell, other: Cell) -> Cell:
     histogram = dict(one.histogram)
     add(histogram, other.histogram)
     return Cell([a + b for a, b in zip(one.counts, other.counts, strict=True)], histogram)
-
-
-def _count(counts: list[int], record: UsageRecord) -> None:
-    # Runs for every request: one slot after the other, nothing built.
-    tokens, status = record.tokens, record.status
-    counts[0] += 1
-    counts[1] += status >= 400 or status == 0
-    counts[2] += tokens.input
-    counts[3] += tokens.output
-    counts[4] += tokens.cached
-    counts[5] += tokens.cache_write
-    counts[6] += tokens.reasoning
-    if record.cost_pico is None:
-        counts[8] += 1
-        counts[9] += tokens.input
-        counts[10] += tokens.output
-    else:
-        counts[7] += record.cost_pico
-    counts[11] += record.estimated
-    counts[12] += not record.complete
-    if tokens.output:
-        counts[13] += record.duration_us

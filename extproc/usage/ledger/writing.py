@@ -33,7 +33,7 @@ class SeriesNumbers:
 
     def of(self, connection: Connection, records: Iterable[UsageRecord]) -> tuple[list[int], dict[Names, int]]:
         """The series of each record, and those of them that are to be remembered once the transaction is committed."""
-        names: list[Names] = [(r.key, r.team, r.organization, r.model, r.provider, r.served_model) for r in records]
+        names: list[Names] = [record[2:8] for record in records]  # as DIMENSIONS
         known = self._known
         unknown = {name for name in names if name not in known}
         found = _numbers(connection, unknown) if unknown else {}
@@ -49,10 +49,12 @@ def insert_new(
     connection: Connection, bulk: Bulk, batch: Sequence[tuple[UsageRecord, int]]
 ) -> list[tuple[UsageRecord, int]]:
     """Inserts the records, each with the number of its series, that are new, and adds them to the rollups."""
-    keys = [(record.at_us, record.id) for record, _ in batch]
-    first = dict(zip(reversed(keys), reversed(batch), strict=True))
+    keys = [(record[1], record[0]) for record, _ in batch]
     known = bulk.find(connection, records_table, keys)
-    new = [first.pop(key) for key in keys if key in first and key not in known]
+    new = list(batch)
+    if known or len(set(keys)) < len(keys):  # the first of equal ones counts
+        first = dict(zip(reversed(keys), reversed(batch), strict=True))
+        new = [first.pop(key) for key in keys if key in first and key not in known]
     if new:
         bulk.put(connection, records_table, [_row(record, number) for record, number in new])
         _add(connection, bulk, by_minute(new))
@@ -91,14 +93,8 @@ def _rollup_row(place: Place, cell: Cell, before: str | None) -> Row:
 
 
 def _row(r: UsageRecord, number: int) -> Row:
-    """A row in the order of the table's columns."""
-    t = r.tokens
-    return (
-        r.at_us, r.id, number, r.surface, r.attempts, r.status,
-        t.input, t.output, t.cached, t.cache_write, t.reasoning,
-        r.estimated, r.cost_pico, r.first_byte_us, r.duration_us,
-        r.bytes_in, r.bytes_out, r.streamed, r.complete, r.cache_hit,
-    )  # fmt: skip
+    """A row in the order of the table's columns: the record's fields, but for the names, which are the series."""
+    return (r[1], r[0], number, *r[8:11], *r[11], *r[12:])
 
 
 def _numbers_of(r: UsageRecord) -> tuple[int | None, ...]:

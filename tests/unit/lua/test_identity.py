@@ -19,7 +19,8 @@ CORP = Issuer(
     name="corp", issuer=ISS, audiences=("a",), keys=SecretRef("file", "x"), key_claim="sub", team_claim="groups",
     limits_claim="plan", models_claim="models",
     teams=(("eng", Owner("corp:", "search", "acme")), ("R&D", Owner("corp:"))),
-    otherwise=Owner("corp:", "guests"), models=("m",), limits=("std",), named_limits=("std", "big"),
+    otherwise=Owner("corp:", "guests"), models=("m",), limits=("std",),
+    budgets=("$own",), named_limits=("std", "big"),
 )  # fmt: skip
 _HANDLE = """
 function run(payload, headers)
@@ -100,7 +101,7 @@ def test_whatever_a_token_says_its_client_stays_within_the_issuers(claims: dict[
     who = owner(client)
     assert who.key == f"corp:{claims['sub']}"
     assert (who.organization, who.team) in {("acme", "search"), ("", "guests"), ("", "")}
-    assert set(client.partition(";")[2].split(";")) <= {"std", "big", ""}
+    assert set(client.partition(";")[2].split(";")) <= {"std", "big", "$own", ""}
     models = claims.get("models")
     granted = ";" + ";".join([models] if isinstance(models, str) else models or []) + ";"
     assert headers["x-headgate-grant"] == ("=corp" if models is None else granted)
@@ -108,10 +109,10 @@ def test_whatever_a_token_says_its_client_stays_within_the_issuers(claims: dict[
 
 def test_the_first_known_team_counts() -> None:
     for groups, client in (
-        (["staff", "R&D", "eng"], "acme/search/corp:bob;std;"),
-        ("R&D", "corp:bob;std;"),
-        (["x"], "guests/corp:bob;std;"),
-        (None, "guests/corp:bob;std;"),
+        (["staff", "R&D", "eng"], "acme/search/corp:bob;std;$own;"),
+        ("R&D", "corp:bob;std;$own;"),
+        (["x"], "guests/corp:bob;std;$own;"),
+        (None, "guests/corp:bob;std;$own;"),
     ):  # fmt: skip
         claims = {"sub": "bob"} | ({} if groups is None else {"groups": groups})
         assert named(**claims)[0]["x-headgate-client"] == client
@@ -119,9 +120,9 @@ def test_the_first_known_team_counts() -> None:
 
 def test_limits_and_models_of_claims_take_the_place_of_the_issuers() -> None:
     headers, _ = named(sub="bob", plan=["std", "big", "std"], models=["m", "llama-*"])
-    assert headers["x-headgate-client"] == "guests/corp:bob;big;std;"
+    assert headers["x-headgate-client"] == "guests/corp:bob;big;std;$own;"
     assert headers["x-headgate-grant"] == ";m;llama-*;"
-    assert named(sub="bob", plan=[])[0]["x-headgate-client"] == "guests/corp:bob"
+    assert named(sub="bob", plan=[])[0]["x-headgate-client"] == "guests/corp:bob;$own;"
     assert named(sub="bob")[0]["x-headgate-grant"] == "=corp"
     assert named(sub="bob", plan="other")[1] == "plan"
     assert named(sub="bob", models="gpt-*")[1] == "models"
