@@ -10,7 +10,7 @@ Where an object has the same name twice, a change concerns both, so that no read
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import orjson
@@ -33,6 +33,8 @@ def _value(depth: int) -> bytes:
 
 
 _VALUE = re.compile(_value(5), re.DOTALL)
+MOST_DEPTH = 100
+_SHALLOW = re.compile(_SPACE + b"(?:" + _value(MOST_DEPTH - 1) + b")", re.DOTALL)
 _MEMBER = re.compile(rb'%b"(%b)"%b:%b(%b)%b([,}])' % (_SPACE, _INNER, _SPACE, _SPACE, _value(5), _SPACE), re.DOTALL)
 _ELEMENT = re.compile(rb"%b()(%b)%b([,\]])" % (_SPACE, _value(5), _SPACE), re.DOTALL)
 _KEY = re.compile(rb'%b"(%b)"%b:%b' % (_SPACE, _INNER, _SPACE, _SPACE), re.DOTALL)
@@ -41,6 +43,11 @@ _AFTER = re.compile(rb"%b([,}\]])" % _SPACE)
 _EMPTY = re.compile(rb"%b[}\]]" % _SPACE)
 _TOKEN = re.compile(rb"%b|[{}\[\]]" % _STRING, re.DOTALL)
 _LEADING = re.compile(_SPACE)
+
+
+def is_shallow(text: bytes) -> bool:
+    """Whether a JSON text has at most MOST_DEPTH containers in one another, so that recursion over it is safe."""
+    return text.count(b"[") + text.count(b"{") <= MOST_DEPTH or _SHALLOW.match(text) is not None
 
 
 class NotJsonError(ValueError):
@@ -91,7 +98,8 @@ class _Container:
         self.items.insert(at, item)
 
     def drop(self, gone: list[_Item], tail: bytes) -> None:
-        self.items = [item for item in self.items if not any(item is one for one in gone)]
+        ids = {id(item) for item in gone}
+        self.items = [item for item in self.items if id(item) not in ids]
         if self.items:
             self.items[-1].tail = tail
 
@@ -134,6 +142,16 @@ class Document:
         removed = False
         for holder in self._holders(path[:-1]):
             gone = holder.named(path[-1])
+            if gone:
+                holder.drop(gone, self._tail(holder))
+                removed = self._changed = True
+        return removed
+
+    def remove_elements(self, path: Path, indices: Collection[int]) -> bool:
+        """Takes several elements out of the array at `path`; indices are those before any is gone."""
+        removed = False
+        for holder in self._holders(path):
+            gone = [] if holder.is_object else [item for at, item in enumerate(holder.items) if at in indices]
             if gone:
                 holder.drop(gone, self._tail(holder))
                 removed = self._changed = True

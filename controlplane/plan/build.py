@@ -67,6 +67,11 @@ def plan(
         ),
         imported=imported,
         ledger=policy.gateway.ledger,
+        inline=inline(
+            policy,
+            [(key.identity, key.owner) for key in everyone],
+            {route.name: None if route.per_attempt else route.upstream_model for route in routes},
+        ),
         retention=Retention(keep.records, keep.minutes, keep.hours),
         webhooks=tuple(
             Webhook(name, webhook.url, webhook.secret, tuple(dict.fromkeys(webhook.events)))
@@ -75,7 +80,6 @@ def plan(
         workers=policy.gateway.rule_workers if policy.rules or translated else 0,
         worker_timeout_ms=policy.gateway.rule_timeout,
         messages=messages,
-        inline=inline(policy, [(key.identity, key.owner) for key in everyone]),
         tokens=tokens,
         issuers=tuple(issuers.build(policy)),
         counted=counted,

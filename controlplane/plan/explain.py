@@ -295,6 +295,14 @@ def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
     return answer(404, "model_not_found") if found is None else answer(200, None)
 
 
+def _rules(plan: Plan, model: str, key: Key | None) -> tuple[str, ...]:
+    if plan.inline is None:
+        return ()
+    owner = key.owner if key else None
+    rules = plan.inline.rules.rules
+    return tuple(rule.spec.name for rule in rules if rule.for_model(model) and rule.for_owner(owner))
+
+
 def _limits(plan: Plan, key: Key | None, found: Route | None) -> Iterator[str]:
     """The limits that count a request, wherever they are named."""
     yield from key.limits if key else ()
@@ -309,14 +317,6 @@ def _limits(plan: Plan, key: Key | None, found: Route | None) -> Iterator[str]:
             theirs = getattr(owner, account.owner_kind) if account.owner_kind else ""
             if theirs == account.owner:
                 yield account.budget.removeprefix(LIMIT)
-
-
-def _rules(plan: Plan, model: str, key: Key | None) -> tuple[str, ...]:
-    if plan.inline is None:
-        return ()
-    owner = key.owner if key else None
-    rules = plan.inline.rules.rules
-    return tuple(rule.spec.name for rule in rules if rule.for_model(model) and rule.for_owner(owner))
 
 
 def match(plan: Plan, model: str) -> Route | None:

@@ -294,12 +294,12 @@ class Plan:
     prices: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()  # pattern -> rates, as written in the policy
     imported: Catalog | None = None  # prices of a file; they come after those of the policy
     ledger: SecretRef | None = None
-    retention: Retention | None = None
-    webhooks: tuple[Webhook, ...] = ()
     inline: Inline | None = None  # where the policy has rules
     workers: int = 0  # of the inline service, which runs rules and translates
     worker_timeout_ms: int = 0  # for one message
     messages: bool = False  # clients may speak Anthropic's API, too
+    retention: Retention | None = None
+    webhooks: tuple[Webhook, ...] = ()
     tokens: Tokens | None = None  # issued keys, where any were ever issued
     issuers: tuple[Issuer, ...] = ()
     counted: tuple[Counted, ...] = ()  # by the rate limit service

@@ -10,15 +10,15 @@ from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 from controlplane.policy import language
-from controlplane.policy.check_rules import name_of
+from controlplane.policy.check_rules import chosen, name_of
 from controlplane.policy.endpoints import PATHS, paths_of
 from controlplane.policy.rules import Rule as Written
 from controlplane.policy.stages import built, stages
 from extproc.server import settings
 from extproc.server.chain import Rule as Ready
 from extproc.server.chain import needs_of
-from extproc.server.conditions import Modality
 from extproc.server.settings import RuleSpec, Settings, When
+from extproc.stages.choice import Modality
 from extproc.stages.protocol import Access
 from extproc.usage.identity import Owner
 
@@ -57,8 +57,9 @@ class Rule:
 class Leaf:
     """What requests of one kind go through, and what Envoy shows the service of them. All False: nothing.
 
-    `streamed`: a stream is asked for; then `answer` shows it as it comes, else it is held until it is whole.
-    `asks`, `tells`: headers that rules may set towards provider and client.
+    `chooses`: another model, maybe, so that it shows the request's headers too. `streamed`: a stream is asked for; then
+    `answer` shows it as it comes, else it is held until it is whole. `asks`, `tells`: headers that rules may set
+    towards provider and client.
     """
 
     rules: Places
@@ -66,13 +67,14 @@ class Leaf:
     answer: bool
     streamed: bool
     closed: bool
+    chooses: bool
     asks: tuple[str, ...]
     tells: tuple[str, ...]
 
     @property
     def messages(self) -> int:
         """How many an exchange has; one more for each part of a stream."""
-        return self.request + self.answer
+        return self.request + self.answer + self.chooses
 
     @property
     def chain(self) -> str:
@@ -153,12 +155,13 @@ class Rules:
             return NOTHING
         return Leaf(
             places, request, answers, streamed and answers, needs.closed,
+            chooses=any(part.chooses for part in parts),
             asks=tuple(sorted({name for part in parts for name in part.asks})),
             tells=tuple(sorted({name for part in parts for name in part.tells})),
         )  # fmt: skip
 
 
-NOTHING = Leaf((), False, False, False, False, (), ())
+NOTHING = Leaf((), False, False, False, False, False, (), ())
 
 
 def rules(policy: language.Policy, identities: Iterable[tuple[str, Owner]]) -> Rules:
@@ -170,7 +173,8 @@ def rules(policy: language.Policy, identities: Iterable[tuple[str, Owner]]) -> R
         if any((rule.keys or rule.teams) and rule.for_owner(owner) for rule in made)
     )
     lookups = (len(policy.models) + sum(len(rule.models or ()) for rule in made)) * len(concerned)
-    return Rules(made, concerned, lookups <= MOST_LOOKUPS)
+    # Who outside issuers vouch for is known only once they come.
+    return Rules(made, concerned, by_client=lookups <= MOST_LOOKUPS and not policy.issuers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +197,20 @@ class Inline:
     workers: int
     timeout_ms: int
 
+    @property
+    def told_after_choice(self) -> tuple[str, ...]:
+        """Headers towards the client that rules may set on the way to another route than the one they leave from."""
+        found = (leaf for place in self.places for leaf in leaves(place.branch) if leaf.chooses)
+        return tuple(sorted({name for leaf in found for name in leaf.tells}))
 
-def inline(policy: language.Policy, identities: Iterable[tuple[str, Owner]]) -> Inline | None:
-    """The rules of a checked policy, placed; None where it has none. `identities` are those of all keys."""
+
+def inline(
+    policy: language.Policy, identities: Iterable[tuple[str, Owner]], names: Mapping[str, str | None]
+) -> Inline | None:
+    """The rules of a checked policy, placed; None where it has none. `identities` are those of all keys.
+
+    `names`: what the edge calls a model towards its provider; None where that is its own name, or for attempts to say.
+    """
     if not policy.rules:
         return None
     made = rules(policy, identities)
@@ -207,9 +222,14 @@ def inline(policy: language.Policy, identities: Iterable[tuple[str, Owner]]) -> 
     places = tuple(Place(pattern, route, made.branch(pattern)) for pattern, route in patterns.items())
     chains = {leaf.chain: leaf.rules for place in places for leaf in leaves(place.branch) if leaf.messages}
     specs = tuple(rule.spec for rule in made.rules)
-    document = settings.dump(Settings(settings.FORMAT, specs, dict(sorted(chains.items()))))
+    called = {model: name for model in _chosen(policy.rules) if (name := names.get(model)) is not None}
+    document = settings.dump(Settings(settings.FORMAT, specs, dict(sorted(chains.items())), called))
     workers, timeout_ms = policy.gateway.rule_workers, policy.gateway.rule_timeout
     return Inline(made, places, document, settings.version(document), workers, timeout_ms)
+
+
+def _chosen(written: Iterable[Written]) -> list[str]:
+    return sorted({model for rule in written for action in rule.do for _, model in chosen(action)})
 
 
 def _route_of(pattern: str, models: Iterable[str]) -> str | None:

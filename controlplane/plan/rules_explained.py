@@ -7,9 +7,9 @@ from controlplane.plan.rules import Inline, Rule
 from extproc.server.chain import needs_of
 from extproc.stages.protocol import Access
 
-# CPU of Envoy and of the service together, in microseconds, as `make bench` measured it (docs/benchmarks.md): for the
+# CPU of Envoy and of the service together, in microseconds, as measured (docs/performance.md): for the
 # first message of an exchange, for each further one, and for each part of a stream.
-FIRST_US, FURTHER_US, PART_US = 300, 150, 60
+FIRST_US, FURTHER_US, PART_US = 600, 120, 25
 
 
 def decisions(inline: Inline) -> Iterator[Decision]:

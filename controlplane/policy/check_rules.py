@@ -6,7 +6,7 @@ from typing import Any
 from controlplane.policy.diagnostics import Diagnostic, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.endpoints import PATHS, paths_of
-from controlplane.policy.rules import Rule
+from controlplane.policy.rules import Action, Rule
 from controlplane.policy.stages import built, stages
 from controlplane.policy.structure import nearest
 
@@ -33,6 +33,11 @@ def check_rules(
                 yield _error(
                     document, "one-action", message, (*path, "do", number), "a list: - {set: ...}, - {redact: ...}"
                 )
+            for at, model in chosen(action):
+                if not any(_within(model, known) for known in names["models"]):
+                    where = (*path, "do", number, "choose", "rules", at, "model")
+                    message, models = f"there is no model `{model}`", tuple(names["models"])
+                    yield _error(document, "unknown-name", message, where, "a model", nearest(model, models))
         if single:
             yield from _buildable(document, rule, name, path)
 
@@ -40,6 +45,13 @@ def check_rules(
 def name_of(rule: Rule, place: int) -> str:
     """What logs and errors call a rule."""
     return rule.name or f"rule-{place + 1}"
+
+
+def chosen(action: Action) -> Iterator[tuple[int, str]]:
+    """The models that an action may choose, each with the place of its rule."""
+    for name, told in action.done():
+        if name == "choose":
+            yield from ((at, rule["model"]) for at, rule in enumerate(told["rules"]))
 
 
 def _named(document: Document, rule: Rule, path: Path, names: Mapping[str, Mapping[str, Any]]) -> Iterator[Diagnostic]:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchema
 from pydantic_core import core_schema
 
 from controlplane.policy.types import HeaderName, KeyName, Pattern, RuleName, Strict, TeamName
-from extproc.stages import operations, parameters, safety, tokens, validation
+from extproc.stages import choice, operations, parameters, safety, saving, tokens, validation
 from extproc.stages.detectors import Kind
 
 TRANSFORMS = (
@@ -86,7 +86,9 @@ def _operation(name: str) -> _Told:
 
 
 # Not written into the class: there the names of its fields hide those of the modules.
-_PARAMETERS, _TOKENS, _VALIDATION = (_Told(stage.Settings) for stage in (parameters, tokens, validation))
+_CHOICE, _PARAMETERS, _SAVING, _TOKENS, _VALIDATION = (
+    _Told(stage.Settings) for stage in (choice, parameters, saving, tokens, validation)
+)
 _INJECTION = _Told(safety.Injection, lambda value: {"action": value} if isinstance(value, str) else value)
 _INJECTION.schema = {"anyOf": [{"enum": ["flag", "block"]}, _INJECTION.schema]}
 
@@ -168,6 +170,12 @@ class Action(Strict):
     tokens: Annotated[Any, _TOKENS] = Field(
         None, description="Count the prompt's tokens; refuse what the model cannot hold."
     )
+
+    save: Annotated[Any, _SAVING] = Field(
+        None, description="Spend fewer tokens: drop old turns, compact white space, warn."
+    )
+
+    choose: Annotated[Any, _CHOICE] = Field(None, description="Serve another model, by what the request holds.")
 
     def done(self) -> list[tuple[str, Any]]:
         """What is written: the name of the action, and what it is told."""

@@ -16,6 +16,8 @@ _KINDS = {
     "validate": "validation",
     "parameters": "parameters",
     "tokens": "tokens",
+    "save": "saving",
+    "choose": "choice",
 }
 
 

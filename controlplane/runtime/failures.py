@@ -46,16 +46,16 @@ class PortInUseError(ApplyError):
     code = "address-in-use"
 
 
-class LimitsError(ApplyError):
-    """The rate limit service, which the policy needs, does not run."""
-
-    code = "limits-not-ready"
-
-
 class RulesError(ApplyError):
     """The workers of rules cannot take the new settings: nothing was pushed."""
 
     code = "rules-not-ready"
+
+
+class LimitsError(ApplyError):
+    """The rate limit service, which the policy needs, does not run."""
+
+    code = "limits-not-ready"
 
 
 class NotReadyError(Exception):

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import grpc
+import orjson
 
 from controlplane.plan.ir import Plan
 from controlplane.plan.rules import Inline
@@ -19,6 +22,7 @@ from extproc.server.settings import file_name
 _NAME = "rules-"
 _KEPT = 8  # versions; requests may still be on their way with an older one
 _SERVING, _CHECK = b"\x08\x01", "/grpc.health.v1.Health/Check"
+_COUNTERS, _ASK_S = "/headgate.inline.v1.Counters/Read", 2.0
 _POLL_S = 0.02
 
 
@@ -50,6 +54,29 @@ def alarms(states: Iterable[ProcessState]) -> list[dict[str, str]]:
     last = lost[-1].last_exit or "no exit known"
     message = f"{len(lost)} of {len(workers)} workers of rules do not run ({last}); {meanwhile}"
     return [{"name": "rules", "message": message}]
+
+
+async def counters(states: Iterable[ProcessState], folder: RunFolder) -> dict[str, Any]:
+    """What the workers that answer counted, summed."""
+    workers = [state.name for state in states if state.name.startswith(_NAME)]
+    told = await asyncio.gather(*(_read(folder.rules_socket.format(name.removeprefix(_NAME))) for name in workers))
+    total: dict[str, Any] = {"workers": len([each for each in told if each])}
+    for each in told:
+        for name, value in each.items():
+            if isinstance(value, dict):
+                total[name] = dict(Counter(total.get(name, {})) + Counter(value))
+            else:
+                total[name] = total.get(name, 0) + value
+    return total
+
+
+async def _read(socket: str) -> dict[str, Any]:
+    """What one counted; nothing of one that does not answer."""
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        async with grpc.aio.insecure_channel(f"unix:{socket}", options=_ALONE) as channel:
+            found: dict[str, Any] = orjson.loads(await channel.unary_unary(_COUNTERS, None, None)(b"", timeout=_ASK_S))
+            return found
+    return {}
 
 
 def _child(number: int, folder: RunFolder, settings: Path) -> Child:

@@ -38,12 +38,8 @@ def surroundings(folder: RunFolder | None, usage_log: Path | None = None) -> Sur
     made = Surroundings(_ca_bundle(), MappingProxyType({"mock": mock}), str(usage_log or "/dev/null"))
     if folder is None:
         return made
-    return replace(
-        made,
-        usage_socket=folder.usage_socket,
-        limits_socket=folder.limits_socket,
-        rules_socket=folder.rules_socket,
-    )
+    made = replace(made, usage_socket=folder.usage_socket, limits_socket=folder.limits_socket)
+    return replace(made, rules_socket=folder.rules_socket)
 
 
 def _ca_bundle() -> str:

@@ -107,9 +107,7 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     # Raises the limit of what filters may hold back, for requests only: answers keep Envoy's small buffers.
     body = buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))
     chain.append(_filter(names.BODY, body, disabled=True))
-    told = "limits" if any(map(fleet.sized, plan.counted)) else ""
-    told = " ".join(filter(None, (told, "rules" if plan.inline else "")))
-    chain.append(_filter(names.MODEL_FILTER, module.filter_of(names.MODEL_FILTER, told), disabled=True))
+    chain.append(_filter(names.MODEL_FILTER, module.filter_of(names.MODEL_FILTER, _told(plan)), disabled=True))
     chain.append(_discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing, disabled=True))
     chain.extend(_limit(limit.use.id) for limit in plan.limits)
     if plan.counted:
@@ -119,9 +117,16 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
         chain.append(_filter(names.RULES, rules.processor(plan.inline), disabled=True))
         # Without it the provider would see a request's headers while rules still look at its body.
         chain.append(_filter(names.HOLD, body, disabled=True))
+        chain.append(_filter(names.ANSWER, rules.answer_headers(), disabled=True))
     chain.append(_filter(names.LISTING_FILTER, lua.Lua(), disabled=True))
     chain.append(_filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True)))
     return chain
+
+
+def _told(plan: Plan) -> str:
+    """What the filter that reads the model is to do beside it."""
+    words = {"limits": any(map(fleet.sized, plan.counted)), "rules": plan.inline is not None}
+    return " ".join(word for word, wanted in words.items() if wanted)
 
 
 def _filter(name: str, config: Message, *, disabled: bool = False) -> hcm.HttpFilter:

@@ -34,6 +34,7 @@ SPENT = "spent"
 BODY = "body"
 RULES = "rules"
 HOLD = "hold"
+ANSWER = "answer"
 SERVER_CERTIFICATE = "edge-certificate"
 CLIENT_CA = "edge-client-ca"
 USAGE_CLUSTER = "headgate/usage"  # no provider can have this name

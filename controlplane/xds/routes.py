@@ -17,10 +17,9 @@ from controlplane.plan.ir import Plan, Route
 from controlplane.plan.rules import Branch, Leaf
 from controlplane.policy.endpoints import ENDPOINTS, MESSAGES
 from controlplane.xds import cors, errors, keys, listing, matchers, names, rules, usage
-from controlplane.xds.protos import boolean, millis, pack, typed_struct, uint
+from controlplane.xds.protos import PREVIOUS_HOSTS, boolean, millis, pack, typed_struct, uint
 
 _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
-_PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 _IDLE_SLACK_MS = 1000
 # Bodies that Envoy's filters may hold without raising their limit of 1 MiB. A body without a length is not small.
 _SMALL = "[0-9]{1,6}"
@@ -61,11 +60,13 @@ def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
     )
     for name in _tokens(plan):
         host.typed_per_filter_config[name].CopyFrom(pack(_ENABLED))
+    chosen = plan.inline.told_after_choice if plan.inline else ()
     return route_pb2.RouteConfiguration(
         name=names.ROUTES,
         virtual_hosts=[host],
         request_headers_to_remove=_NOT_FOR_PROVIDERS,
         response_headers_to_remove=_NOT_FOR_CLIENTS,
+        response_headers_to_add=rules.told(chosen),
         max_direct_response_body_size_bytes=uint(1 << 20),
     )
 
@@ -164,7 +165,7 @@ def _reading(plan: Plan, *more: str, anthropic: bool) -> matchers.OnMatch:
     if plan.counted:
         enabled[names.ASKING] = enabled[names.NO_COUNTS] = _ENABLED
     if plan.inline is not None:
-        enabled[names.RULES] = enabled[names.HOLD] = _ENABLED
+        enabled.update(dict.fromkeys((names.RULES, names.HOLD, names.ANSWER), _ENABLED))
     enabled.update(dict.fromkeys(more, _ENABLED))
     for name, enable in enabled.items():
         made.typed_per_filter_config[name].CopyFrom(pack(enable))
@@ -317,7 +318,7 @@ def _retries(model: Route, *, elsewhere: bool) -> route.RetryPolicy:
         policy.per_try_idle_timeout.CopyFrom(millis(model.idle_ms))
     if elsewhere:
         previous = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
-        previous.typed_config.CopyFrom(typed_struct(_PREVIOUS_HOSTS, {}))
+        previous.typed_config.CopyFrom(typed_struct(PREVIOUS_HOSTS, {}))
         policy.host_selection_retry_max_attempts = 3
     if retry.honour_retry_after:
         # Longer waits are the client's to decide: it gets the provider's 429 with its retry-after.

@@ -17,5 +17,5 @@ class Surroundings:
     sidecars: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     usage_log: str = "/dev/null"
     usage_socket: str = "/run/headgate/usage.sock"
-    limits_socket: str = "/run/headgate/limits.sock"
     rules_socket: str = "/run/headgate/rules-{}.sock"
+    limits_socket: str = "/run/headgate/limits.sock"

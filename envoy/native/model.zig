@@ -49,6 +49,8 @@ pub const Filter = struct {
     /// Client, model, and what is served in its place, each followed by a separator; empty without a model.
     entry: Text = .empty,
     hide: bool = false,
+    /// Whether the answer's headers wait for its body: a rule may still put an error in its place.
+    holds: bool = false,
     answer: Answer = .unread,
     said: answers.Said = .{},
     finished: bool = false,
@@ -82,6 +84,8 @@ pub const Filter = struct {
         if (self.config.rules and asked.stream) abi.setHeader(self.stream, .request, stream_header, "1");
         abi.setHeader(self.stream, .request, model_header, instead orelse model);
         abi.pickRoute(self.stream);
+        // Now, since a rule may choose another route.
+        self.holds = self.config.rules and abi.routeMetadata(self.stream, "model", "hold") != null;
         const upstream = abi.routeMetadata(self.stream, "model", "model") orelse instead;
         const rename: ?requests.Edit = if (upstream) |name| .{ .span = asked.name, .text = name } else null;
         const ask = if (asked.stream and self.mayAsk(content_type)) requests.askForUsage(body, asked) else null;
@@ -119,11 +123,6 @@ pub const Filter = struct {
         if (!completion or std.ascii.startsWithIgnoreCase(content_type, "multipart/")) return false;
         const may = abi.routeMetadata(self.stream, "model", "stream_usage") orelse return true;
         return !std.mem.eql(u8, may, "never");
-    }
-
-    /// Whether the answer's headers wait for its body: a rule may still put an error in its place.
-    pub fn holdsAnswer(self: *Filter) bool {
-        return self.config.rules and abi.routeMetadata(self.stream, "model", "hold") != null;
     }
 
     pub fn onAnswer(self: *Filter) !void {

@@ -100,7 +100,7 @@ export fn envoy_dynamic_module_on_http_filter_response_headers(_: abi.Stream, fi
         .model => |*each| {
             if (ends) return abi.proceed;
             must(each.onAnswer());
-            return if (each.holdsAnswer()) abi.hold_headers else abi.proceed;
+            return if (each.holds) abi.hold_headers else abi.proceed;
         },
         .attempt => |*each| return each.onAnswer(ends),
         .translated => return abi.proceed,

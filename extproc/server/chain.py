@@ -6,6 +6,7 @@ A stage that fails by itself fails its rule: a closed rule refuses the request, 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import structlog
@@ -13,6 +14,7 @@ import structlog
 from extproc.server import conditions
 from extproc.server.kinds import Built
 from extproc.server.settings import When
+from extproc.stages.choice import modalities
 from extproc.stages.protocol import Access, Endpoint, Needs, Outcome, Refusal, Reply, Request, Stream, opened
 
 _log = structlog.get_logger(__name__)
@@ -33,14 +35,20 @@ class Rule:
             return False
         if when.headers and not conditions.headers_match(when.headers, request.headers):
             return False
-        return not when.modality or not conditions.modalities(request).isdisjoint(when.modality)
+        return not when.modality or not modalities(request).isdisjoint(when.modality)
 
 
 class Chain:
-    """The rules that requests of a route go through. `needs` is what Envoy shows of an exchange."""
+    """The rules that requests of a route go through. `needs` is what Envoy shows of an exchange.
 
-    def __init__(self, rules: tuple[Rule, ...]) -> None:
+    `chooses`: they may choose another model; then Envoy sends a request's headers before its body, to have them
+    changed. `names`: what providers call models that may be chosen.
+    """
+
+    def __init__(self, rules: tuple[Rule, ...], names: Mapping[str, str] = MappingProxyType({})) -> None:
         self.rules = rules
+        self.names = names
+        self.chooses = any(built.chooses for rule in rules for built in rule.stages)
         self.needs = needs_of(rules)
 
     def enter(self, request: Request) -> "Passage":

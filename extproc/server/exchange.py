@@ -1,9 +1,11 @@
 """One exchange in Envoy's ext_proc protocol: each message that comes gets exactly one answer. Pure.
 
 https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/ext_proc_filter
-Headers are never sent as messages; what is needed of them comes as attributes with the first message of a direction.
+Headers are not sent as messages, but for rules that may choose another model; what is needed of them comes as
+attributes with the first message of a direction.
 """
 
+import gzip
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import MappingProxyType
@@ -12,6 +14,7 @@ from typing import Any
 import orjson
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
+from extproc.json_splice import Document
 from extproc.server.chain import Asked, Chain, Flow, Passage
 from extproc.server.counters import Counters
 from extproc.stages.protocol import Endpoint, Refusal, Reply, Request
@@ -25,11 +28,14 @@ STATUS = "response.code"
 CLIENT_HEADER, MODEL_HEADER = "x-headgate-client", "x-headgate-model"
 # Dynamic metadata: what routes put into headers (`ask`, `tell`), and what is logged.
 NAMESPACE, ASK, TELL, LOG = "headgate.rules", "ask", "tell", "log"
+# The namespace of what the answer's headers say.
+ANSWER = "headgate.answer"
 # The namespace in which a local reply says that its words are its own.
 OWN, OWN_WORDS = "headgate", "own_words"
 DETAILS = "headgate_rule"
 
 _REQUEST_UNCHANGED = ext_proc.ProcessingResponse(request_body={"response": {}})
+_HEADERS_UNCHANGED = ext_proc.ProcessingResponse(request_headers={"response": {}})
 _ANSWER_UNCHANGED = ext_proc.ProcessingResponse(response_body={"response": {}})
 _MOST_HELD = 16 << 20  # bytes of an answer that was to be a stream, and is none
 
@@ -44,12 +50,16 @@ def attribute(header: str) -> str:
 
 
 def answer_attribute(header: str) -> str:
-    """The attribute that tells a header of the answer."""
-    return f"response.headers['{header}']"
+    """The attribute that tells a header of the answer.
+
+    Of headers that it does not send, Envoy tells the answer's none: a filter leaves these in dynamic metadata.
+    """
+    return f"metadata.filter_metadata['{ANSWER}']['{header}']"
 
 
 _CLIENT, _MODEL, _REQUEST_TYPE = (attribute(name) for name in (CLIENT_HEADER, MODEL_HEADER, "content-type"))
-_ANSWER_TYPE, _ANSWER_ENCODING = (answer_attribute(name) for name in ("content-type", "content-encoding"))
+ANSWER_HEADERS = ("content-type", "content-encoding")
+_ANSWER_TYPE, _ANSWER_ENCODING = map(answer_attribute, ANSWER_HEADERS)
 # What Envoy tells with the first message of each direction, beside the request headers that stages read.
 REQUEST_ATTRIBUTES = (ROUTE, PATH, _CLIENT, _MODEL, _REQUEST_TYPE)
 ANSWER_ATTRIBUTES = (ROUTE, PATH, STATUS, _ANSWER_TYPE, _ANSWER_ENCODING)
@@ -72,6 +82,7 @@ class Exchange:
         self._counters = counters
         self._now = now
         self._passage: Passage | None = None
+        self._said: Any = None  # the attributes that came with a request's headers
         self._answer: Callable[[bytes, bool], ext_proc.ProcessingResponse] | None = None
 
     def respond(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
@@ -79,6 +90,9 @@ class Exchange:
         kind = message.WhichOneof("request")
         if kind == "request_body":
             return self._asked(message)
+        if kind == "request_headers" and self._chain.chooses:
+            self._said = _attributes(message)
+            return _HEADERS_UNCHANGED
         if kind == "response_body":
             if self._answer is None:
                 self._answer = self._begun(message)
@@ -86,7 +100,7 @@ class Exchange:
         raise ProtocolError(f"a message of kind {kind} was not asked for")
 
     def _asked(self, message: Any) -> ext_proc.ProcessingResponse:
-        attributes = _attributes(message)
+        attributes = _attributes(message) if self._said is None else self._said
         passage = self._passage = self._chain.enter(self._request(attributes, message.request_body.body))
         multipart = attributes[_REQUEST_TYPE].string_value.lower().startswith("multipart/")
         asked = passage.unseen() if multipart else passage.ask()
@@ -95,12 +109,38 @@ class Exchange:
             return _refused(asked.refusal, passage.request.endpoint, asked.metadata)
         if asked.reply is not None:
             return _replied(asked.reply, asked)
+        if self._chain.chooses:
+            return self._chosen(asked)
         if asked.body is None and not (asked.metadata or asked.headers or asked.answer_headers):
             return _REQUEST_UNCHANGED
         answer = ext_proc.ProcessingResponse(request_body={"response": {}})
         if asked.body is not None:
             answer.request_body.response.body_mutation.body = asked.body
         return _noting(answer, asked.metadata, asked.headers, asked.answer_headers)
+
+    def _chosen(self, asked: Asked) -> ext_proc.ProcessingResponse:
+        """Changes headers itself: those that the route of another model sets would be its own."""
+        answer = ext_proc.ProcessingResponse(request_body={"response": {}})
+        response = answer.request_body.response
+        headers = dict(asked.headers)
+        if asked.model is not None:
+            headers[MODEL_HEADER] = asked.model
+            response.clear_route_cache = True
+            asked.body = self._named(asked.model, asked.body)
+        if asked.body is not None:
+            response.body_mutation.body = asked.body
+            headers["content-length"] = str(len(asked.body))
+        for name, value in headers.items():
+            response.header_mutation.set_headers.add(header={"key": name, "raw_value": value.encode()})
+        return _noting(answer, asked.metadata, tell=asked.answer_headers)
+
+    def _named(self, model: str, body: bytes | None) -> bytes | None:
+        """The body with the name that the model's provider knows it by."""
+        if model not in self._chain.names or body is None:
+            return body
+        document = Document(body)
+        document.set(("model",), self._chain.names[model])
+        return document.render()
 
     def _begun(self, message: Any) -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
         """What is done with the answer's body, by what its headers say."""
@@ -110,8 +150,9 @@ class Exchange:
             self._passage.skip()
         if attributes[STATUS].number_value >= 400:  # an error's words are the provider's
             return _passed
-        if attributes[_ANSWER_ENCODING].string_value not in ("", "identity"):
-            return self._ended(_COMPRESSED) if self._passage.watched else _passed
+        encoding = attributes[_ANSWER_ENCODING].string_value
+        if encoding not in ("", "identity"):
+            return self._ended(_COMPRESSED, encoding) if self._passage.watched else _passed
         if attributes[_ANSWER_TYPE].string_value.startswith("text/event-stream"):
             flow = self._passage.stream()
             return _passed if flow is None else self._flowing(flow)
@@ -123,8 +164,10 @@ class Exchange:
             self._counters.chunks += 1
             if not ends:
                 return _ANSWER_UNCHANGED if out == data else _with_answer(out)
+            out += flow.end()
             self._counters.failures(flow.failed)
-            return _noting(_with_answer(out + flow.end()), flow.metadata())
+            self._counters.noted(flow.metadata())
+            return _noting(_with_answer(out), flow.metadata())
 
         return part
 
@@ -157,12 +200,14 @@ class Exchange:
 
         return part
 
-    def _ended(self, refusal: Refusal) -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
+    def _ended(self, refusal: Refusal, encoding: str = "") -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
         """An answer that nobody may see."""
         endpoint = self._passage.request.endpoint if self._passage else Endpoint.OTHER
         if not self._streamed:
             return lambda _, __: _refused(refusal, endpoint, {})
-        said = iter((refusal.event(endpoint),))
+        # Its headers have said how it is compressed, and what is not would be no answer at all.
+        event = refusal.event(endpoint)
+        said = iter((event if not encoding else gzip.compress(event) if encoding == "gzip" else b"",))
         return lambda _, __: _with_answer(next(said, b""))
 
     def _request(self, attributes: Mapping[str, Any], body: bytes) -> Request:

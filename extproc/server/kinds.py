@@ -1,13 +1,14 @@
-"""The kinds of stages that a settings document can name, and what each of them says of itself beforehand."""
+"""The stages that a settings document can name, and what each of them says of itself beforehand."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from extproc.stages import parameters, safety, tokens, transform, validation
+from extproc.stages import parameters, registry, saving, transform
 from extproc.stages.protocol import Needs, Stage
+from extproc.stages.registry import KINDS
 from extproc.stages.settings import parse
 
 Names = frozenset[str]
@@ -15,59 +16,42 @@ _NONE: Names = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A stage: its settings, how it is built, and the names of the headers that it may set.
-
-    `asks`: headers towards the provider. `tells`: headers towards the client. Envoy has to know them beforehand.
-    `asked`: whether the stage has something to say of requests whose bodies it does not need.
-    """
-
-    settings: type[Any]
-    build: Callable[[Any], Stage]
-    asked: Callable[[Any], bool] = field(default=lambda _: False)
-    asks: Callable[[Any], Names] = field(default=lambda _: _NONE)
-    tells: Callable[[Any], Names] = field(default=lambda _: _NONE)
-
-
-@dataclass(frozen=True, slots=True)
 class Built:
-    """A stage ready to run. `asked`: it has something to say of every request, if only of its headers."""
+    """A stage ready to run.
+
+    `asked`: it has something to say of requests whose bodies it does not need. `chooses`: another model, maybe.
+    `asks`, `tells`: headers that it may set towards provider and client; Envoy has to know their names beforehand.
+    """
 
     kind: str
     stage: Stage
     needs: Needs
     asked: bool
+    chooses: bool
     asks: Names
     tells: Names
 
 
-def _speaks(settings: transform.Settings) -> bool:
-    return any(operation.remove_from_answer is None for operation in settings.operations)
+def _transform(settings: transform.Settings) -> tuple[bool, Names, Names]:
+    asked = any(operation.remove_from_answer is None for operation in settings.operations)
+    asks = frozenset(name for operation in settings.operations for name in operation.headers or ())
+    tells = frozenset(name for operation in settings.operations for name in operation.answer_headers or ())
+    return asked, asks, tells
 
 
-def _asked(settings: transform.Settings) -> Names:
-    return frozenset(name for operation in settings.operations for name in operation.headers or ())
-
-
-def _told(settings: transform.Settings) -> Names:
-    return frozenset(name for operation in settings.operations for name in operation.answer_headers or ())
-
-
-KINDS: Mapping[str, Kind] = MappingProxyType(
+# What stages say of themselves beyond their needs: `asked`, `asks` and `tells` of what is built.
+_MORE: Mapping[str, Callable[[Any], tuple[bool, Names, Names]]] = MappingProxyType(
     {
-        "transform": Kind(transform.Settings, transform.Transform, _speaks, _asked, _told),
-        "safety": Kind(safety.Settings, safety.Safety),
-        "validation": Kind(validation.Settings, validation.Validation),
-        "parameters": Kind(parameters.Settings, parameters.Parameters, tells=lambda _: frozenset({parameters.WARNING})),
-        "tokens": Kind(tokens.Settings, tokens.Tokens),
+        "transform": _transform,
+        "parameters": lambda _: (False, _NONE, frozenset({parameters.WARNING})),
+        "saving": lambda _: (False, _NONE, frozenset({saving.WARNING})),
     }
 )
 
 
 @lru_cache(maxsize=1024)  # an edit leaves most stages as they are, and compiling patterns takes milliseconds
 def build(kind: str, document: bytes, origin: str) -> Built:
-    """A stage from the JSON of its settings. Raises SettingsError, and ValueError for what the stage cannot be."""
-    known = KINDS[kind]
-    settings = parse(known.settings, document, origin)
-    stage = known.build(settings)
-    return Built(kind, stage, stage.needs, known.asked(settings), known.asks(settings), known.tells(settings))
+    """A stage from the JSON of its settings. Raises SettingsError."""
+    stage = registry.build(kind, document, origin)
+    asked, asks, tells = _MORE.get(kind, lambda _: (False, _NONE, _NONE))(parse(KINDS[kind].settings, document, origin))
+    return Built(kind, stage, stage.needs, asked, kind == "choice", asks, tells)

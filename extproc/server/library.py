@@ -24,7 +24,7 @@ def chains(document: bytes, origin: str) -> Mapping[str, Chain]:
     """The chains of a settings document, ready to run. Raises SettingsError."""
     made = settings.parse(document, origin)
     rules = tuple(_rule(spec) for spec in made.rules)
-    return {name: Chain(tuple(rules[place] for place in places)) for name, places in made.chains.items()}
+    return {name: Chain(tuple(rules[place] for place in places), made.names) for name, places in made.chains.items()}
 
 
 def _rule(spec: RuleSpec) -> Rule:

@@ -7,14 +7,15 @@ and chain, so that none sees half of one policy and half of the next.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import orjson
 from pydantic import ConfigDict
 
-from extproc.server.conditions import Modality
-from extproc.server.kinds import KINDS
 from extproc.stages import settings as documents
+from extproc.stages.choice import Modality
+from extproc.stages.registry import KINDS
 from extproc.stages.settings import STRICT
 
 FORMAT: Literal[1] = 1
@@ -61,11 +62,15 @@ class RuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`chains`: by name, the places of their rules in `rules`, in the order in which requests pass them."""
+    """`chains`: by name, the places of their rules in `rules`, in the order in which requests pass them.
+
+    `names`: what providers call models that rules may choose, where that differs.
+    """
 
     format: Literal[1]
     rules: tuple[RuleSpec, ...]
     chains: Mapping[str, tuple[int, ...]]
+    names: Mapping[str, str] = field(default_factory=dict)
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def __post_init__(self) -> None:
@@ -101,6 +106,7 @@ def route_name(of_version: str, chain: str, *, streamed: bool) -> str:
     return f"{_ROUTE}{of_version}/{chain}{_STREAMED if streamed else ''}"
 
 
+@lru_cache(maxsize=1024)
 def place(route: str) -> tuple[str, str, bool]:
     """The inverse: version, chain, and whether it is streamed. Raises ValueError for another route."""
     parts = route.removeprefix(_ROUTE).removesuffix(_STREAMED).split("/")

@@ -58,7 +58,8 @@ class Matcher:
             if start >= held:
                 return None
             first = next(index for index in range(len(self._each)) if found.span(index + 1)[0] >= 0)
-            checked = self._checked(data, start, stop, first)
+            # A match of nothing (between two letters, say) would be found again and again.
+            checked = self._checked(data, start, stop, first) if stop > start else None
             if checked:
                 return checked
             at = start + 1

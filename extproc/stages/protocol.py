@@ -1,5 +1,7 @@
 """What a stage is: the values it is given, the values it gives back, and what it needs to see."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -8,6 +10,8 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import orjson
+
+from extproc.json_splice import MOST_DEPTH, is_shallow
 
 Json = Any
 
@@ -140,14 +144,36 @@ class Request:
 
 
 def opened(request: Request) -> Refusal | None:
-    """Parses the body once; what is wrong with it, if it is no JSON object in UTF-8 of bounded depth."""
+    """Parses the body; what is wrong with it, if it is no JSON object in UTF-8 of bounded depth
+    with different names."""
     try:
         body = request.body
     except orjson.JSONDecodeError as error:
         return Refusal(400, "invalid_json", f"The body is not valid JSON: {error.msg} (character {error.pos}).")
     if not isinstance(body, dict):
         return Refusal(400, "invalid_json", "The body is JSON, but not an object.")
+    if not is_shallow(request.raw):
+        return Refusal(400, "invalid_json", f"The body is nested deeper than {MOST_DEPTH} levels.")
+    return _twice(request.raw)
+
+
+def _twice(raw: bytes) -> Refusal | None:
+    """A name that an object has twice: parsers read one or the other, so no stage could vouch for what is read."""
+    try:
+        json.loads(raw, object_pairs_hook=_names, parse_int=float)  # int refuses numbers of thousands of digits
+    except _TwiceError as error:
+        return Refusal(400, "invalid_json", f"The body has the name {error.args[0][:64]!r} twice in one object.")
     return None
+
+
+def _names(members: list[tuple[str, Any]]) -> None:
+    if len(dict(members)) != len(members):
+        counts = Counter([name for name, _ in members])
+        raise _TwiceError(counts.most_common(1)[0][0])
+
+
+class _TwiceError(Exception):
+    pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@ gets a second one, which matches every beginning of its matches. The language is
 characters, classes, groups, alternatives, repeats, `\\b`; no look-around, no references. RE2 takes linear time for all.
 """
 
+import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import re2
@@ -14,13 +16,15 @@ import re2
 _CLASS = re.compile(r"\[\^?\]?(?:\\.|\[:\^?[a-z]+:\]|[^\]\\])*\]", re.DOTALL)
 _ESCAPE = re.compile(r"\\(?:[pP](?:\{\^?\w{1,40}\}|\w)|x[0-9A-Fa-f]{2}|x\{[0-9A-Fa-f]{1,6}\}|[dDsSwWnrtfv]|[^\w\s])")
 _REPEAT = re.compile(r"([*+?])|\{(\d{1,4})(?:(,)(\d{1,4})?)?\}")
+_INNER_BOUND = re.compile(r"\{(?:\d+,)?(\d+)\}")
+_REPEATS = re.compile(r"\)[*+?{].*\)[*+?{].*\)[*+?{]", re.DOTALL)
 _GROUP = re.compile(r"\((?:\?(?::|P?<\w{1,40}>))?")
 _FLAGS = re.compile(r"\(\?i\)")
 _META = "()[]{}*+?|\\"
 _MOST_PATTERN = 20_000  # characters
 _MOST_DEPTH = 100
 _MOST_REPEAT = 1000  # RE2's own bound
-_MEMORY = 64 * 1024 * 1024  # bytes for a compiled pattern and what it caches
+_MEMORY = 16 * 1024 * 1024  # bytes for a compiled pattern and what it caches
 
 
 class PatternError(ValueError):
@@ -50,7 +54,7 @@ def pattern(text: str) -> Pattern:
     if flags:
         found = Pattern(f"(?i:{found.source})", f"(?i:{found.beginnings})")
     compiled = compiled_bytes(found.source)
-    if compiled.search(b"") is not None:
+    if any((match := compiled.search(probe)) and match.end() == match.start() for probe in (b"", b"a", b" ")):
         raise PatternError(f"{text!r} matches the empty text")
     compiled_bytes(found.beginnings)
     return found
@@ -71,6 +75,7 @@ def either(patterns: list[Pattern]) -> Pattern:
     return Pattern(_or([one.source for one in patterns]), _or([one.beginnings for one in patterns]))
 
 
+@lru_cache(maxsize=256)  # both directions of a rule use the same ones
 def compiled_bytes(source: str) -> Any:
     """For UTF-8 bytes; of several matches at a place the longest. Raises PatternError."""
     options = re2.Options()
@@ -144,6 +149,11 @@ class _Parser:
         if max(least, most or 0) > _MOST_REPEAT or (most is not None and most < least):
             raise PatternError(
                 f"{self.text!r}: {found.group()} at character {self.at}: 0 to {_MOST_REPEAT} is expected"
+            )
+        nested = [int(bound) for bound in _INNER_BOUND.findall(atom.source)]
+        if math.prod(nested) * max(least, most or 0, 1) > _MOST_REPEAT or (nested and _REPEATS.search(atom.source)):
+            raise PatternError(
+                f"{self.text!r}: repeats within repeats, at character {self.at}, are more than {_MOST_REPEAT}"
             )
         self.at = found.end()
         if self._peek() == "?":  # lazy or not, the longest match is taken

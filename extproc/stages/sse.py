@@ -58,7 +58,7 @@ def data_of(event: bytes) -> bytes | None:
 
 
 def with_data(event: bytes, data: bytes) -> bytes:
-    """The event with other data of one line, where its first `data` line was. All other lines stay as they are."""
+    """The event with other data, where its first `data` line was. All other lines stay as they are."""
     ends = _LINE.findall(event) or [b"\n"]
     lines = _LINE.split(event)
     out, placed = b"", False
@@ -67,7 +67,7 @@ def with_data(event: bytes, data: bytes) -> bytes:
         if not line.startswith(b"data:"):
             out += line + end
         elif not placed:
-            out, placed = out + b"data: " + data + end, True
+            out, placed = out + b"data: " + data.replace(b"\n", b"\ndata: ") + end, True
     return out
 
 

@@ -65,9 +65,7 @@ def _joined(document: Document, path: tuple[str | int, ...], present: Any, text:
 def _drop(document: Document, path: tuple[str | int, ...], messages: Any) -> None:
     """Takes out every system message, wherever it stands: a prompt that replaces is the only one."""
     if isinstance(messages, list):
-        for index in range(len(messages) - 1, -1, -1):
-            if _role(messages[index]) in ROLES:
-                document.remove((*path, index))
+        document.remove_elements(path, {at for at, message in enumerate(messages) if _role(message) in ROLES})
 
 
 def _role(message: Any) -> Any:

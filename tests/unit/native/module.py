@@ -164,6 +164,13 @@ class Filter:
         numbers = {name: int(value) for name, value in counted.items() if value is not None}
         return Answer(sent, after, tuple((left or "").split("\x1f")), numbers)
 
+    def holds_answer(self, metadata: Mapping[str, str], *, ends: bool = False) -> bool:
+        """Whether an answer's headers wait for its body."""
+        asking = {"content-type": "application/json", ":path": "/v1/chat/completions"}
+        with self._stream(asking, metadata) as stream:
+            self._requested(stream, [b'{"model":"m"}'], "last", False)
+            return stream.on("response_headers", ends) == _HOLD
+
     @contextmanager
     def _stream(self, headers: Mapping[str, str], metadata: Mapping[str, str]) -> Iterator[Stream]:
         _host().host_clear()
@@ -184,7 +191,14 @@ class Filter:
             if held:
                 _host().host_received_is_buffered()
             sent = _passed(stream, "request", chunks, ending)
-        names = ("x-headgate-model", "x-headgate-cap", "x-envoy-original-path", "content-length", ":path")
+        names = (
+            "x-headgate-model",
+            "x-headgate-cap",
+            "x-headgate-stream",
+            "x-envoy-original-path",
+            "content-length",
+            ":path",
+        )
         return Request(sent, {name: value for name in names if (value := _get(_REQUEST, name)) is not None})
 
 

@@ -3,6 +3,7 @@
 from controlplane.plan import explain
 from controlplane.plan.dialects import Surface
 from controlplane.plan.ir import Route, Tier
+from controlplane.plan.translation_explained import WHOLE_US
 from controlplane.xds import names
 from tests.unit.plan.compiled import compiled
 
@@ -73,6 +74,6 @@ def test_explain_tells_tier_and_price() -> None:
     told = {(found.path[1], found.rule): found for found in explain.decisions(MADE) if found.path[0] == "models"}
     found = told["sonnet", "translate OpenAI's chats for claude"]
     assert found.tier is Tier.INLINE
-    assert "550 us" in found.why
+    assert f"about {WHOLE_US} us" in found.why
     assert told["sonnet", "refuse OpenAI's embeddings, OpenAI's other endpoints"].tier is Tier.NATIVE
     assert ("four", "translate Anthropic's messages for gpt") in told

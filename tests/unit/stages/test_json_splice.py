@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from extproc.json_splice import Document, NotJsonError
+from extproc.json_splice import MOST_DEPTH, Document, NotJsonError, is_shallow
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)
 NAMES = st.sampled_from(["a", "b", "model", "ü", 'q"uote', "back\\slash", "new\nline", "{[", ""])
@@ -138,6 +138,13 @@ def test_insert_is_pythons_insert(elements: list[Any], index: int, value: Any) -
     assert json.loads(document.render()) == {"m": elements}
 
 
+@given(st.lists(NEW, max_size=6), st.sets(st.integers(0, 7)))
+def test_several_elements_at_once(elements: list[Any], indices: set[int]) -> None:
+    document = Document(json.dumps({"m": elements}, indent=1).encode())
+    assert document.remove_elements(["m"], indices) is any(index < len(elements) for index in indices)
+    assert json.loads(document.render()) == {"m": [one for at, one in enumerate(elements) if at not in indices]}
+
+
 @pytest.mark.parametrize(
     ("before", "change", "after"),
     [
@@ -193,3 +200,11 @@ def test_time_is_linear_however_deep_and_long(value: bytes) -> None:
     except NotJsonError:
         assert value.count(b"[") != value.count(b"]") or b'""' in value
     assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize("pair", ["[]", ('{"a":', "}")], ids=["arrays", "objects"])
+@pytest.mark.parametrize(("depth", "shallow"), [(1, True), (MOST_DEPTH, True), (MOST_DEPTH + 1, False), (5000, False)])
+def test_depth_is_measured(pair: Any, depth: int, shallow: bool) -> None:
+    value = pair[0] * depth + ("1" if pair[0] != "[" else "") + pair[1] * depth
+    assert is_shallow(value.encode()) is shallow
+    assert is_shallow(b"[" + b",".join([b'{"[[{":[]}'] * 1000) + b"]")

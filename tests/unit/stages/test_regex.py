@@ -186,6 +186,8 @@ def test_beginnings_are_those_of_matches(source: str, text: str) -> None:
         ("[a", "a class that does not end"),
         ("a*", "matches the empty text"),
         ("", "matches the empty text"),
+        (r"\b", "matches the empty text"),
+        (r"(?:(?:a{99}){99}){99}", "repeats within repeats"),
         ("(" * 200 + "a" + ")" * 200, "nested deeper"),
         ("a" * 30_000, "at most 20000"),
         ("[z-a]", "character class"),
@@ -199,6 +201,7 @@ def test_patterns_that_cannot_be(source: str, told: str) -> None:
 
 @given(st.text(st.sampled_from("ab(|)[]{}*+?\\.^$,1d:P<>é-"), max_size=12))
 @example("[[:alpha:]]")
+@example(r"a|\B")
 def test_any_text_is_a_pattern_or_an_error(source: str) -> None:
     try:
         made = pattern(source)

@@ -172,12 +172,25 @@ def test_settings_that_cannot_be(document: dict[str, Any], told: str) -> None:
         b'{"a":' * 5000,
         b'{"a":1}x',
         b"\x1f\x8b\x08",
+        b'{"messages":[],"n":1,"messages":[]}',
+        b'{"a":[{"content":"good","c\\u006fntent":"bad"}]}',
+        b'{"a":' + b"[" * 100 + b"]" * 100 + b"}",
     ],
 )
 def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
     refusal = opened(Request(Endpoint.CHAT, raw))
     assert refusal is not None and (refusal.status, refusal.code) == (400, "invalid_json")
     assert len(refusal.message) < 200
+
+
+def test_what_is_a_json_object_is_opened() -> None:
+    for raw in (
+        b"{}",
+        b' {"a":{"b":1},"b":[{"b":2},{"b":3}]}\n',
+        b'{"n":' + b"9" * 300 + b"}",
+        '{"é":"\U0001f600"}'.encode(),
+    ):
+        assert opened(Request(Endpoint.CHAT, raw)) is None
 
 
 def test_an_error_does_not_repeat_the_value() -> None:

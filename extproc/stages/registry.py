@@ -1,0 +1,43 @@
+"""The stages by the name that a document gives them, and how one is built."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from extproc.stages import choice, parameters, safety, saving, settings, tokens, transform, validation
+from extproc.stages.protocol import Stage
+from extproc.stages.settings import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`make`: from the settings, and the texts of tokenizer.json files by name."""
+
+    settings: type[Any]
+    make: Callable[[Any, Mapping[str, str]], Stage]
+
+
+KINDS: Mapping[str, Kind] = {
+    "choice": Kind(choice.Settings, lambda made, _: choice.Choice(made)),
+    "parameters": Kind(parameters.Settings, lambda made, _: parameters.Parameters(made)),
+    "safety": Kind(safety.Settings, lambda made, _: safety.Safety(made)),
+    "saving": Kind(saving.Settings, lambda made, _: saving.Saving(made)),
+    "tokens": Kind(tokens.Settings, tokens.Tokens),
+    "transform": Kind(transform.Settings, lambda made, _: transform.Transform(made)),
+    "validation": Kind(validation.Settings, lambda made, _: validation.Validation(made)),
+}
+
+
+def build(name: str, document: bytes, origin: str, tokenizers: Mapping[str, str] | None = None) -> Stage:
+    """Raises SettingsError, which names the field; also for a stage that does not exist.
+
+    The cache is not among them: it needs a store between its halves.
+    """
+    kind = KINDS.get(name)
+    if kind is None:
+        raise SettingsError(f"{origin}: there is no stage {name!r}: one of {', '.join(KINDS)} is expected")
+    made = settings.parse(kind.settings, document, origin)
+    try:
+        return kind.make(made, tokenizers or {})
+    except ValueError as error:
+        raise SettingsError(f"{origin}: {error}") from None
