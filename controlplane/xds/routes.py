@@ -48,6 +48,15 @@ _NOT_FOR_CLIENTS = (
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
     "openai-organization", "openai-project", "set-cookie", "alt-svc", "strict-transport-security",
 )  # fmt: skip
+# https://docs.claude.com/en/api/rate-limits#response-headers
+_OF_ANTHROPIC = (
+    "anthropic-organization-id",
+    *(
+        f"anthropic-ratelimit-{counted}-{part}"
+        for counted in ("requests", "tokens", "input-tokens", "output-tokens")
+        for part in ("limit", "remaining", "reset")
+    ),
+)
 
 
 def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
@@ -65,10 +74,15 @@ def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
         name=names.ROUTES,
         virtual_hosts=[host],
         request_headers_to_remove=_NOT_FOR_PROVIDERS,
-        response_headers_to_remove=_NOT_FOR_CLIENTS,
+        response_headers_to_remove=_not_for_clients(plan),
         response_headers_to_add=rules.told(chosen),
         max_direct_response_body_size_bytes=uint(1 << 20),
     )
+
+
+def _not_for_clients(plan: Plan) -> tuple[str, ...]:
+    anthropic = any(upstream.kind == "anthropic" for upstream in plan.upstreams.values())
+    return (*_NOT_FOR_CLIENTS, *(_OF_ANTHROPIC if anthropic else ()))
 
 
 def _models(plan: Plan, draining: bool) -> matchers.Matcher:

@@ -171,6 +171,18 @@ def test_the_same_dialect_stays_byte_for_byte(edge: Edge) -> None:
     assert answer.content == edge.providers["anthropic"].answer(asked).body
 
 
+def test_what_a_provider_says_of_the_gateways_account_stays_inside(edge: Edge) -> None:
+    provider = edge.providers["anthropic"]
+    said = {"anthropic-organization-id": "org-1", "anthropic-ratelimit-tokens-remaining": "5", "request-id": "req-1"}
+    usual, provider.answer = provider.answer, lambda _: Answer(200, b"{}", headers=said)
+    try:
+        headers = {"x-api-key": ENV["ALICE"], "content-type": "application/json"}
+        answer = edge.gateway.http.post("/v1/messages", json={"model": "at-anthropic"}, headers=headers)
+    finally:
+        provider.answer = usual
+    assert {name for name in said if name in answer.headers} == {"request-id"}
+
+
 def test_tokens_are_counted_where_a_provider_counts_them(edge: Edge) -> None:
     provider = edge.providers["anthropic"]
     usual, provider.answer = provider.answer, lambda _: Answer(200, b'{"input_tokens": 7}')

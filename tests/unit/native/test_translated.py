@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.native.module import Filter
+from tests.unit.native.module import _HOLD, _PROCEED, _REQUEST, _RESPONSE, Filter, _give, _host, _put
 
 INNER = Filter("translated")
 OUTER = Filter("attempt", "claude~translated\n/v1\n\n1000000")
@@ -33,6 +33,19 @@ def test_an_answer_gets_the_headers_in_front_of_its_first_part() -> None:
     sent, headers = OUTER.attempted([b"", head + b"one", b"\x1etwo\n\n"], {":status": "200", "content-length": "9"})
     assert sent == b"one\x1etwo\n\n"
     assert headers == {":status": "503", "content-type": "text/event-stream", "x-new": "a: b"}
+
+
+def test_what_comes_after_the_providers_end_goes_on_with_the_end() -> None:
+    with OUTER._stream({":path": "/v1/chat/completions", "x-headgate-done": ""}, {}) as stream:
+        _put(_RESPONSE, {":status": "200"})
+        stream.on("response_headers", False)
+        _give(2, b"\x1e:status:200\n\none")
+        assert stream.on("response_body", False) == _PROCEED
+        _host().host_drop(2)
+        _put(_REQUEST, {"x-headgate-done": "1"})  # as the inner filter notes it
+        _give(2, b"two")
+        assert stream.on("response_body", False) == _HOLD
+        assert stream.on("response_body", True) == _PROCEED
 
 
 @pytest.mark.parametrize("body", [b'{"type":"message"}', b"event: x\ndata: {}\n\n"])
