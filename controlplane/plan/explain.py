@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
-from controlplane.plan import rules_explained
+from controlplane.plan import rules_explained, translation_explained
 from controlplane.plan.accounts import LIMIT
 from controlplane.plan.ir import Decision, Issuer, Key, Plan, RemoteKeys, Route, Tier
 from controlplane.plan.limits import Counted, NativeLimit, Use
@@ -38,6 +38,7 @@ def decisions(plan: Plan) -> Iterator[Decision]:
             yield _native((*path, "ejection"), "take failing endpoints out", "outlier detection", why)
     for route in plan.routes:
         yield _model(route)
+    yield from translation_explained.decisions(plan)
     yield from _keys(plan)
     yield from (_native_limit(limit) for limit in plan.limits)
     yield from (_counted(each) for each in plan.counted)

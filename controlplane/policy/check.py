@@ -10,10 +10,11 @@ from controlplane.policy.check_rules import check_rules
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.grammar import Address, is_ip
-from controlplane.policy.language import SECTIONS, Gateway, OpenAIProvider, Policy
+from controlplane.policy.language import SECTIONS, Gateway, Policy
 from controlplane.policy.load import LoadCache, load
 from controlplane.policy.outside import check_issuers
 from controlplane.policy.place import Place
+from controlplane.policy.providers import BedrockProvider, RemoteProvider
 from controlplane.policy.references import Models, check_accounts, check_keys, check_limits
 from controlplane.policy.secrets import Secret, SecretRef, Secrets
 from controlplane.policy.structure import Structure
@@ -106,21 +107,24 @@ def _semantics(
             message = "a user is for a team, for an organization, or for the whole gateway"
             yield error("two-scopes", message, ("gateway", "admin", "users", name), "`team`, `organization` or neither")
     for name, provider in providers.items():
-        if isinstance(provider, OpenAIProvider):
+        if isinstance(provider, RemoteProvider):
             written = document.data["providers"][name].get("headers", {})
             yield from _provider(name, provider, len(written), error)
 
 
 def _provider(
-    name: str, provider: OpenAIProvider, headers: int, error: Callable[..., Diagnostic]
+    name: str, provider: RemoteProvider, headers: int, error: Callable[..., Diagnostic]
 ) -> Iterable[Diagnostic]:
     """`headers` is how many were written: names that differ in case only have become one."""
     path = ("providers", name)
     if provider.tls is not None:
-        if provider.base_url.scheme != "https":
+        if provider.base_url is not None and provider.base_url.scheme != "https":
             yield error("tls-without-https", "TLS settings for a plain http URL", (*path, "tls"), "an https base_url")
         if (provider.tls.cert is None) != (provider.tls.key is None):
             yield error("half-a-certificate", "a client certificate needs both", (*path, "tls"), "`cert` and `key`")
+    if isinstance(provider, BedrockProvider) and provider.api_key and provider.credentials:
+        message = "requests are signed with `credentials`, or bear `api_key`"
+        yield error("two-credentials", message, (*path, "credentials"), "one of the two")
     if len(provider.headers) < headers:
         message = "two names differ in case only, and headers know no case"
         yield error("duplicate-item", message, (*path, "headers"), "each header once")

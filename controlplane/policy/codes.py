@@ -60,6 +60,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "keys-without-https": "An issuer's keys would come over plain HTTP. Use an https URL, or keep them in a file.",
         "tls-without-https": "TLS settings need an https URL. Change the URL, or remove the settings.",
         "half-a-certificate": "A client certificate needs both `cert` and `key`. Add the other one.",
+        "two-credentials": "A provider has two credentials, and a request bears one. Remove one of them.",
         "mixed-endpoints": "Endpoints mix IP addresses and host names. Use one kind, or two providers.",
         "retention-order": "Sums are kept at least as long as what they sum up, minutes 32 days. Lengthen the coarser.",
         "idle-too-short": "`idle` runs while the first byte is awaited. Make it at least `first_byte`.",

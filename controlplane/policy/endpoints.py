@@ -1,13 +1,14 @@
-"""The endpoints of OpenAI's API that carry a model."""
+"""The endpoints that carry a model, below /v1: OpenAI's, and Anthropic's."""
 
-# Below /v1.
 ENDPOINTS = (
     "chat/completions", "completions", "embeddings", "responses", "moderations", "rerank",
     "images/generations", "images/edits", "images/variations",
     "audio/speech", "audio/transcriptions", "audio/translations",
 )  # fmt: skip
 
-PATHS = tuple(f"/v1/{endpoint}" for endpoint in ENDPOINTS)
+MESSAGES = ("messages", "messages/count_tokens")
+
+PATHS = tuple(f"/v1/{endpoint}" for endpoint in (*ENDPOINTS, *MESSAGES))
 
 
 def paths_of(pattern: str) -> frozenset[str]:

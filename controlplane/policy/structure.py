@@ -11,6 +11,7 @@ from controlplane.policy import language, types
 from controlplane.policy.diagnostics import Diagnostic, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.load import LoadCache
+from controlplane.policy.providers import KINDS
 from controlplane.policy.rules import Action, Rule, told_fields
 from controlplane.policy.types import shown
 
@@ -129,12 +130,12 @@ class Structure:
         if not isinstance(value, dict):
             self._add("wrong-type", f"a provider must be a mapping, not {_kind(value)}", path, "such as {kind: openai}")
         elif "kind" not in value:
-            self._add("missing-field", "`kind` is missing", path, " or ".join(language.KINDS))
-        elif value["kind"] not in language.KINDS:
+            self._add("missing-field", "`kind` is missing", path, " or ".join(KINDS))
+        elif value["kind"] not in KINDS:
             found = shown(value["kind"])
             self._add(
-                "unknown-value", f"`{found}` is no kind of provider", (*path, "kind"), " or ".join(language.KINDS),
-                suggestion=nearest(found, language.KINDS),
+                "unknown-value", f"`{found}` is no kind of provider", (*path, "kind"), " or ".join(KINDS),
+                suggestion=nearest(found, KINDS),
             )  # fmt: skip
         else:
             return True

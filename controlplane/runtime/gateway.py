@@ -182,8 +182,7 @@ def _sidecars(
             await _listens(folder.mock_socket, folder.log("mock"))
         await supervisor.start(accounting.tell(compiled))
         await limiting.prepare(compiled)
-        if compiled.plan.inline is not None:
-            await rules.prepare(compiled.plan.inline, supervisor, folder, _READY_S)
+        await rules.prepare(compiled.plan, supervisor, folder, _READY_S)
 
     return prepare
 

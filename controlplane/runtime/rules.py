@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import orjson
 
+from controlplane.plan.ir import Plan
 from controlplane.plan.rules import Inline
 from controlplane.runtime.child import Child, ProcessState, Status
 from controlplane.runtime.failures import RulesError
@@ -25,16 +26,20 @@ _COUNTERS, _ASK_S = "/headgate.inline.v1.Counters/Read", 2.0
 _POLL_S = 0.02
 
 
-async def prepare(inline: Inline, supervisor: Supervisor, folder: RunFolder, ready_s: float) -> None:
-    """Has every worker ready for requests of this version, before any names it.
+async def prepare(plan: Plan, supervisor: Supervisor, folder: RunFolder, ready_s: float) -> None:
+    """Has every worker that the plan needs ready, for requests of this version of its rules before any names it.
 
     Raises RulesError, StartError, RunFolderError.
     """
+    if not plan.workers:
+        return
     settings = folder.rules_settings
-    _write(settings, inline)
-    for number in range(inline.workers):
+    if plan.inline is not None:
+        _write(settings, plan.inline)
+    version = plan.inline.version if plan.inline is not None else ""
+    for number in range(plan.workers):
         await supervisor.start(_child(number, folder, settings))
-    await asyncio.gather(*(_ready(folder, number, inline.version, ready_s) for number in range(inline.workers)))
+    await asyncio.gather(*(_ready(folder, number, version, ready_s) for number in range(plan.workers)))
 
 
 def alarms(states: Iterable[ProcessState]) -> list[dict[str, str]]:
@@ -45,7 +50,7 @@ def alarms(states: Iterable[ProcessState]) -> list[dict[str, str]]:
         return []
     meanwhile = "the others do their work"
     if len(lost) == len(workers):
-        meanwhile = "requests whose rules must hold get 503, others pass without their rules"
+        meanwhile = "requests whose rules must hold, or that need translation, fail; others pass without their rules"
     last = lost[-1].last_exit or "no exit known"
     message = f"{len(lost)} of {len(workers)} workers of rules do not run ({last}); {meanwhile}"
     return [{"name": "rules", "message": message}]
@@ -94,7 +99,7 @@ def _write(settings: Path, inline: Inline) -> None:
 async def _ready(folder: RunFolder, number: int, version: str, ready_s: float) -> None:
     """Waits until a worker can serve the version, which it reads when it is asked for its health."""
     name = version.encode()
-    request = b"\x0a" + bytes([len(name)]) + name
+    request = b"\x0a" + bytes([len(name)]) + name if name else b""
     with contextlib.suppress(TimeoutError):
         async with (
             asyncio.timeout(ready_s),

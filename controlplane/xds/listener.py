@@ -56,7 +56,9 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         stat_prefix="edge",
         rds=hcm.Rds(config_source=names.ads(), route_config_name=names.ROUTES),
         http_filters=_filters(plan),
-        local_reply_config=errors.local_replies(counted=bool(plan.counted), rules=plan.inline is not None),
+        local_reply_config=errors.local_replies(
+            counted=bool(plan.counted), rules=bool(plan.workers), messages=plan.messages
+        ),
         early_header_mutation_extensions=[_scrub()],
         use_remote_address=boolean(True),
         skip_xff_append=True,

@@ -47,13 +47,13 @@ class Through(NamedTuple):
     leaf: Leaf
 
 
-def cluster(inline: Inline, socket: str) -> clusters.Cluster:
+def cluster(workers: int, socket: str) -> clusters.Cluster:
     """The workers, an endpoint each: a connection stays with one process, so one address would leave others idle."""
     made = clusters.Cluster(
         name=names.RULES_CLUSTER,
         connect_timeout=millis(1000),
         lb_policy=clusters.Cluster.LbPolicy.LEAST_REQUEST,
-        circuit_breakers=_breakers(inline.workers),
+        circuit_breakers=_breakers(workers),
         health_checks=[_health()],
         outlier_detection=_ejection(),
     )
@@ -62,7 +62,7 @@ def cluster(inline: Inline, socket: str) -> clusters.Cluster:
     made.common_lb_config.healthy_panic_threshold.value = 0
     made.load_assignment.cluster_name = names.RULES_CLUSTER
     group = made.load_assignment.endpoints.add()
-    for number in range(inline.workers):
+    for number in range(workers):
         group.lb_endpoints.add().endpoint.address.pipe.path = socket.format(number)
     http2 = protocol.Http2ProtocolOptions(
         initial_stream_window_size=uint(_WINDOW), initial_connection_window_size=uint(4 * _WINDOW)
@@ -77,14 +77,7 @@ def processor(inline: Inline) -> ext_proc.ExternalProcessor:
     """The filter. By itself it shows the service nothing."""
     service = grpc.GrpcService(
         envoy_grpc={"cluster_name": names.RULES_CLUSTER},
-        # A worker that is gone has done nothing: another one is asked.
-        retry_policy=base.RetryPolicy(
-            num_retries=uint(2),
-            retry_on="connect-failure,refused-stream,reset",
-            retry_back_off={"base_interval": millis(5), "max_interval": millis(25)},
-            retry_host_predicate=[_another()],
-            host_selection_retry_max_attempts=10,
-        ),
+        retry_policy=another_worker(),
     )
     headers = (exchange.attribute(name) for name in inline.rules.headers)
     return ext_proc.ExternalProcessor(
@@ -95,6 +88,17 @@ def processor(inline: Inline) -> ext_proc.ExternalProcessor:
         message_timeout=millis(inline.timeout_ms),
         metadata_options={"receiving_namespaces": {"untyped": [exchange.NAMESPACE, exchange.OWN]}},
         status_on_error=http_status.HttpStatus(code=503),
+    )
+
+
+def another_worker() -> base.RetryPolicy:
+    """A worker that is gone has done nothing: another one is asked."""
+    return base.RetryPolicy(
+        num_retries=uint(2),
+        retry_on="connect-failure,refused-stream,reset",
+        retry_back_off={"base_interval": millis(5), "max_interval": millis(25)},
+        retry_host_predicate=[_another()],
+        host_selection_retry_max_attempts=10,
     )
 
 

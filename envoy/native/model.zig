@@ -78,6 +78,9 @@ pub const Filter = struct {
         const model = requests.modelName(body, asked, &room) orelse return;
         const instead = try self.enter(model); // a budget is spent: serve a cheaper model
         if (self.config.limits) try self.setCap(asked);
+        // Attempts may change the path before an error has to be told in the client's dialect.
+        if (std.mem.startsWith(u8, abi.header(self.stream, .request, ":path"), "/v1/messages"))
+            abi.note(self.stream, namespace, "dialect", "anthropic");
         if (self.config.rules and asked.stream) abi.setHeader(self.stream, .request, stream_header, "1");
         abi.setHeader(self.stream, .request, model_header, instead orelse model);
         abi.pickRoute(self.stream);

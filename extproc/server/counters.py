@@ -16,12 +16,15 @@ class Counters:
     `found`: sums of what stages log as numbers.
 
     `chunks`: parts of streamed answers. `broken`: messages out of order.
+    `translated`: attempts; `untranslatable`: those that were refused.
     """
 
     requests: int = 0
     answers: int = 0
     chunks: int = 0
     broken: int = 0
+    translated: int = 0
+    untranslatable: int = 0
     chosen: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     found: Counter[str] = field(default_factory=Counter)
@@ -67,6 +70,7 @@ class Counters:
         """JSON-ready."""
         return {
             "requests": self.requests, "answers": self.answers, "chunks": self.chunks, "broken": self.broken,
+            "translated": self.translated, "untranslatable": self.untranslatable,
             "chosen": dict(self.chosen), "refused": dict(self.refused), "replied": dict(self.replied),
             "failed": dict(self.failed), "found": dict(self.found),
         }  # fmt: skip

@@ -6,6 +6,7 @@
 import asyncio
 import os
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -18,7 +19,9 @@ from extproc.server import settings
 from extproc.server.counters import Counters
 from extproc.server.exchange import Exchange
 from extproc.server.library import Library, UnknownError
+from extproc.server.translating import TRANSLATION, Translating
 from extproc.stages.settings import SettingsError
+from extproc.translate.settings import Translation, parse
 
 _log = structlog.get_logger(__name__)
 
@@ -59,7 +62,7 @@ class Processor:
             if raw is _EOF:
                 return
             message = ext_proc.ProcessingRequest.FromString(raw)
-            exchange = await self._begun(message)
+            exchange = self._translating(context) or await self._begun(message)
             answer = await _responded(exchange, message, len(raw))
             del raw, message
         while True:
@@ -69,6 +72,13 @@ class Processor:
             if raw is _EOF:
                 return
             answer = await _responded(exchange, ext_proc.ProcessingRequest.FromString(raw), len(raw))
+
+    def _translating(self, context: Any) -> Translating | None:
+        """Where an attempt at a provider is to be translated, the exchange says how."""
+        told = next((value for name, value in context.invocation_metadata() if name == TRANSLATION), None)
+        if told is None:
+            return None
+        return Translating(_translation(told), counters=self._counters, now=datetime.now(UTC))
 
     async def _begun(self, message: ext_proc.ProcessingRequest) -> Exchange:
         version, name, streamed = settings.place(exchanges.route(message))
@@ -81,7 +91,12 @@ class Processor:
         return Exchange(chain, streamed=streamed, counters=self._counters, now=datetime.now(UTC))
 
 
-async def _responded(exchange: Exchange, message: ext_proc.ProcessingRequest, size: int) -> bytes:
+@lru_cache(maxsize=1024)
+def _translation(told: str) -> Translation:
+    return parse(told)
+
+
+async def _responded(exchange: Exchange | Translating, message: ext_proc.ProcessingRequest, size: int) -> bytes:
     answer = exchange.respond(message) if size <= _LARGE else await asyncio.to_thread(exchange.respond, message)
     return bytes(answer.SerializeToString())
 

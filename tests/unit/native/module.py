@@ -123,6 +123,23 @@ class Filter:
         with self._stream(headers, metadata or {}) as stream:
             return self._requested(stream, [body] if isinstance(body, bytes) else body, ending, held)
 
+    def attempted(
+        self, chunks: Sequence[bytes], headers: Mapping[str, str], *, ending: Ending = "last"
+    ) -> tuple[bytes, dict[str, str]]:
+        """The answer to an attempt: what leaves the filter, and its headers then. AssertionError: the stream ended."""
+        with self._stream({":path": "/v1/chat/completions"}, {}) as stream:
+            _put(_RESPONSE, headers)
+            if stream.on("response_headers", not chunks) == _HOLD:
+                assert chunks, "headers wait for a body that does not come"
+            sent = _passed(stream, "response", chunks, ending)
+            assert _get(_DYNAMIC, "host/ended") is None, "the stream ended"
+            names = (":status", "content-type", "content-length", "x-new", "retry-after")
+            return sent, {name: value for name in names if (value := _get(_RESPONSE, name)) is not None}
+
+    def ended(self) -> str | None:
+        """Why the last stream was ended by the filter."""
+        return _get(_DYNAMIC, "host/ended")
+
     def answer(
         self,
         chunks: Sequence[bytes],
@@ -178,7 +195,7 @@ class Filter:
             "x-headgate-model",
             "x-headgate-cap",
             "x-headgate-stream",
-            "x-headgate-path",
+            "x-envoy-original-path",
             "content-length",
             ":path",
         )

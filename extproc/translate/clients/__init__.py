@@ -1,0 +1,1 @@
+"""The dialects that clients speak: reading their requests, writing their answers."""
