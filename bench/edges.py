@@ -66,15 +66,20 @@ def _same_names(models: int) -> str:
     return "".join(f"  model-{i}: up\n" for i in range(models))
 
 
-def compiler(socket: Path) -> Compiler:
+def around(socket: Path, rules_socket: str = "") -> Surroundings:
+    """The upstream listens at `socket`, workers of rules at `rules_socket`."""
     log = str(socket.with_name("requests.log"))
-    around = Surroundings(
+    return Surroundings(
         "/etc/ssl/certs/ca-certificates.crt",
         MappingProxyType({"mock": str(socket)}),
         log,
         limits_socket=str(limits_socket(socket)),
+        rules_socket=rules_socket,
     )
-    return Compiler("policy.yaml", _secret, around, LoadCache())
+
+
+def compiler(socket: Path, where: Surroundings | None = None) -> Compiler:
+    return Compiler("policy.yaml", _secret, where or around(socket), LoadCache())
 
 
 def limits_socket(socket: Path) -> Path:

@@ -40,8 +40,17 @@ def apart() -> None:
 
 def alone(pid: int) -> None:
     """Moves a process, with the threads it has, to the first core, away from the load and the upstream."""
+    _move(pid, {_measured()})
+
+
+def among(pid: int) -> None:
+    """Moves it back to the others."""
+    _move(pid, os.sched_getaffinity(0))
+
+
+def _move(pid: int, cores: set[int]) -> None:
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), {_measured()})
+        os.sched_setaffinity(int(thread.name), cores)
 
 
 @cache

@@ -36,6 +36,7 @@ ROUTES: Mapping[tuple[str, str], Action] = MappingProxyType(
         ("GET", "/openapi.json"): Action.READ_MODELS,
         ("GET", "/status"): Action.READ_STATUS,
         ("GET", "/nodes"): Action.READ_STATUS,
+        ("GET", "/rules"): Action.READ_STATUS,
         ("GET", "/models"): Action.READ_MODELS,
         ("GET", "/usage"): Action.READ_USAGE,
         ("GET", "/usage/unpriced"): Action.READ_USAGE,

@@ -13,6 +13,7 @@ from controlplane.admin import access, views
 from controlplane.admin.access import Access, Called, RefusedError, name_of
 from controlplane.admin.keys import router as key_calls
 from controlplane.admin.origin import origin
+from controlplane.admin.rules import router as rule_calls
 from controlplane.admin.usage import Usage
 from controlplane.audit.entry import Action, Actor, Event
 from controlplane.audit.read import since_when
@@ -65,10 +66,11 @@ def create_app(
     keys: Keys,
     auditing: Auditing,
     alarms: Callable[[], Awaitable[list[dict[str, str]]]],
+    counters: Callable[[], Awaitable[dict[str, Any]]],
     *,
     loopback: bool,
 ) -> FastAPI:
-    """The application, with the `alarms` of all its parts.
+    """The application, with the `alarms` of all its parts, and the `counters` of rules.
 
     `loopback`: it listens where only this machine reaches it. See `Access` for who may call.
     """
@@ -83,6 +85,7 @@ def create_app(
     _add_reads(app, controller, store, processes, alarms)
     _add_descriptions(app, auditing)
     app.include_router(usage.router(controller))
+    app.include_router(rule_calls(counters))
     app.include_router(key_calls(controller, keys, auditing))
     _add_policy_calls(app, controller)
     _add_changes(app, controller, store)

@@ -293,7 +293,9 @@ def answer(view: View) -> None:
         where = f"  [dim]{escape(row['source'])}[/]" if row["source"] else ""
         out.print(f"price at {escape(_target(row, 1))}: {price(row['price'])}{where}", soft_wrap=True)
     limits = ", ".join(view["limits"]) or "none"
-    out.print(f"limits: {escape(limits)}; nothing of it runs in Python (tier 0)")
+    out.print(f"limits: {escape(limits)}")
+    rules = ", ".join(view["rules"])
+    out.print(f"rules: {escape(rules)} (tier 2)" if rules else "rules: none; nothing of it runs in Python (tier 0)")
 
 
 class Foreground:

@@ -20,6 +20,7 @@ from controlplane.admin.roles import permissions_page
 from controlplane.cli.main import app
 from controlplane.policy import grammar
 from controlplane.policy.codes import CODES
+from controlplane.policy.providers import FORMS
 from controlplane.policy.schema import json_schema
 
 Schema = Mapping[str, Any]
@@ -30,7 +31,8 @@ _REF = "#/$defs/"
 _TITLES = {
     "Gateway": "Gateway", "Admin": "Admin API", "AdminUser": "User of the admin API",
     "GatewayTls": "TLS to clients", "Cors": "CORS",
-    "OpenAIProvider": "Provider of kind openai", "MockProvider": "Provider of kind mock",
+    **{form.__name__: f"Provider of kind {kind}" for kind, form in FORMS.items()},
+    "AwsCredentials": "AWS credentials",
     "HealthCheck": "Health check", "Ejection": "Ejection", "ProviderTls": "TLS to a provider",
     "SimpleSpec": "Model at one provider", "TrySpec": "Model with several targets", "TargetSpec": "Target",
     "Timeouts": "Timeouts", "Key": "Key", "Issuer": "Outside issuer", "Claims": "Claims",

@@ -1,18 +1,24 @@
 """policy -> plan: resolves, defaults, and places every rule on the cheapest tier that can honour it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
+from typing import TypeAlias
 
 from controlplane.plan import issuers, upstreams
 from controlplane.plan import limits as limiting
 from controlplane.plan.accounts import accounts, accounts_of
-from controlplane.plan.ir import Cors, Edge, Key, Plan, Retry, Route, ServerTls, Target, Upstream, Webhook
-from controlplane.plan.lanes import assign
+from controlplane.plan.dialects import OPENAI_LIKE, Surface, serves
+from controlplane.plan.ir import Cors, Edge, Key, Plan, Retry, Route, ServerTls, Target, Upstream, Way, Webhook
+from controlplane.plan.lanes import Lanes, assign
+from controlplane.plan.rules import inline
 from controlplane.plan.tokens import IssuedKey, Tokens, identity_of, owner
 from controlplane.policy import language
 from extproc.usage.accounting import Retention
 from extproc.usage.price_catalog import Catalog
+
+Upstreams: TypeAlias = Mapping[str, Upstream]
 
 # What Envoy calls the reasons to try again: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/router_filter#x-envoy-retry-on
 # It does not tell a timeout from a reset, so either word covers both.
@@ -30,21 +36,27 @@ def plan(
     built = {name: upstreams.build(name, provider) for name, provider in policy.providers.items()}
     native, counted = tuple(limiting.native(policy, tokens)), tuple(limiting.counted(policy, tokens))
     uses = tuple(dict.fromkeys([each.use for each in native] + [each.use for each in counted]))
-    routes, lanes, foreign = assign((_route(name, model, built, uses) for name, model in policy.models.items()), built)
+    messages = _messages(policy)
+    routes, lanes = assign(
+        (_whole(name, model, built, uses, messages=messages) for name, model in policy.models.items()), built
+    )
+    needed = {name: lanes.get(name, Lanes()) for name in built}
     adapted = {
-        name: upstreams.with_lanes(upstream, lanes.get(name, 1), foreign.get(name, ()))
-        for name, upstream in built.items()
+        name: upstreams.with_lanes(upstream, of.plain, of.translated, tuple(sorted(of.foreign)))
+        for (name, upstream), of in zip(built.items(), needed.values(), strict=True)
     }
+    translated = any(of.translated for of in needed.values())
     keys = tuple(
         _key(name, key, policy) for name, key in policy.keys.items() if key.expires is None or key.expires > now
     )
     keep = policy.gateway.retention
     issued = tuple(_issued(key) for key in tokens.keys) if tokens else ()
+    everyone = (*keys, *issued)
     return Plan(
         edge=_edge(policy.gateway),
         upstreams=MappingProxyType(adapted),
         routes=routes,
-        keys=(*keys, *issued),
+        keys=everyone,
         limits=native,
         open=not policy.keys and tokens is None and not policy.issuers,
         expired=tuple(name for name, key in policy.keys.items() if key.expires is not None and key.expires <= now),
@@ -55,11 +67,19 @@ def plan(
         ),
         imported=imported,
         ledger=policy.gateway.ledger,
+        inline=inline(
+            policy,
+            [(key.identity, key.owner) for key in everyone],
+            {route.name: None if route.per_attempt else route.upstream_model for route in routes},
+        ),
         retention=Retention(keep.records, keep.minutes, keep.hours),
         webhooks=tuple(
             Webhook(name, webhook.url, webhook.secret, tuple(dict.fromkeys(webhook.events)))
             for name, webhook in policy.webhooks.items()
         ),
+        workers=policy.gateway.rule_workers if policy.rules or translated else 0,
+        worker_timeout_ms=policy.gateway.rule_timeout,
+        messages=messages,
         tokens=tokens,
         issuers=tuple(issuers.build(policy)),
         counted=counted,
@@ -84,10 +104,46 @@ def _edge(gateway: language.Gateway) -> Edge:
     )
 
 
-def _route(
-    name: str, model: language.Model, upstreams: Mapping[str, Upstream], uses: tuple[limiting.Use, ...]
+def _messages(policy: language.Policy) -> bool:
+    """Whether clients may speak Anthropic's API: as the policy says, or where somebody speaks another than OpenAI's."""
+    if policy.gateway.messages is not None:
+        return policy.gateway.messages
+    return any(provider.kind not in OPENAI_LIKE for provider in policy.providers.values())
+
+
+def _whole(
+    name: str, model: language.Model, upstreams: Upstreams, uses: tuple[limiting.Use, ...], *, messages: bool
 ) -> Route:
-    groups = tuple(tuple(Target(t.provider, 0, t.model, t.weight) for t in group) for group in model.groups)
+    """The route of chats, with the ways of requests to other endpoints, each to those targets that serve them."""
+    surfaces = [Surface.EMBEDDINGS, Surface.OTHER, *((Surface.MESSAGES, Surface.COUNT_TOKENS) if messages else ())]
+    kinds = {upstreams[target.provider].kind for group in model.groups for target in group}
+    route = _route(name, model, model.groups, upstreams, uses)
+    if kinds <= OPENAI_LIKE and not messages:
+        return route
+    return replace(route, ways=tuple(Way((each,), _way(route, model, each, upstreams, uses)) for each in surfaces))
+
+
+def _way(
+    route: Route, model: language.Model, surface: Surface, upstreams: Upstreams, uses: tuple[limiting.Use, ...]
+) -> Route | None:
+    served = tuple(
+        tuple(target for target in group if serves(upstreams[target.provider].kind, surface)) for group in model.groups
+    )
+    if served == model.groups:
+        return route
+    kept = tuple(group for group in served if group)
+    return _route(route.name, model, kept, upstreams, uses) if kept else None
+
+
+def _route(
+    name: str,
+    model: language.Model,
+    chosen: tuple[tuple[language.Target, ...], ...],
+    upstreams: Upstreams,
+    uses: tuple[limiting.Use, ...],
+) -> Route:
+    """The way to some targets of a model."""
+    groups = tuple(tuple(Target(t.provider, 0, t.model, t.weight) for t in group) for group in chosen)
     return Route(
         name=name,
         prefix=name[:-1] if name.endswith("*") else None,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
+from controlplane.plan import rules_explained, translation_explained
 from controlplane.plan.accounts import LIMIT
 from controlplane.plan.ir import Decision, Issuer, Key, Plan, RemoteKeys, Route, Tier
 from controlplane.plan.limits import Counted, NativeLimit, Use
@@ -37,9 +38,12 @@ def decisions(plan: Plan) -> Iterator[Decision]:
             yield _native((*path, "ejection"), "take failing endpoints out", "outlier detection", why)
     for route in plan.routes:
         yield _model(route)
+    yield from translation_explained.decisions(plan)
     yield from _keys(plan)
     yield from (_native_limit(limit) for limit in plan.limits)
     yield from (_counted(each) for each in plan.counted)
+    if plan.inline is not None:
+        yield from rules_explained.decisions(plan.inline)
     yield from _accounts(plan)
     for webhook in plan.webhooks:
         budgets = dict.fromkeys(account.budget for account in plan.accounts if webhook.name in account.webhooks)
@@ -253,6 +257,7 @@ class Answer:
     groups: tuple[tuple[tuple[str, str, int], ...], ...]
     attempts: int
     limits: tuple[str, ...]
+    rules: tuple[str, ...]  # for its model and key; path, stream, headers and modality may part them further
 
 
 def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
@@ -278,6 +283,7 @@ def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
             groups,
             found.retry.attempts if groups and found else 0,
             limits,
+            _rules(plan, model, key) if groups and model else (),
         )
 
     if key is None and not plan.open:
@@ -287,6 +293,14 @@ def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
     if key is not None and not allowed(key, model):
         return answer(403, "model_not_allowed")
     return answer(404, "model_not_found") if found is None else answer(200, None)
+
+
+def _rules(plan: Plan, model: str, key: Key | None) -> tuple[str, ...]:
+    if plan.inline is None:
+        return ()
+    owner = key.owner if key else None
+    rules = plan.inline.rules.rules
+    return tuple(rule.spec.name for rule in rules if rule.for_model(model) and rule.for_owner(owner))
 
 
 def _limits(plan: Plan, key: Key | None, found: Route | None) -> Iterator[str]:

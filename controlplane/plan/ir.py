@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from controlplane.plan.dialects import Surface
 from controlplane.plan.limits import Counted, NativeLimit
+from controlplane.plan.rules import Inline
 from controlplane.plan.tokens import Tokens
 from controlplane.policy.secrets import SecretRef
+from extproc.translate.settings import Translation
 from extproc.usage.accounting import AccountSpec, Retention
 from extproc.usage.identity import Owner
 from extproc.usage.price_catalog import Catalog
@@ -92,6 +95,16 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Aws:
+    """How requests to AWS are signed. `access_key_id` None: with what Envoy finds in its surroundings."""
+
+    region: str
+    access_key_id: SecretRef | None = None
+    secret_access_key: SecretRef | None = None
+    session_token: SecretRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
     """A provider, ready to be lowered.
 
@@ -118,6 +131,12 @@ class Upstream:
     lanes: int
     foreign: tuple[str, ...]
     stream_usage: bool  # takes `stream_options`
+    api_key_header: str = "authorization"
+    defaults: tuple[tuple[str, str], ...] = ()  # headers for requests that do not have them
+    aws: Aws | None = None  # requests are signed
+    deployments: str = ""  # Azure: paths name the model and this `api-version`
+    translated_lanes: int = 0  # clusters whose attempts are translated
+    translation: Translation | None = None  # how; None: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +147,7 @@ class Target:
     lane: int
     model: str | None
     weight: int
+    translated: bool = False  # the lane is one of those that translate
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +178,30 @@ class Route:
     idle_ms: int
     stream_usage: bool  # every target takes `stream_options`
     marks: tuple[tuple[str, str], ...] = ()  # what limits on models and providers must know of its requests
+    ways: tuple["Way", ...] = ()  # of requests to endpoints that go another way than chats
 
     @property
     def targets(self) -> tuple[Target, ...]:
         return tuple(target for group in self.groups for target in group)
 
     @property
+    def every_target(self) -> tuple[Target, ...]:
+        """The targets of all its ways: some differ in their lanes alone."""
+        others = (way.route.targets for way in self.ways if way.route is not None)
+        return tuple(dict.fromkeys((*self.targets, *(target for targets in others for target in targets))))
+
+    @property
     def per_attempt(self) -> bool:
         """Whether each attempt must be adapted to its target."""
         return any(target.lane for target in self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How requests for a model go that come to these endpoints. `route` None: no target of the model serves them."""
+
+    surfaces: tuple[Surface, ...]
+    route: Route | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +294,10 @@ class Plan:
     prices: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()  # pattern -> rates, as written in the policy
     imported: Catalog | None = None  # prices of a file; they come after those of the policy
     ledger: SecretRef | None = None
+    inline: Inline | None = None  # where the policy has rules
+    workers: int = 0  # of the inline service, which runs rules and translates
+    worker_timeout_ms: int = 0  # for one message
+    messages: bool = False  # clients may speak Anthropic's API, too
     retention: Retention | None = None
     webhooks: tuple[Webhook, ...] = ()
     tokens: Tokens | None = None  # issued keys, where any were ever issued

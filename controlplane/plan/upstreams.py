@@ -1,20 +1,25 @@
-"""Providers -> upstreams: addresses, names for TLS, and what is on by default."""
+"""Providers -> upstreams: addresses, names for TLS, credentials, and what is on by default."""
 
 from dataclasses import replace
 
-from controlplane.plan.ir import Ejection, Endpoint, Health, Upstream, UpstreamTls
-from controlplane.policy import language
+from controlplane.plan.ir import Aws, Ejection, Endpoint, Health, Upstream, UpstreamTls
+from controlplane.policy import providers
 from controlplane.policy.grammar import Url, is_ip
 from controlplane.policy.secrets import SecretRef
+from extproc.translate import PROVIDERS, Options
+from extproc.translate.settings import Translation
 
 _DEFAULT_EJECTION = Ejection(after=5, duration_ms=30_000, max_percent=50)
+_API_KEY_HEADERS = {"anthropic": "x-api-key", "azure": "api-key", "gemini": "x-goog-api-key"}
+# What Anthropic's API demands of every request: https://docs.claude.com/en/api/versioning
+_DEFAULT_HEADERS = {"anthropic": (("anthropic-version", "2023-06-01"),)}
 
 
-def build(name: str, provider: language.Provider) -> Upstream:
+def build(name: str, provider: providers.Provider) -> Upstream:
     """The upstream of one provider, without lanes yet."""
-    if isinstance(provider, language.MockProvider):
+    if isinstance(provider, providers.MockProvider):
         return _sidecar(name, provider.kind)
-    url = provider.base_url
+    url = _url(provider)
     endpoints = tuple(Endpoint(address.host, address.port) for address in provider.endpoints or ())
     endpoints = endpoints or (Endpoint(url.host, url.port),)
     default_port = 443 if url.scheme == "https" else 80
@@ -25,7 +30,7 @@ def build(name: str, provider: language.Provider) -> Upstream:
         endpoints=endpoints,
         resolve=not all(is_ip(endpoint.host) for endpoint in endpoints),
         base_path=url.path,
-        tls=_tls(provider),
+        tls=_tls(provider, url),
         api_key=provider.api_key,
         headers=tuple(sorted(provider.headers.items())),
         health=_health(provider.health),
@@ -36,12 +41,17 @@ def build(name: str, provider: language.Provider) -> Upstream:
         max_requests=provider.max_requests,
         lanes=1,
         foreign=(),
-        stream_usage=provider.stream_usage,
+        stream_usage=getattr(provider, "stream_usage", True),
+        api_key_header=_API_KEY_HEADERS.get(provider.kind, "authorization"),
+        defaults=_DEFAULT_HEADERS.get(provider.kind, ()),
+        aws=_aws(provider),
+        deployments=getattr(provider, "api_version", None) or "",
+        translation=_translation(provider, url),
     )
 
 
-def with_lanes(upstream: Upstream, lanes: int, foreign: tuple[str, ...]) -> Upstream:
-    return replace(upstream, lanes=lanes, foreign=foreign)
+def with_lanes(upstream: Upstream, lanes: int, translated: int, foreign: tuple[str, ...]) -> Upstream:
+    return replace(upstream, lanes=lanes, translated_lanes=translated, foreign=foreign)
 
 
 def issuer(name: str, url: Url, ca: SecretRef | None) -> Upstream:
@@ -52,7 +62,8 @@ def issuer(name: str, url: Url, ca: SecretRef | None) -> Upstream:
 
 def _sidecar(name: str, kind: str) -> Upstream:
     """A provider that the gateway runs itself: lowering puts its socket in."""
-    return _plain(name, kind, f"{kind}.headgate", ())
+    made = _plain(name, kind, f"{kind}.headgate", ())
+    return replace(made, translation=Translation("openai", Options(base_path=made.base_path)))
 
 
 def _plain(
@@ -86,22 +97,52 @@ def _plain(
     )
 
 
-def _tls(provider: language.OpenAIProvider) -> UpstreamTls | None:
-    if provider.base_url.scheme != "https":
+def _url(provider: providers.RemoteProvider) -> Url:
+    """The URL of its API; kinds that are not found at one place have theirs made."""
+    if isinstance(provider, providers.BedrockProvider):
+        return provider.base_url or Url("https", f"bedrock-runtime.{provider.region}.amazonaws.com", 443, "")
+    assert provider.base_url is not None  # noqa: S101 - only Bedrock's may be absent
+    if isinstance(provider, providers.AzureProvider) and not provider.base_url.path:
+        return replace(provider.base_url, path="/openai" if provider.api_version else "/openai/v1")
+    return provider.base_url
+
+
+def _aws(provider: providers.RemoteProvider) -> Aws | None:
+    if not isinstance(provider, providers.BedrockProvider) or provider.api_key is not None:
+        return None
+    own = provider.credentials
+    if own is None:
+        return Aws(provider.region)
+    return Aws(provider.region, own.access_key_id, own.secret_access_key, own.session_token)
+
+
+def _translation(provider: providers.RemoteProvider, url: Url) -> Translation:
+    """How to translate into its API; what only some kinds can be told is there by the name of the policy's field."""
+    told = {
+        name: value
+        for name in ("unsupported", "api_version", "max_tokens", "stream_usage", "embedding_purpose")
+        if (value := getattr(provider, name, None)) is not None
+    }
+    kind = next(kind for kind in PROVIDERS if kind == provider.kind)
+    return Translation(kind, Options(base_path=url.path, **told))
+
+
+def _tls(provider: providers.RemoteProvider, url: Url) -> UpstreamTls | None:
+    if url.scheme != "https":
         return None
     own = provider.tls
     if own is None:
-        return UpstreamTls(provider.base_url.host, None, None, None)
-    return UpstreamTls(own.server_name or provider.base_url.host, own.ca, own.cert, own.key)
+        return UpstreamTls(url.host, None, None, None)
+    return UpstreamTls(own.server_name or url.host, own.ca, own.cert, own.key)
 
 
-def _health(check: language.HealthCheck | None) -> Health | None:
+def _health(check: providers.HealthCheck | None) -> Health | None:
     if check is None:
         return None
     return Health(check.path, check.interval, check.timeout, check.unhealthy_after, check.healthy_after)
 
 
-def _ejection(own: language.Ejection | str | None, endpoints: tuple[Endpoint, ...]) -> Ejection | None:
+def _ejection(own: providers.Ejection | str | None, endpoints: tuple[Endpoint, ...]) -> Ejection | None:
     """A single address is never ejected: that would turn its errors into an outage of our own making."""
     if own == "off" or (len(endpoints) == 1 and is_ip(endpoints[0].host)):
         return None

@@ -6,13 +6,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from controlplane.policy.check_rules import check_rules
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.grammar import Address, is_ip
-from controlplane.policy.language import SECTIONS, Gateway, OpenAIProvider, Policy
+from controlplane.policy.language import SECTIONS, Gateway, Policy
 from controlplane.policy.load import LoadCache, load
 from controlplane.policy.outside import check_issuers
 from controlplane.policy.place import Place
+from controlplane.policy.providers import BedrockProvider, RemoteProvider
 from controlplane.policy.references import Models, check_accounts, check_keys, check_limits
 from controlplane.policy.secrets import Secret, SecretRef, Secrets
 from controlplane.policy.structure import Structure
@@ -53,13 +55,17 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     found += check_accounts(document, gateway, sections, names)
     found += check_limits(document, gateway, sections, names)
     found += check_issuers(document, sections.get("issuers", {}), names)
+    found += check_rules(document, structure.rules, names)
     nobody = all(document.data.get(section, {}) == {} for section in ("keys", "issuers"))
     found += _semantics(document, gateway, sections.get("providers", {}), open_to_all=nobody)
     ordered = tuple(sorted(dict.fromkeys(found), key=lambda d: (d.place is None, d.place)))
     if any(d.severity is Severity.ERROR for d in ordered):
         return Checked(None, ordered, document.place)
-    others = {name: sections.get(name, {}) for name in SECTIONS if name not in ("providers", "models", "keys")}
-    policy = Policy(gateway, sections["providers"], resolved, keys, **others, written=document.data)
+    others: dict[str, Any] = {
+        name: sections.get(name, {}) for name in SECTIONS if name not in ("providers", "models", "keys")
+    }
+    rules = tuple(structure.rules.values())
+    policy = Policy(gateway, sections["providers"], resolved, keys, **others, rules=rules, written=document.data)
     return Checked(policy, ordered, document.place)
 
 
@@ -101,21 +107,24 @@ def _semantics(
             message = "a user is for a team, for an organization, or for the whole gateway"
             yield error("two-scopes", message, ("gateway", "admin", "users", name), "`team`, `organization` or neither")
     for name, provider in providers.items():
-        if isinstance(provider, OpenAIProvider):
+        if isinstance(provider, RemoteProvider):
             written = document.data["providers"][name].get("headers", {})
             yield from _provider(name, provider, len(written), error)
 
 
 def _provider(
-    name: str, provider: OpenAIProvider, headers: int, error: Callable[..., Diagnostic]
+    name: str, provider: RemoteProvider, headers: int, error: Callable[..., Diagnostic]
 ) -> Iterable[Diagnostic]:
     """`headers` is how many were written: names that differ in case only have become one."""
     path = ("providers", name)
     if provider.tls is not None:
-        if provider.base_url.scheme != "https":
+        if provider.base_url is not None and provider.base_url.scheme != "https":
             yield error("tls-without-https", "TLS settings for a plain http URL", (*path, "tls"), "an https base_url")
         if (provider.tls.cert is None) != (provider.tls.key is None):
             yield error("half-a-certificate", "a client certificate needs both", (*path, "tls"), "`cert` and `key`")
+    if isinstance(provider, BedrockProvider) and provider.api_key and provider.credentials:
+        message = "requests are signed with `credentials`, or bear `api_key`"
+        yield error("two-credentials", message, (*path, "credentials"), "one of the two")
     if len(provider.headers) < headers:
         message = "two names differ in case only, and headers know no case"
         yield error("duplicate-item", message, (*path, "headers"), "each header once")

@@ -9,20 +9,18 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Retention, Team, Webhook
-from controlplane.policy.grammar import Address, Url
+from controlplane.policy.grammar import Address
 from controlplane.policy.issuers import Issuer, JwksUrl
 from controlplane.policy.limits import Limit, LimitNames
+from controlplane.policy.providers import FORMS, Ejection, Provider, ProviderSpec
+from controlplane.policy.rules import Action, Rule
 from controlplane.policy.types import (
     RETRY,
     AddressType,
     BudgetName,
     Clock,
-    Count,
     Duration,
     Folder,
-    HeaderName,
-    HeaderValue,
-    HostName,
     IssuerName,
     KeyName,
     LimitName,
@@ -38,14 +36,11 @@ from controlplane.policy.types import (
     Strict,
     TeamName,
     UpstreamModel,
-    UrlPath,
-    UrlType,
     UserName,
     WebhookName,
 )
 
 LISTEN, ADMIN = Address("127.0.0.1", 8080), Address("127.0.0.1", 9800)
-OPENAI = Url("https", "api.openai.com", 443, "/v1")
 
 On: TypeAlias = Literal["5xx", "timeout", "connect", "reset"] | int
 DEFAULT_ON: tuple[On, ...] = (429, "5xx", "timeout", "connect", "reset")
@@ -102,6 +97,11 @@ class Gateway(Strict):
             lambda v: {"listen": v} if isinstance(v, str) else v, json_schema_input_type=AddressType | Admin
         ),
     ] = Field(Admin(), description="The admin API.")
+    messages: bool | None = Field(
+        None,
+        description="Whether clients may speak Anthropic's API, too, on /v1/messages. By default where a provider has "
+        "an API other than OpenAI's.",
+    )
     max_body: Size = Field(32 << 20, description="The largest request body; beyond it, 413.")
     tls: GatewayTls | None = Field(None, description="Serve HTTPS. Without it: HTTP.")
     cors: Cors | None = Field(None, description="Let browsers call the gateway from other origins.")
@@ -125,80 +125,12 @@ class Gateway(Strict):
     workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="Envoy's worker threads; one per core by default."
     )
-
-
-class HealthCheck(Strict):
-    """Ask every endpoint regularly, and leave out those that do not answer 200."""
-
-    path: UrlPath = Field(description="What to GET.")
-    interval: Clock = Field(10_000, description="How often.")
-    timeout: Clock = Field(2_000, description="How long to wait for the answer.")
-    unhealthy_after: Count = Field(2, description="Failures in a row that take an endpoint out.")
-    healthy_after: Count = Field(2, description="Successes in a row that take it in again.")
-
-
-class Ejection(Strict):
-    """Leave out endpoints whose answers to real requests fail."""
-
-    after: Count = Field(5, description="Failures (5xx, resets, timeouts) in a row.")
-    duration: Clock = Field(30_000, description="For how long; longer each time.")
-    max_percent: int = Field(50, ge=1, le=100, description="At most this share of the endpoints.")
-
-
-EjectionSpec: TypeAlias = Annotated[
-    Annotated[Literal["off"], Tag("<off>")] | Annotated[Ejection, Tag("<ejection>")],
-    Discriminator(lambda value: "<ejection>" if isinstance(value, dict | Ejection) else "<off>"),
-]
-
-
-class ProviderTls(Strict):
-    """TLS towards the provider, where the defaults do not fit."""
-
-    ca: SecretType | None = Field(
-        None, description="Trust these certificate authorities (PEM) instead of the system's."
+    rule_workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="Processes that rules and translation run in, where the policy needs them."
     )
-    server_name: HostName | None = Field(
-        None, description="Expect this name in the certificate instead of base_url's host."
+    rule_timeout: Clock = Field(
+        5_000, description="How long rules or translation may take for one message of an exchange."
     )
-    cert: SecretType | None = Field(None, description="Client certificate chain, PEM.")
-    key: SecretType | None = Field(None, description="Its private key, PEM.")
-
-
-class OpenAIProvider(Strict):
-    """An OpenAI-compatible API: OpenAI itself, another vendor, or servers of your own."""
-
-    kind: Literal["openai"] = Field(description="The API it speaks.")
-    base_url: UrlType = Field(OPENAI, description="Its URL, path included: requests to /v1/... go to BASE_URL/...")
-    api_key: SecretType | None = Field(None, description="Sent as `Authorization: Bearer`.")
-    headers: dict[HeaderName, HeaderValue] = Field({}, description="More request headers to send.")
-    endpoints: Annotated[list[AddressType], Field(min_length=1)] | None = Field(
-        None, description="Connect to these addresses instead of base_url's host."
-    )
-    health: HealthCheck | None = Field(None, description="Active health checks; none by default.")
-    balance: Literal["round_robin", "least_request", "random", "ring_hash"] = Field(
-        "least_request", description="How endpoints are chosen. ring_hash sends a key's requests to the same one."
-    )
-    ejection: EjectionSpec | None = Field(
-        None, description="Leaving out failing endpoints; on by default where there are several."
-    )
-    connect_timeout: Clock = Field(5_000, description="How long a connection may take.")
-    tls: ProviderTls | None = Field(None, description="TLS settings; only with an https base_url.")
-    max_connections: Count | None = Field(None, description="Connections at most; beyond it requests wait.")
-    max_requests: Count | None = Field(None, description="Requests in flight at most; beyond it, 503.")
-    stream_usage: bool = Field(
-        True, description="Ask for the usage of streams. Off for servers that refuse `stream_options`."
-    )
-    limits: LimitNames = Field([], description="Limits on the requests of models that it may serve.")
-
-
-class MockProvider(Strict):
-    """A stand-in that answers everything, without account or network. See docs/mock.md."""
-
-    kind: Literal["mock"] = Field(description="The API it speaks.")
-    limits: LimitNames = Field([], description="Limits on the requests of models that it may serve.")
-
-
-Provider: TypeAlias = OpenAIProvider | MockProvider
 
 
 class Timeouts(Strict):
@@ -282,16 +214,6 @@ class Key(Strict):
     expires: Moment | None = Field(None, description="From when on it is refused; a date means its first moment, UTC.")
 
 
-def _kind(value: Any) -> str:
-    return "<mock>" if isinstance(value, dict) and value.get("kind") == "mock" else "<openai>"
-
-
-ProviderSpec: TypeAlias = Annotated[
-    Annotated[OpenAIProvider, Tag("<openai>")] | Annotated[MockProvider, Tag("<mock>")], Discriminator(_kind)
-]
-KINDS = ("openai", "mock")
-
-
 class PolicySpec(Strict):
     """A Headgate policy."""
 
@@ -312,6 +234,7 @@ class PolicySpec(Strict):
     prices: dict[Pattern, Price] = Field(
         {}, description="Prices by upstream model, exact or ending in *; they come before those of the catalog."
     )
+    rules: list[Rule] = Field([], description="What to do to requests and answers, in this order.")
 
 
 # The models to check entries of a section with, one by one, so that unchanged entries need not be checked again.
@@ -322,8 +245,9 @@ SECTIONS: Mapping[str, Any] = {
 
 # Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
 TAGS: Mapping[str, type[BaseModel]] = {
-    "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<openai>": OpenAIProvider,
-    "<mock>": MockProvider, "<ejection>": Ejection, "<downgrade>": Downgrade, "<url>": JwksUrl,
+    "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<ejection>": Ejection,
+    "<downgrade>": Downgrade, "<url>": JwksUrl, "<rule>": Rule, "<action>": Action,
+    **{f"<{kind}>": form for kind, form in FORMS.items()},
 }  # fmt: skip
 
 
@@ -366,4 +290,5 @@ class Policy:
     budgets: Mapping[str, Budget]
     webhooks: Mapping[str, Webhook]
     prices: Mapping[str, Price]
+    rules: tuple[Rule, ...]
     written: Mapping[str, Any]

@@ -7,6 +7,7 @@ from controlplane.policy import grammar
 from controlplane.policy.language import PolicySpec
 
 _DURATIONS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
+_NAMED = ("properties", "patternProperties", "$defs")
 _SIZES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1))
 
 
@@ -22,7 +23,12 @@ def _rewritten(part: Any) -> Any:
         return [_rewritten(each) for each in part]
     if not isinstance(part, dict):
         return part
-    made = {name: _rewritten(of) for name, of in part.items() if not (name == "title" and isinstance(of, str))}
+    made = {
+        # The names in these are the policy's own, and may be those of the schema's words.
+        name: {each: _rewritten(its) for each, its in of.items()} if name in _NAMED else _rewritten(of)
+        for name, of in part.items()
+        if not (name == "title" and isinstance(of, str))
+    }
     if "patternProperties" in made:
         made["additionalProperties"] = False
     choices = made.get("anyOf")

@@ -11,10 +11,13 @@ from controlplane.policy import language, types
 from controlplane.policy.diagnostics import Diagnostic, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.load import LoadCache
+from controlplane.policy.providers import KINDS
+from controlplane.policy.rules import Action, Rule, told_fields
 from controlplane.policy.types import shown
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(of) for name, of in language.SECTIONS.items()}
 _GATEWAY: TypeAdapter[Any] = TypeAdapter(language.Gateway)
+_RULE: TypeAdapter[Any] = TypeAdapter(Rule)
 _NAMES: dict[str, TypeAdapter[Any]] = {
     "providers": TypeAdapter(types.ProviderName),
     "models": TypeAdapter(types.Pattern),
@@ -42,6 +45,7 @@ class Structure:
         self._document, self._cache = document, cache
         self._derived: dict[tuple[str, int], tuple[Any, Any]] = {}
         self.diagnostics: list[Diagnostic] = []
+        self.rules: dict[int, Rule] = {}  # those that are right, by their places
 
     def check(self) -> tuple[language.Gateway, dict[str, dict[str, Any]]]:
         """The gateway and the entries of each section, as far as they are right."""
@@ -56,6 +60,7 @@ class Structure:
             self._version(data["version"])
         gateway = self._gateway(data)
         sections = {name: self._section(name, data[name]) for name in _ADAPTERS if name in data}
+        self._rules(data.get("rules", []))
         if self._cache is not None:
             self._cache.derived = self._derived
         return gateway, sections
@@ -70,6 +75,19 @@ class Structure:
         if "gateway" not in data:
             return language.Gateway()
         return self._validated(_GATEWAY, data["gateway"], ("gateway",), language.Gateway) or language.Gateway()
+
+    def _rules(self, rules: Any) -> None:
+        if not isinstance(rules, list):
+            self._add("wrong-type", f"`rules` is {_kind(rules)}", ("rules",), "a list of rules")
+            return
+        for place, value in enumerate(rules):
+            if not isinstance(value, dict):
+                path = ("rules", place)
+                self._add("wrong-type", f"a rule must be a mapping, not {_kind(value)}", path, "`when` and `do`")
+                continue
+            rule = self._validated(_RULE, value, ("rules", place), Rule)
+            if rule is not None:
+                self.rules[place] = rule
 
     def _section(self, name: str, entries: Any) -> dict[str, Any]:
         if not isinstance(entries, dict):
@@ -112,12 +130,12 @@ class Structure:
         if not isinstance(value, dict):
             self._add("wrong-type", f"a provider must be a mapping, not {_kind(value)}", path, "such as {kind: openai}")
         elif "kind" not in value:
-            self._add("missing-field", "`kind` is missing", path, " or ".join(language.KINDS))
-        elif value["kind"] not in language.KINDS:
+            self._add("missing-field", "`kind` is missing", path, " or ".join(KINDS))
+        elif value["kind"] not in KINDS:
             found = shown(value["kind"])
             self._add(
-                "unknown-value", f"`{found}` is no kind of provider", (*path, "kind"), " or ".join(language.KINDS),
-                suggestion=nearest(found, language.KINDS),
+                "unknown-value", f"`{found}` is no kind of provider", (*path, "kind"), " or ".join(KINDS),
+                suggestion=nearest(found, KINDS),
             )  # fmt: skip
         else:
             return True
@@ -143,16 +161,18 @@ class Structure:
         if where in empty or (kind == "invalid-secret" and any(each[:-1] == where for each in empty)):
             return  # told already: it has no value
         fields = _fields(error["loc"][:-1], form)
-        if kind == "extra_forbidden":
+        if kind in ("extra_forbidden", "unexpected_keyword_argument"):
             self._unknown(where, str(steps[-1]), fields)
-        elif kind == "missing":
+        elif kind in ("missing", "missing_argument"):
             self._add("missing-field", f"`{steps[-1]}` is missing", where[:-1], f"the field `{steps[-1]}`", key=True)
-        elif kind == "literal_error":
+        elif kind in ("literal_error", "enum"):
             expected, found = context["expected"].replace("'", ""), shown(error["input"])
             choices = expected.replace(" or ", ", ").split(", ")
             self._add(
                 "unknown-value", f"`{found}` is not known here", where, expected, suggestion=nearest(found, choices)
             )
+        elif kind == "value_error":
+            self._add("invalid-value", f"not valid: {shown(error['input'])}", where, str(context["error"]))
         elif "expected" in context and ("-" in kind):
             at_key = error["loc"][-1:] == (_KEY,)
             self._add(kind, error["msg"], where, context["expected"], hint=context.get("hint"), key=at_key)
@@ -205,7 +225,9 @@ def _is_tag(step: str | int) -> bool:
 
 def _fields(loc: tuple[str | int, ...], form: type[BaseModel] | None) -> tuple[str, ...]:
     """The fields of the mapping at a pydantic error location."""
-    for step in loc:
+    for number, step in enumerate(loc):
+        if form is Action and isinstance(step, str):
+            return told_fields(step, loc[number + 1 :])
         if isinstance(step, str) and step in language.TAGS:
             form = language.TAGS[step]
         elif isinstance(step, str) and not _is_tag(step) and form is not None:

@@ -103,6 +103,7 @@ Fraction = Annotated[
     _by(grammar.fraction, (int, float, str)),
     WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1, "examples": [0.8]}),
 ]
+RuleName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["no-secrets"])]
 ModelName = Annotated[str, _by(grammar.model), _text(grammar.MODEL, ["gpt-4o-mini"])]
 Pattern = Annotated[str, _by(grammar.pattern), _text(grammar.PATTERN, ["smart", "gpt-*"])]
 UpstreamModel = Annotated[str, _by(grammar.model), _text(grammar.MODEL, ["gpt-4o"])]
@@ -134,6 +135,8 @@ PageHeader = Annotated[str, _by(grammar.header), _text(grammar.HEADER, ["x-reque
 Origin = Annotated[str, _by(grammar.origin), _text(grammar.ORIGIN, ["https://app.example.com"])]
 HostName = Annotated[str, _by(grammar.host), _text(grammar.HOST, ["api.example.com"])]
 Folder = Annotated[str, Field(pattern=r"^[^\x00]+$", examples=[".headgate"])]
+ApiVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$", examples=["2024-10-21"])]
+Region = Annotated[str, Field(pattern=r"^[a-z0-9-]+$", examples=["eu-central-1"])]
 UrlPath = Annotated[str, Field(pattern=r"^/[!-~]*$", examples=["/health"])]
 
 

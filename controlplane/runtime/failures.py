@@ -46,6 +46,12 @@ class PortInUseError(ApplyError):
     code = "address-in-use"
 
 
+class RulesError(ApplyError):
+    """The workers of rules cannot take the new settings: nothing was pushed."""
+
+    code = "rules-not-ready"
+
+
 class LimitsError(ApplyError):
     """The rate limit service, which the policy needs, does not run."""
 

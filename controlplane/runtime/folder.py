@@ -58,6 +58,19 @@ class RunFolder:
         """Where the rate limit service listens."""
         return str(self.path / "limits.sock")
 
+    @property
+    def rules_socket(self) -> str:
+        """Where the workers of rules listen; `{}` stands for their number."""
+        return str(self.path / "rules-{}.sock")
+
+    @property
+    def rules_settings(self) -> Path:
+        """The folder of the settings of rules, a file for each version; created when absent."""
+        folder = self.path / "rules"
+        with _saying(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
     def record(self, name: str) -> Path:
         """The file that says which process runs under a name."""
         return self.path / f"{name}.pid"

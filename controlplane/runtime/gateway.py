@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 import uvicorn
@@ -25,6 +25,7 @@ from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.language import Gateway as Settings
 from controlplane.policy.load import LoadCache
 from controlplane.revisions.store import Store
+from controlplane.runtime import rules
 from controlplane.runtime.accounting import NAME, Accounting
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.bootstrap import Node, build_bootstrap
@@ -138,7 +139,7 @@ async def _running(
                 raise NotReadyError(f"Envoy is not ready after {_READY_S:g} s; its log is {folder.log('envoy')}")
             usage = stack.enter_context(Usage(accounting))
             pulse = Pulse()
-            api = _admin_api(controller, store, supervisor, live, usage, keys, auditing, pulse, limiting)
+            api = _admin_api(controller, store, supervisor, live, usage, keys, auditing, pulse, limiting, folder)
             await stack.enter_async_context(api)
             await stack.enter_async_context(_clients_api(usage, folder))
         except Exception:
@@ -181,6 +182,7 @@ def _sidecars(
             await _listens(folder.mock_socket, folder.log("mock"))
         await supervisor.start(accounting.tell(compiled))
         await limiting.prepare(compiled)
+        await rules.prepare(compiled.plan, supervisor, folder, _READY_S)
 
     return prepare
 
@@ -208,15 +210,21 @@ async def _admin_api(
     auditing: Auditing,
     pulse: Pulse,
     limiting: Limiting,
+    folder: RunFolder,
 ) -> AsyncIterator[None]:
     """The admin API in this process."""
 
     async def alarms() -> list[dict[str, str]]:
-        return [*usage.alarms(), *auditing.alarms(), *pulse.alarms(), *await limiting.alarms()]
+        ours = [*usage.alarms(), *auditing.alarms(), *pulse.alarms(), *rules.alarms(supervisor.states())]
+        return [*ours, *await limiting.alarms()]
 
     own = live.compiled.policy.gateway.admin
+
+    async def counters() -> dict[str, Any]:
+        return await rules.counters(supervisor.states(), folder)
+
     app = create_app(
-        controller, store, supervisor.states, usage, keys, auditing, alarms, loopback=own.listen.loopback
+        controller, store, supervisor.states, usage, keys, auditing, alarms, counters, loopback=own.listen.loopback
     )  # fmt: skip
     config = uvicorn.Config(
         app, host=own.listen.host, port=own.listen.port, log_config=None, lifespan="off", access_log=False

@@ -36,7 +36,10 @@ def surroundings(folder: RunFolder | None, usage_log: Path | None = None) -> Sur
     """Without a run folder (to validate, say) the sockets are names that nothing listens at, and no log is written."""
     mock = folder.mock_socket if folder else "/run/headgate/mock.sock"
     made = Surroundings(_ca_bundle(), MappingProxyType({"mock": mock}), str(usage_log or "/dev/null"))
-    return replace(made, usage_socket=folder.usage_socket, limits_socket=folder.limits_socket) if folder else made
+    if folder is None:
+        return made
+    made = replace(made, usage_socket=folder.usage_socket, limits_socket=folder.limits_socket)
+    return replace(made, rules_socket=folder.rules_socket)
 
 
 def _ca_bundle() -> str:

@@ -14,6 +14,7 @@ from envoy.type.matcher.v3 import string_pb2 as strings
 
 from controlplane.plan.ir import Ejection, Health, Upstream, UpstreamTls
 from controlplane.policy.grammar import is_ip
+from controlplane.policy.secrets import Secrets
 from controlplane.xds import endpoints, names, upstream_filters
 from controlplane.xds.protos import millis, pack, uint
 from controlplane.xds.surroundings import Surroundings
@@ -30,9 +31,11 @@ _BALANCE = {
 }
 
 
-def lower(upstream: Upstream, lane: int, around: Surroundings) -> cluster.Cluster:
-    """The cluster of one lane of a provider."""
-    name = names.cluster(upstream.name, lane)
+def lower(
+    upstream: Upstream, lane: int, around: Surroundings, secrets: Secrets, translates_in_ms: int | None = None
+) -> cluster.Cluster:
+    """The cluster of one lane of a provider; `translates_in_ms`: it translates, and how long that may take."""
+    name = names.cluster(upstream.name, lane, translated=translates_in_ms is not None)
     made = cluster.Cluster(
         name=name,
         connect_timeout=millis(upstream.connect_timeout_ms),
@@ -53,7 +56,7 @@ def lower(upstream: Upstream, lane: int, around: Surroundings) -> cluster.Cluste
         made.type = cluster.Cluster.DiscoveryType.EDS
         made.eds_cluster_config.eds_config.CopyFrom(names.ads())
     options = _protocol(upstream)
-    options.http_filters.extend(upstream_filters.lower(upstream, lane))
+    options.http_filters.extend(upstream_filters.lower(upstream, lane, secrets, translates_in_ms))
     made.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))
     if upstream.tls is not None:
         made.transport_socket.CopyFrom(_tls(upstream.name, upstream.tls, around))

@@ -1,9 +1,9 @@
-"""Error answers in OpenAI's shape, for every request that never got an answer from a provider.
+"""Error answers for every request that never got one from a provider: OpenAI's shape, Anthropic's on its endpoints.
 
 https://platform.openai.com/docs/guides/error-codes
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from envoy.config.accesslog.v3 import accesslog_pb2 as accesslog
 from envoy.config.core.v3 import base_pb2 as base
@@ -13,9 +13,11 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.type.matcher.v3 import metadata_pb2 as metadata
 from envoy.type.matcher.v3 import value_pb2 as value
 
+from controlplane.plan.dialects import Surface
 from controlplane.xds import names
 from controlplane.xds.names import MODEL
 from controlplane.xds.protos import boolean, uint
+from controlplane.xds.rules import unavailable
 from controlplane.xds.tokens import denied_by, refused, revoked
 
 INVALID = "invalid_request_error"
@@ -23,6 +25,7 @@ SERVER = "server_error"
 
 _LIMITS = "envoy.filters.http.ratelimit"
 _NO_KEY = "Incorrect API key provided, or none: send `Authorization: Bearer <key>`."
+_NO_RULES = "The rules for this request cannot be applied at the moment. Try again."
 _ELSEWHERE = "This API key may not be used from your address."
 _NOT_ACCEPTED = "The token is not accepted (%RESPONSE_CODE_DETAILS%): send a new one, meant for this gateway."
 _REVOKED = "This API key was revoked: ask for a new one."
@@ -35,6 +38,17 @@ _BY_STATUS: tuple[tuple[int, str, str, str, str | None], ...] = (
     (429, _TOO_MANY, "rate_limit_error", "rate_limit_exceeded", None),
     (431, "The request headers are larger than this gateway accepts.", INVALID, "request_too_large", None),
 )
+
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 # Envoy's response flags: https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/observability/access_log/usage
 _BY_FLAGS = (
@@ -55,49 +69,101 @@ def body(message: str, kind: str, code: str, param: str | None = None) -> dict[s
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def direct(status: int, message: str, code: str, param: str | None = None) -> route.DirectResponseAction:
+def anthropics(status: int, message: str) -> dict[str, Any]:
+    """The JSON of an error for clients of Anthropic's API: https://docs.claude.com/en/api/errors"""
+    kind = _ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else INVALID)
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+def direct(
+    status: int, message: str, code: str, param: str | None = None, *, anthropic: bool = False
+) -> route.DirectResponseAction:
     """A route's answer that is an error."""
     answer = route.DirectResponseAction(status=status)
-    answer.body_format.json_format.update(body(message, INVALID, code, param))
+    told = anthropics(status, message) if anthropic else body(message, INVALID, code, param)
+    answer.body_format.json_format.update(told)
     return answer
 
 
-def local_replies(*, counted: bool) -> hcm.LocalReplyConfig:
+class _Case(NamedTuple):
+    """A reason for which Envoy itself answers, and what. `changes`: the status is not Envoy's own."""
+
+    when: accesslog.AccessLogFilter
+    status: int
+    message: str
+    kind: str
+    code: str
+    param: str | None = None
+    changes: bool = True
+
+
+def local_replies(*, counted: bool, rules: bool, messages: bool) -> hcm.LocalReplyConfig:
     """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins.
 
-    `counted`: the rate limit service may refuse requests.
+    `counted`: the rate limit service may refuse requests. `rules`: some may fail. `messages`: clients may speak
+    Anthropic's API, too, and read its errors.
     """
-    mappers = [hcm.ResponseMapper(filter=_own_words())]
     # Refusals of tokens are not all 401 by themselves.
-    mappers.append(_mapper(refused(), body(_NOT_ACCEPTED, INVALID, "invalid_api_key"), 401))
-    mappers.append(_mapper(revoked(), body(_REVOKED, INVALID, "invalid_api_key"), 401))
-    mappers.append(_mapper(denied_by(names.ADDRESS_DENIED), body(_ELSEWHERE, INVALID, "address_not_allowed")))
+    cases = [
+        _Case(refused(), 401, _NOT_ACCEPTED, INVALID, "invalid_api_key"),
+        _Case(revoked(), 401, _REVOKED, INVALID, "invalid_api_key"),
+        _Case(denied_by(names.ADDRESS_DENIED), 403, _ELSEWHERE, INVALID, "address_not_allowed", changes=False),
+    ]
     if counted:
-        mappers += _refusals()
-    mappers += [
-        _mapper(_status(status), body(message, kind, code, param)) for status, message, kind, code, param in _BY_STATUS
+        cases += _refusals()
+    if rules:
+        cases.append(_Case(unavailable(), 503, _NO_RULES, SERVER, "rules_unavailable"))
+    cases += [
+        _Case(_status(status), status, message, kind, code, param, changes=False)
+        for status, message, kind, code, param in _BY_STATUS
     ]
-    mappers += [
-        _mapper(_flags(*flags), body(message, SERVER, code), status) for flags, status, message, code in _BY_FLAGS
-    ]
-    mappers.append(_mapper(_flags("DPE"), body("The request is not valid HTTP.", INVALID, "invalid_request")))
+    cases += [_Case(_flags(*flags), status, message, SERVER, code) for flags, status, message, code in _BY_FLAGS]
+    invalid = "The request is not valid HTTP."
+    cases.append(_Case(_flags("DPE"), 400, invalid, INVALID, "invalid_request", changes=False))
+    mappers = [hcm.ResponseMapper(filter=_own_words())]
+    for case in cases:
+        status = case.status if case.changes else None
+        if messages:
+            told = anthropics(case.status, case.message.replace("Authorization: Bearer <key>", "x-api-key: <key>"))
+            mappers.append(_mapper(_both(_speaks_anthropics(), case.when), told, status))
+        mappers.append(_mapper(case.when, body(case.message, case.kind, case.code, case.param), status))
     return hcm.LocalReplyConfig(mappers=mappers)
 
 
-def _refusals() -> list[hcm.ResponseMapper]:
+def _refusals() -> list[_Case]:
     """What the rate limit service says of a refusal, and what is said when it cannot be asked."""
-    away = body("The limits of this request cannot be counted at the moment. Try again.", SERVER, "limits_unavailable")
+    away = "The limits of this request cannot be counted at the moment. Try again."
     name = f"%DYNAMIC_METADATA({_LIMITS}:refused)%"
     rate = f"Rate limit reached: `{name}` has no room for this request. Wait for `retry-after` seconds and try again."
     budget = f"The budget `{name}` has no room for what this request may cost."
     unpriced = f"The model '%REQ({MODEL})%' has no known price, so that the budget `{name}` cannot bound its cost."
+    spent = "insufficient_quota"
     return [
-        _mapper(_flags("RLSE"), away, 503),
-        _mapper(_told("code", "limits_unavailable"), away, 503),
-        _mapper(_told("reason", "unpriced"), body(unpriced, "insufficient_quota", "insufficient_quota", "model")),
-        _mapper(_told("code", "insufficient_quota"), body(budget, "insufficient_quota", "insufficient_quota")),
-        _mapper(_told("code", "rate_limit_exceeded"), body(rate, "rate_limit_error", "rate_limit_exceeded")),
+        _Case(_flags("RLSE"), 503, away, SERVER, "limits_unavailable"),
+        _Case(_told("code", "limits_unavailable"), 503, away, SERVER, "limits_unavailable"),
+        _Case(_told("reason", "unpriced"), 429, unpriced, spent, spent, "model", changes=False),
+        _Case(_told("code", spent), 429, budget, spent, spent, changes=False),
+        _Case(
+            _told("code", "rate_limit_exceeded"), 429, rate, "rate_limit_error", "rate_limit_exceeded", changes=False
+        ),
     ]
+
+
+def _both(one: accesslog.AccessLogFilter, other: accesslog.AccessLogFilter) -> accesslog.AccessLogFilter:
+    return accesslog.AccessLogFilter(and_filter=accesslog.AndFilter(filters=[one, other]))
+
+
+def _speaks_anthropics() -> accesslog.AccessLogFilter:
+    """By the path that the client asked for; by what was noted of it where an attempt may have changed it."""
+    path = accesslog.HeaderFilter(header={"name": ":path", "string_match": {"prefix": Surface.MESSAGES.value}})
+    untried = accesslog.HeaderFilter(header={"name": names.CLIENT_PATH, "present_match": True, "invert_match": True})
+    asked = _both(accesslog.AccessLogFilter(header_filter=path), accesslog.AccessLogFilter(header_filter=untried))
+    said = metadata.MetadataMatcher(
+        filter="headgate", path=[{"key": "dialect"}], value=value.ValueMatcher(string_match={"exact": "anthropic"})
+    )
+    noted = accesslog.MetadataFilter(matcher=said, match_if_key_not_found=boolean(False))
+    either = [asked, accesslog.AccessLogFilter(metadata_filter=noted)]
+    return accesslog.AccessLogFilter(or_filter=accesslog.OrFilter(filters=either))
 
 
 def _told(key: str, text: str) -> accesslog.AccessLogFilter:

@@ -22,7 +22,7 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
 from google.protobuf.message import Message
 
 from controlplane.plan.ir import Plan, ServerTls
-from controlplane.xds import cors, denials, errors, fleet, limits, module, names, tokens, usage
+from controlplane.xds import cors, denials, errors, fleet, limits, module, names, rules, tokens, usage
 from controlplane.xds.keys import nothing
 from controlplane.xds.protos import boolean, millis, pack, uint
 
@@ -56,7 +56,9 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         stat_prefix="edge",
         rds=hcm.Rds(config_source=names.ads(), route_config_name=names.ROUTES),
         http_filters=_filters(plan),
-        local_reply_config=errors.local_replies(counted=bool(plan.counted)),
+        local_reply_config=errors.local_replies(
+            counted=bool(plan.counted), rules=bool(plan.workers), messages=plan.messages
+        ),
         early_header_mutation_extensions=[_scrub()],
         use_remote_address=boolean(True),
         skip_xff_append=True,
@@ -105,16 +107,26 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     # Raises the limit of what filters may hold back, for requests only: answers keep Envoy's small buffers.
     body = buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))
     chain.append(_filter(names.BODY, body, disabled=True))
-    told = "limits" if any(map(fleet.sized, plan.counted)) else ""
-    chain.append(_filter(names.MODEL_FILTER, module.filter_of(names.MODEL_FILTER, told), disabled=True))
+    chain.append(_filter(names.MODEL_FILTER, module.filter_of(names.MODEL_FILTER, _told(plan)), disabled=True))
     chain.append(_discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing, disabled=True))
     chain.extend(_limit(limit.use.id) for limit in plan.limits)
     if plan.counted:
         chain.append(_filter(names.NO_COUNTS, fleet.no_counts(plan.counted), disabled=True))
         chain.append(_discovered(names.ASKING, fleet.TYPE, disabled=True))
+    if plan.inline is not None:
+        chain.append(_filter(names.RULES, rules.processor(plan.inline), disabled=True))
+        # Without it the provider would see a request's headers while rules still look at its body.
+        chain.append(_filter(names.HOLD, body, disabled=True))
+        chain.append(_filter(names.ANSWER, rules.answer_headers(), disabled=True))
     chain.append(_filter(names.LISTING_FILTER, lua.Lua(), disabled=True))
     chain.append(_filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True)))
     return chain
+
+
+def _told(plan: Plan) -> str:
+    """What the filter that reads the model is to do beside it."""
+    words = {"limits": any(map(fleet.sized, plan.counted)), "rules": plan.inline is not None}
+    return " ".join(word for word, wanted in words.items() if wanted)
 
 
 def _filter(name: str, config: Message, *, disabled: bool = False) -> hcm.HttpFilter:

@@ -23,6 +23,7 @@ from controlplane.xds import (
     listener,
     names,
     routes,
+    rules,
     sds,
     tokens,
     usage,
@@ -42,13 +43,16 @@ def lower(plan: Plan, secrets: Secrets, around: Surroundings, *, draining: bool 
 
 def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: bool) -> Iterator[xds.Resource]:
     for upstream in (_placed(upstream, around) for upstream in plan.reached):
-        for lane in range(upstream.lanes):
-            cluster = _resource(xds.CLUSTER, clusters.lower(upstream, lane, around))
+        for lane, translated in names.lanes(upstream):
+            made = clusters.lower(upstream, lane, around, secrets, plan.worker_timeout_ms if translated else None)
+            cluster = _resource(xds.CLUSTER, made)
             yield cluster
             if not upstream.resolve:
                 assignment = endpoints.lower(upstream, cluster.name)
                 yield _resource(xds.ENDPOINTS, assignment, name=cluster.name, tie=cluster.version)
     yield _resource(xds.CLUSTER, usage.cluster(around.usage_socket))
+    if plan.workers:
+        yield _resource(xds.CLUSTER, rules.cluster(plan.workers, around.rules_socket))
     for secret in sds.lower(plan, secrets):
         yield _resource(xds.SECRET, secret)
     yield _resource(xds.LISTENER, listener.lower(plan, around.usage_log))

@@ -1,20 +1,24 @@
 """The names that parts of the configuration share."""
 
+from collections.abc import Iterator
+
 from envoy.config.core.v3 import config_source_pb2 as source
 
-from controlplane.plan.ir import Target
+from controlplane.plan.ir import Target, Upstream
 
 # Internal request headers, removed from what clients send.
 CLIENT = "x-headgate-client"
 MODEL = "x-headgate-model"
 INSTEAD = "x-headgate-instead"  # the model to serve in place of the one asked for
+STREAM = "x-headgate-stream"  # "1" where a stream is asked for
 TOKEN_ID = "x-headgate-token-id"  # noqa: S105 - the name of a header
 ISSUER = "x-headgate-issuer"  # the `iss` of an outside token
 GRANT = "x-headgate-grant"  # the models that a client of an outside issuer may use
 OWNER = "x-headgate-owner"  # the client header, where it is told to a part of the gateway
 CAP = "x-headgate-cap"  # the output tokens that the request allows; absent where it does not say
+CLIENT_PATH = "x-envoy-original-path"  # before an attempt changed it; the access log knows it by this name
 INTERNAL_HEADERS = (
-    CLIENT, MODEL, INSTEAD, TOKEN_ID, ISSUER, GRANT, OWNER, CAP, "x-headgate-path", "x-client", "x-model"
+    CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, ISSUER, GRANT, OWNER, CAP, CLIENT_PATH, "x-client", "x-model"
 )  # fmt: skip
 
 LISTENER = "edge"
@@ -28,9 +32,13 @@ PERMISSIONS = "permissions"
 ADDRESS_DENIED = "address-not-allowed"  # of the permissions: why a request was refused
 SPENT = "spent"
 BODY = "body"
+RULES = "rules"
+HOLD = "hold"
+ANSWER = "answer"
 SERVER_CERTIFICATE = "edge-certificate"
 CLIENT_CA = "edge-client-ca"
 USAGE_CLUSTER = "headgate/usage"  # no provider can have this name
+RULES_CLUSTER = "headgate/rules"
 XDS_CLUSTER = "headgate-xds"
 MODULE = "headgate"  # the dynamic module: libheadgate.so
 LIMITS_CLUSTER = "headgate/limits"  # the rate limit service
@@ -43,23 +51,38 @@ MARKS = "headgate.limits"  # the namespace of route metadata that says by which 
 LISTING_FILTER = "listing"
 MODEL_FILTER = "model"
 ATTEMPT_FILTER = "attempt"
+TRANSLATED_FILTER = "translated"
 
 
-# What our configuration needs of Envoy's runtime: patterns that name every team which shares a limit.
-RUNTIME = {"re2.max_program_size.error_level": 1_000_000, "re2.max_program_size.warn_level": 1_000_000}
+# What our configuration needs of Envoy's runtime: patterns that name every team which shares a limit, and large
+# requests that are translated. Of a service that is slower than what it is sent, Envoy 1.40 tells a connection to the
+# provider that may not be there yet, and crashes; ext_proc bounds what waits for the service by itself.
+RUNTIME = {
+    "re2.max_program_size.error_level": 1_000_000,
+    "re2.max_program_size.warn_level": 1_000_000,
+    "envoy.reloadable_features.grpc_side_stream_flow_control": False,
+}
 
 
 def limit(name: str) -> str:
     return f"limit/{name}"
 
 
-def cluster(provider: str, lane: int) -> str:
+def cluster(provider: str, lane: int, *, translated: bool = False) -> str:
     """The cluster of a provider's lane; the first lane bears the provider's name."""
+    if translated:
+        return f"{provider}~translated{lane if lane > 1 else ''}"
     return provider if lane == 0 else f"{provider}~{lane + 1}"
 
 
 def target_cluster(target: Target) -> str:
-    return cluster(target.provider, target.lane)
+    return cluster(target.provider, target.lane, translated=target.translated)
+
+
+def lanes(upstream: Upstream) -> Iterator[tuple[int, bool]]:
+    """The lanes of a provider, and whether they translate."""
+    yield from ((lane, False) for lane in range(upstream.lanes))
+    yield from ((lane, True) for lane in range(1, upstream.translated_lanes + 1))
 
 
 def api_key(provider: str) -> str:

@@ -10,6 +10,8 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from xds.type.v3.typed_struct_pb2 import TypedStruct
 
 PREFIX = "type.googleapis.com/"
+# An attempt goes to another host than those before it.
+PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 
 
 def pack(message: Message) -> AnyProto:

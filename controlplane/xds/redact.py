@@ -8,7 +8,9 @@ from envoy.config.endpoint.v3 import endpoint_pb2 as endpoint
 from envoy.config.listener.v3 import listener_pb2 as listener
 from envoy.config.route.v3 import route_pb2 as route
 from envoy.extensions.filters.http.api_key_auth.v3 import api_key_auth_pb2 as auth
+from envoy.extensions.filters.http.aws_request_signing.v3 import aws_request_signing_pb2 as signing
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2 as sds
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http
 from google.protobuf import json_format
 
 from controlplane.xds import resource as xds
@@ -42,7 +44,23 @@ def config(resource: xds.Resource) -> dict[str, Any]:
         return {"name": message.name, message.WhichOneof("type"): REDACTED}
     if resource.type_url == xds.EXTENSION:
         _hide_keys(message)
+    if resource.type_url == xds.CLUSTER:
+        _hide_accounts(message)
     return dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
+
+
+def _hide_accounts(message: cluster.Cluster) -> None:
+    """The keys of AWS accounts stand in the filters that sign."""
+    for options in message.typed_extension_protocol_options.values():
+        found, account = http.HttpProtocolOptions(), signing.AwsRequestSigning()
+        options.Unpack(found)
+        for http_filter in found.http_filters:
+            if http_filter.typed_config.Unpack(account) and account.credential_provider.HasField("inline_credential"):
+                hidden = account.credential_provider.inline_credential
+                for field, _ in hidden.ListFields():
+                    setattr(hidden, field.name, REDACTED)
+                http_filter.typed_config.CopyFrom(pack(account))
+        options.CopyFrom(pack(found))
 
 
 def _hide_keys(message: extension.TypedExtensionConfig) -> None:

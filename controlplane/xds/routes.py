@@ -3,6 +3,8 @@
 The model tree is a hash lookup (then a prefix trie for wildcards), so 10 models cost what 10,000 cost.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 from envoy.config.core.v3 import base_pb2 as base
@@ -10,23 +12,15 @@ from envoy.config.route.v3 import route_components_pb2 as route
 from envoy.config.route.v3 import route_pb2
 from google.protobuf.any_pb2 import Any as AnyProto
 
+from controlplane.plan.dialects import Surface
 from controlplane.plan.ir import Plan, Route
-from controlplane.xds import cors, errors, keys, listing, matchers, names, usage
-from controlplane.xds.protos import boolean, millis, pack, typed_struct, uint
-
-# The endpoints that carry a model, below /v1.
-ENDPOINTS = (
-    "chat/completions", "completions", "embeddings", "responses", "moderations", "rerank",
-    "images/generations", "images/edits", "images/variations",
-    "audio/speech", "audio/transcriptions", "audio/translations",
-)  # fmt: skip
-
-PATHS = tuple(f"/v1/{endpoint}" for endpoint in ENDPOINTS)
+from controlplane.plan.rules import Branch, Leaf
+from controlplane.policy.endpoints import ENDPOINTS, MESSAGES
+from controlplane.xds import cors, errors, keys, listing, matchers, names, rules, usage
+from controlplane.xds.protos import PREVIOUS_HOSTS, boolean, millis, pack, typed_struct, uint
 
 _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
-_PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 _IDLE_SLACK_MS = 1000
-_WITH_QUERY = r"/v1/(" + "|".join(ENDPOINTS) + r")\?(?s:.*)"
 # Bodies that Envoy's filters may hold without raising their limit of 1 MiB. A body without a length is not small.
 _SMALL = "[0-9]{1,6}"
 _ENABLED = route.FilterConfig(config=AnyProto())
@@ -34,9 +28,15 @@ _HEALTH = r"/health(\?(?s:.*))?"
 _USAGE = r"/v1/usage(\?(?s:.*))?"
 _LISTING = r"/v1/models([/?](?s:.*))?"
 
+_WRONG_METHOD = ("%REQ(:METHOD)% is not allowed here: use POST.", "method_not_allowed")
+_NOT_SPOKEN = (
+    "Clients of this gateway speak OpenAI's API only: set `gateway.messages: true` in its policy.", "unknown_url"
+)  # fmt: skip
+_NOT_SERVED = "No provider of the model '%REQ(x-headgate-model)%' has this endpoint."
+
 # What a client sends for the gateway, and what would tell a provider about the client.
 _NOT_FOR_PROVIDERS = (
-    names.CLIENT, names.MODEL, names.INSTEAD, names.TOKEN_ID, names.ISSUER, names.GRANT, names.CAP,
+    names.CLIENT, names.MODEL, names.INSTEAD, names.STREAM, names.TOKEN_ID, names.ISSUER, names.GRANT, names.CAP,
     "authorization", "x-api-key", "api-key", "cookie", "openai-organization", "openai-project",
     "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded",
     "x-envoy-external-address",
@@ -48,6 +48,15 @@ _NOT_FOR_CLIENTS = (
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
     "openai-organization", "openai-project", "set-cookie", "alt-svc", "strict-transport-security",
 )  # fmt: skip
+# https://docs.claude.com/en/api/rate-limits#response-headers
+_OF_ANTHROPIC = (
+    "anthropic-organization-id",
+    *(
+        f"anthropic-ratelimit-{counted}-{part}"
+        for counted in ("requests", "tokens", "input-tokens", "output-tokens")
+        for part in ("limit", "remaining", "reset")
+    ),
+)
 
 
 def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
@@ -60,53 +69,74 @@ def lower(plan: Plan, *, draining: bool) -> route_pb2.RouteConfiguration:
     )
     for name in _tokens(plan):
         host.typed_per_filter_config[name].CopyFrom(pack(_ENABLED))
+    chosen = plan.inline.told_after_choice if plan.inline else ()
     return route_pb2.RouteConfiguration(
         name=names.ROUTES,
         virtual_hosts=[host],
         request_headers_to_remove=_NOT_FOR_PROVIDERS,
-        response_headers_to_remove=_NOT_FOR_CLIENTS,
+        response_headers_to_remove=_not_for_clients(plan),
+        response_headers_to_add=rules.told(chosen),
         max_direct_response_body_size_bytes=uint(1 << 20),
     )
 
 
+def _not_for_clients(plan: Plan) -> tuple[str, ...]:
+    anthropic = any(upstream.kind == "anthropic" for upstream in plan.upstreams.values())
+    return (*_NOT_FOR_CLIENTS, *(_OF_ANTHROPIC if anthropic else ()))
+
+
 def _models(plan: Plan, draining: bool) -> matchers.Matcher:
     """Model -> route. Only requests to an endpoint get a model header, so a model also vouches for the path."""
-    exact = {r.name: _on_match(r, plan) for r in plan.routes if r.prefix is None}
-    prefixes = {r.prefix: _on_match(r, plan) for r in plan.routes if r.prefix}
-    unknown = _error(404, f"The model '%REQ({names.MODEL})%' does not exist.", "model_not_found", "model")
-    everything = [_on_match(r, plan) for r in plan.routes if r.prefix == ""]
+    unknown = _in_dialects(plan, 404, f"The model '%REQ({names.MODEL})%' does not exist.", "model_not_found", "model")
+    exact, prefixes, everything = {}, {}, unknown
+    for pattern, on_match in _placed(plan):
+        if not pattern.endswith("*"):
+            exact[pattern] = on_match
+        elif pattern == "*":
+            everything = on_match
+        else:
+            prefixes[pattern[:-1]] = on_match
     named = matchers.present(names.MODEL)
-    others = matchers.first_of(
-        [(named, everything[0] if everything else unknown)], matchers.then(_surface(plan, draining))
-    )
+    others = matchers.first_of([(named, everything)], matchers.then(_surface(plan, draining)))
     return matchers.lookup(names.MODEL, exact, prefixes, matchers.then(others))
 
 
 def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
     """What a request without a model gets: the first look of every request, so it is all lookups."""
-    wrong_method = _error(405, "%REQ(:METHOD)% is not allowed here: use POST.", "method_not_allowed")
+    wrong_method = _error(405, *_WRONG_METHOD)
     only_get = _error(405, "%REQ(:METHOD)% is not allowed here: use GET.", "method_not_allowed")
     unknown = _error(404, "Unknown request URL: %REQ(:METHOD)% %REQ(:PATH)%.", "unknown_url")
     methods = {"POST": _nameless(plan)}
+    spoken = {"POST": _nameless(plan, anthropic=True)}
     about_usage, models = usage.route_to_it(), listing.route(plan)
     if any(key.addresses is not None for key in plan.keys):
         for made in (about_usage, models):
             made.typed_per_filter_config[names.PERMISSIONS].CopyFrom(pack(_ENABLED))
     asked, listed = {"GET": matchers.action("usage", about_usage)}, {"GET": matchers.action("listing", models)}
     if plan.edge.cors is not None:
-        methods["OPTIONS"] = listed["OPTIONS"] = asked["OPTIONS"] = cors.preflight(plan.edge.cors)
+        preflight = cors.preflight(plan.edge.cors)
+        methods["OPTIONS"] = spoken["OPTIONS"] = listed["OPTIONS"] = asked["OPTIONS"] = preflight
     endpoint = matchers.then(matchers.lookup(":method", methods, {}, wrong_method))
+    messages = matchers.then(matchers.lookup(":method", spoken, {}, _error(405, *_WRONG_METHOD, anthropic=True)))
+    if not plan.messages:
+        messages = _error(404, *_NOT_SPOKEN, anthropic=True)
     get = matchers.regex(":method", "GET|HEAD")
     rest = matchers.first_of(
         [
             (matchers.every(matchers.regex(":path", _HEALTH), get), matchers.action("health", _health(plan, draining))),
             (matchers.regex(":path", _LISTING), matchers.then(matchers.lookup(":method", listed, {}, only_get))),
-            (matchers.regex(":path", _WITH_QUERY), endpoint),
+            (matchers.regex(":path", _with_query(ENDPOINTS)), endpoint),
+            (matchers.regex(":path", _with_query(MESSAGES)), messages),
             (matchers.regex(":path", _USAGE), matchers.then(matchers.lookup(":method", asked, {}, only_get))),
         ],
         unknown,
     )
-    return matchers.lookup(":path", dict.fromkeys(PATHS, endpoint), {}, matchers.then(rest))
+    paths = {f"/v1/{name}": endpoint for name in ENDPOINTS} | {f"/v1/{name}": messages for name in MESSAGES}
+    return matchers.lookup(":path", paths, {}, matchers.then(rest))
+
+
+def _with_query(endpoints: tuple[str, ...]) -> str:
+    return r"/v1/(" + "|".join(endpoints) + r")\?(?s:.*)"
 
 
 def _health(plan: Plan, draining: bool) -> route.Route:
@@ -126,19 +156,21 @@ def _tokens(plan: Plan) -> tuple[str, ...]:
     return (*issued, *((names.ISSUERS, names.IDENTITIES) if plan.issuers else ()))
 
 
-def _nameless(plan: Plan) -> matchers.OnMatch:
+def _nameless(plan: Plan, *, anthropic: bool = False) -> matchers.OnMatch:
     """Every request to an endpoint takes this route first. It enables the filters that this request needs."""
     small = matchers.regex("content-length", _SMALL)
-    return matchers.then(matchers.first_of([(small, _reading(plan))], _reading(plan, names.BODY)))
+    large = _reading(plan, names.BODY, anthropic=anthropic)
+    return matchers.then(matchers.first_of([(small, _reading(plan, anthropic=anthropic))], large))
 
 
-def _reading(plan: Plan, *more: str) -> matchers.OnMatch:
+def _reading(plan: Plan, *more: str, anthropic: bool) -> matchers.OnMatch:
     """Has the model read, and then the permissions checked if there are any."""
     message = (
         'The request names no model, or more than one. Send a JSON object with one string "model" and '
         '`content-type: application/json`, or a multipart form with one "model" field.'
     )
-    made = route.Route(match={"prefix": "/"}, direct_response=errors.direct(400, message, "model_required", "model"))
+    answer = errors.direct(400, message, "model_required", "model", anthropic=anthropic)
+    made = route.Route(match={"prefix": "/"}, direct_response=answer)
     enabled = {names.MODEL_FILTER: _ENABLED}
     if keys.restricts(plan):
         enabled[names.PERMISSIONS] = _ENABLED
@@ -146,26 +178,88 @@ def _reading(plan: Plan, *more: str) -> matchers.OnMatch:
         enabled[names.SPENT] = _ENABLED
     if plan.counted:
         enabled[names.ASKING] = enabled[names.NO_COUNTS] = _ENABLED
+    if plan.inline is not None:
+        enabled.update(dict.fromkeys((names.RULES, names.HOLD, names.ANSWER), _ENABLED))
     enabled.update(dict.fromkeys(more, _ENABLED))
     for name, enable in enabled.items():
         made.typed_per_filter_config[name].CopyFrom(pack(enable))
     return matchers.action("answer", made)
 
 
-def _error(status: int, message: str, code: str, param: str | None = None) -> matchers.OnMatch:
-    answer = errors.direct(status, message, code, param)
+def _error(
+    status: int, message: str, code: str, param: str | None = None, *, anthropic: bool = False
+) -> matchers.OnMatch:
+    answer = errors.direct(status, message, code, param, anthropic=anthropic)
     return matchers.action("answer", route.Route(match={"prefix": "/"}, direct_response=answer))
 
 
-def _on_match(model: Route, plan: Plan) -> matchers.OnMatch:
+def _in_dialects(plan: Plan, status: int, message: str, code: str, param: str) -> matchers.OnMatch:
+    """An error in the shape of the API that the request came to."""
+    usual = _error(status, message, code, param)
+    if not plan.messages:
+        return usual
+    spoken = {Surface.MESSAGES.value: _error(status, message, code, param, anthropic=True)}
+    return matchers.then(matchers.lookup(":path", {}, spoken, usual))
+
+
+def _placed(plan: Plan) -> Iterator[tuple[str, matchers.OnMatch]]:
+    """Models and patterns, with what becomes of their requests."""
+    if plan.inline is None:
+        yield from ((model.name, _on_match(model, plan, None)) for model in plan.routes)
+        return
+    models = {model.name: model for model in plan.routes}
+    for place in plan.inline.places:
+        yield place.pattern, _branched(models[place.route], plan, plan.inline.version, place.branch)
+
+
+def _branched(model: Route, plan: Plan, version: str, branch: Branch) -> matchers.OnMatch:
+    """A route for each kind of request that goes through other rules."""
+    if isinstance(branch, Leaf):
+        return _on_match(model, plan, rules.Through(version, branch) if branch.messages else None)
+    cases = {value: _branched(model, plan, version, case) for value, case in branch.cases}
+    others = _branched(model, plan, version, branch.others)
+    if branch.by == "client":
+        return matchers.then(matchers.lookup(names.CLIENT, cases, {}, others))
+    if branch.by == "path":
+        queried = {f"{path}?": case for path, case in cases.items()}
+        return matchers.then(matchers.lookup(":path", cases, queried, others))
+    return matchers.then(matchers.lookup(names.STREAM, cases, {}, others))
+
+
+def _on_match(model: Route, plan: Plan, through: rules.Through | None) -> matchers.OnMatch:
+    """What becomes of requests for a model: its route, or one by the endpoint where they part."""
+    usual = _one_way(replace(model, ways=()) if model.ways else model, plan, through)
+    if not model.ways:
+        return usual
+    ways = {
+        surface: _one_way(way.route, plan, through) if way.route else _not_served(surface)
+        for way in model.ways
+        for surface in way.surfaces
+    }
+    others = ways.pop(Surface.OTHER, None)
+    if others is not None:
+        ways = dict.fromkeys((each for each in Surface if each is not Surface.OTHER), usual) | ways
+    paths = {surface.value: on_match for surface, on_match in ways.items()}
+    return matchers.then(matchers.lookup(":path", {}, paths, others or usual))
+
+
+def _not_served(surface: Surface) -> matchers.OnMatch:
+    anthropic = surface in (Surface.MESSAGES, Surface.COUNT_TOKENS)
+    return _error(400, _NOT_SERVED, "unsupported_endpoint", anthropic=anthropic)
+
+
+def _one_way(model: Route, plan: Plan, through: rules.Through | None) -> matchers.OnMatch:
     upstreams = [plan.upstreams[target.provider] for target in model.targets]
     elsewhere = any(len(upstream.endpoints) > 1 or upstream.resolve for upstream in upstreams)
-    return _route(model, elsewhere, any(upstream.balance == "ring_hash" for upstream in upstreams))
+    return _route(model, elsewhere, any(upstream.balance == "ring_hash" for upstream in upstreams), through)
 
 
 @lru_cache(maxsize=20_000)  # an edit leaves most models as they are
-def _route(model: Route, elsewhere: bool, sticky: bool) -> matchers.OnMatch:
-    """`elsewhere`: a retry should go to another endpoint, since there are some. `sticky`: a client's requests too."""
+def _route(model: Route, elsewhere: bool, sticky: bool, through: rules.Through | None) -> matchers.OnMatch:
+    """`elsewhere`: a retry should go to another endpoint, since there are some. `sticky`: a client's requests too.
+
+    `through`: the rules that its requests go through.
+    """
     action = route.RouteAction(
         timeout={},  # no total timeout: it would cut long streams
         idle_timeout=millis(max(model.idle_ms, _all_first_bytes_ms(model)) + _IDLE_SLACK_MS),
@@ -184,6 +278,8 @@ def _route(model: Route, elsewhere: bool, sticky: bool) -> matchers.OnMatch:
     if not model.per_attempt and model.base_path != "/v1":
         action.prefix_rewrite = f"{model.base_path}/"
     made = route.Route(match={"prefix": "/v1/"}, route=action, metadata=_upstream_models(model))
+    if through is not None:
+        rules.send(made, through)
     return matchers.action("route", made)
 
 
@@ -236,7 +332,7 @@ def _retries(model: Route, *, elsewhere: bool) -> route.RetryPolicy:
         policy.per_try_idle_timeout.CopyFrom(millis(model.idle_ms))
     if elsewhere:
         previous = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
-        previous.typed_config.CopyFrom(typed_struct(_PREVIOUS_HOSTS, {}))
+        previous.typed_config.CopyFrom(typed_struct(PREVIOUS_HOSTS, {}))
         policy.host_selection_retry_max_attempts = 3
     if retry.honour_retry_after:
         # Longer waits are the client's to decide: it gets the provider's 429 with its retry-after.

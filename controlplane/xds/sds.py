@@ -1,4 +1,6 @@
-"""Secrets -> SDS resources. Nothing else in a snapshot carries a provider's credential or a private key."""
+"""Secrets -> SDS resources. Nothing else in a snapshot carries a provider's credential or a private key, but for the
+keys of AWS accounts, which Envoy has in its filters alone.
+"""
 
 from collections.abc import Iterator
 
@@ -22,7 +24,10 @@ def lower(plan: Plan, secrets: Secrets) -> Iterator[sds.Secret]:
 def _provider(upstream: Upstream, secrets: Secrets) -> Iterator[sds.Secret]:
     if upstream.api_key is not None:
         made = sds.Secret(name=names.api_key(upstream.name))
-        made.generic_secret.secret.inline_string = f"Bearer {secrets[upstream.api_key].reveal()}"
+        key = secrets[upstream.api_key].reveal()
+        made.generic_secret.secret.inline_string = (
+            f"Bearer {key}" if upstream.api_key_header == "authorization" else key
+        )
         yield made
     if upstream.tls is not None:
         if upstream.tls.ca is not None:

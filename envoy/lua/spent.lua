@@ -8,6 +8,12 @@ local function found(client)
   return all
 end
 
+-- Clients of Anthropic's API read errors in its shape.
+local function shaped(path, body)
+  if not path:find("^/v1/messages") then return body end
+  return (body:gsub('^{"error":{(.*)"type":"[%w_]*"', '{"type":"error","error":{%1"type":"rate_limit_error"'))
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local client = headers:get("x-headgate-client") or ""
@@ -26,5 +32,5 @@ function envoy_on_request(handle)
   -- For the access log, in the form of what is left for an answer (extproc/usage/entries.py): who it was, and the code.
   local code = denial.rate and "rate_limit_exceeded" or "insufficient_quota"
   metadata:set("headgate", "entry", client .. "\31\31\31" .. code)
-  handle:respond(answer, denial.body)
+  handle:respond(answer, shaped(headers:get(":path") or "", denial.body))
 end

@@ -33,6 +33,7 @@ extern fn envoy_dynamic_module_callback_http_get_header(Stream, Headers, Bytes, 
 extern fn envoy_dynamic_module_callback_http_set_header(Stream, Headers, Bytes, Bytes) bool;
 extern fn envoy_dynamic_module_callback_http_get_body_chunks_size(Stream, Body) usize;
 extern fn envoy_dynamic_module_callback_http_get_body_chunks(Stream, Body, [*]Bytes) bool;
+extern fn envoy_dynamic_module_callback_http_get_body_size(Stream, Body) usize;
 extern fn envoy_dynamic_module_callback_http_append_body(Stream, Body, Bytes) bool;
 extern fn envoy_dynamic_module_callback_http_drain_body(Stream, Body, usize) bool;
 extern fn envoy_dynamic_module_callback_http_received_buffered_request_body(Stream) bool;
@@ -40,6 +41,8 @@ extern fn envoy_dynamic_module_callback_http_get_metadata_string(Stream, Metadat
 extern fn envoy_dynamic_module_callback_http_set_dynamic_metadata_string(Stream, Bytes, Bytes, Bytes) void;
 extern fn envoy_dynamic_module_callback_http_set_dynamic_metadata_number(Stream, Bytes, Bytes, f64) void;
 extern fn envoy_dynamic_module_callback_http_clear_route_cache(Stream) void;
+extern fn envoy_dynamic_module_callback_http_filter_reset_stream(Stream, c_int, Bytes) void;
+extern fn envoy_dynamic_module_callback_http_set_buffer_limit(Stream, u64) void;
 extern fn envoy_dynamic_module_callback_get_most_specific_route_config(Stream) ?*const anyopaque;
 
 /// The first value of a header, or "".
@@ -94,6 +97,26 @@ pub fn replaceBody(stream: Stream, parts: []const Body, text: []const u8) void {
 
 pub fn appendBody(stream: Stream, part: Body, text: []const u8) void {
     if (text.len > 0) _ = envoy_dynamic_module_callback_http_append_body(stream, part, Bytes.of(text));
+}
+
+/// Takes away the first bytes of a body.
+pub fn dropFirst(stream: Stream, part: Body, count: usize) void {
+    _ = envoy_dynamic_module_callback_http_drain_body(stream, part, count);
+}
+
+pub fn isEmpty(stream: Stream, part: Body) bool {
+    return envoy_dynamic_module_callback_http_get_body_size(stream, part) == 0;
+}
+
+/// How many bytes of a body Envoy may hold for filters.
+pub fn setBufferLimit(stream: Stream, bytes: u64) void {
+    envoy_dynamic_module_callback_http_set_buffer_limit(stream, bytes);
+}
+
+/// Ends the stream at once, answered or not. The filter is gone when this returns.
+pub fn endStream(stream: Stream, why: []const u8) void {
+    const local_reset = 0;
+    envoy_dynamic_module_callback_http_filter_reset_stream(stream, local_reset, Bytes.of(why));
 }
 
 /// The parts that make up a request's body when its last bytes arrive.

@@ -17,19 +17,25 @@ const client_header = "x-headgate-client";
 const model_header = "x-headgate-model";
 const instead_header = "x-headgate-instead";
 const cap_header = "x-headgate-cap";
+const stream_header = "x-headgate-stream";
 
 /// What the filter's configuration says: words, parted by spaces.
 pub const Config = struct {
     /// Strict limits need a request's output cap in a header, and the counts of its answer as numbers.
     limits: bool = false,
+    /// Rules need to know whether a stream is asked for, to have its answer shown to them as one.
+    rules: bool = false,
 
     /// Null for a word that is unknown.
     pub fn read(text: []const u8) ?Config {
         var made: Config = .{};
         var words = std.mem.tokenizeScalar(u8, text, ' ');
         while (words.next()) |word| {
-            if (!std.mem.eql(u8, word, "limits")) return null;
-            made.limits = true;
+            if (std.mem.eql(u8, word, "limits")) {
+                made.limits = true;
+            } else if (std.mem.eql(u8, word, "rules")) {
+                made.rules = true;
+            } else return null;
         }
         return made;
     }
@@ -43,6 +49,8 @@ pub const Filter = struct {
     /// Client, model, and what is served in its place, each followed by a separator; empty without a model.
     entry: Text = .empty,
     hide: bool = false,
+    /// Whether the answer's headers wait for its body: a rule may still put an error in its place.
+    holds: bool = false,
     answer: Answer = .unread,
     said: answers.Said = .{},
     finished: bool = false,
@@ -70,8 +78,14 @@ pub const Filter = struct {
         const model = requests.modelName(body, asked, &room) orelse return;
         const instead = try self.enter(model); // a budget is spent: serve a cheaper model
         if (self.config.limits) try self.setCap(asked);
+        // Attempts may change the path before an error has to be told in the client's dialect.
+        if (std.mem.startsWith(u8, abi.header(self.stream, .request, ":path"), "/v1/messages"))
+            abi.note(self.stream, namespace, "dialect", "anthropic");
+        if (self.config.rules and asked.stream) abi.setHeader(self.stream, .request, stream_header, "1");
         abi.setHeader(self.stream, .request, model_header, instead orelse model);
         abi.pickRoute(self.stream);
+        // Now, since a rule may choose another route.
+        self.holds = self.config.rules and abi.routeMetadata(self.stream, "model", "hold") != null;
         const upstream = abi.routeMetadata(self.stream, "model", "model") orelse instead;
         const rename: ?requests.Edit = if (upstream) |name| .{ .span = asked.name, .text = name } else null;
         const ask = if (asked.stream and self.mayAsk(content_type)) requests.askForUsage(body, asked) else null;

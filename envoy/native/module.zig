@@ -1,15 +1,17 @@
 //! Headgate's filters for Envoy, as a dynamic module: what Envoy calls, by name. `model` is a filter of the listener,
-//! `attempt` one of a provider's cluster.
+//! `attempt` and `translated` are of a provider's cluster.
 const std = @import("std");
 const abi = @import("abi.zig");
 const attempt = @import("attempt.zig");
 const model = @import("model.zig");
+const translated = @import("translated.zig");
 
 const memory = std.heap.c_allocator;
 
 const Config = union(enum) {
     model: model.Config,
     attempt: attempt.Config,
+    translated: translated.Config,
 
     fn read(name: []const u8, text: []const u8) ?Config {
         inline for (@typeInfo(Config).@"union".fields) |field|
@@ -20,18 +22,16 @@ const Config = union(enum) {
 };
 
 const Filter = struct {
-    kind: union(enum) { model: model.Filter, attempt: attempt.Filter },
+    kind: union(enum) { model: model.Filter, attempt: attempt.Filter, translated: translated.Filter },
     /// Whether the request's headers wait for its body.
     waits: bool = false,
 
-    /// Calls the method of that name.
-    fn call(self: *Filter, comptime method: []const u8, arguments: anytype) void {
+    fn onRequest(self: *Filter, parts: []const abi.Body) c_int {
         switch (self.kind) {
-            inline else => |*each| {
-                const Kind = @TypeOf(each.*);
-                if (@hasDecl(Kind, method)) must(@call(.auto, @field(Kind, method), .{each} ++ arguments));
-            },
+            inline .model, .attempt => |*each| must(each.onRequest(parts)),
+            .translated => |*each| return must(each.onRequest(parts)),
         }
+        return abi.proceed;
     }
 };
 
@@ -62,54 +62,72 @@ export fn envoy_dynamic_module_on_http_filter_new(config: *const Config, stream:
     filter.* = .{ .kind = switch (config.*) {
         .model => |*each| .{ .model = .{ .stream = stream, .config = each } },
         .attempt => |*each| .{ .attempt = .{ .stream = stream, .config = each } },
+        .translated => |*each| .{ .translated = .{ .stream = stream, .config = each } },
     } };
     return filter;
 }
 
 export fn envoy_dynamic_module_on_http_filter_destroy(filter: *Filter) void {
-    filter.call("free", .{});
+    if (filter.kind == .model) must(filter.kind.model.free());
     memory.destroy(filter);
 }
 
 export fn envoy_dynamic_module_on_http_filter_request_headers(_: abi.Stream, filter: *Filter, ends: bool) c_int {
-    filter.call("onHeaders", .{});
-    filter.waits = !ends and switch (filter.kind) {
-        inline else => |*each| each.wantsBody(),
-    };
+    switch (filter.kind) {
+        .model => filter.waits = !ends,
+        .attempt => |*each| {
+            must(each.onHeaders());
+            filter.waits = !ends and each.wantsBody();
+        },
+        .translated => filter.waits = !ends,
+    }
     return if (filter.waits) abi.hold_headers else abi.proceed;
 }
 
 export fn envoy_dynamic_module_on_http_filter_request_body(stream: abi.Stream, filter: *Filter, ends: bool) c_int {
     if (!filter.waits) return abi.proceed;
     if (!ends) return abi.hold_body;
-    filter.call("onRequest", .{abi.wholeRequest(stream)});
-    return abi.proceed;
+    return filter.onRequest(abi.wholeRequest(stream));
 }
 
 export fn envoy_dynamic_module_on_http_filter_request_trailers(_: abi.Stream, filter: *Filter) c_int {
     const held: []const abi.Body = &.{.buffered_request};
-    if (filter.waits) filter.call("onRequest", .{held});
-    return abi.proceed;
+    return if (filter.waits) filter.onRequest(held) else abi.proceed;
 }
 
 export fn envoy_dynamic_module_on_http_filter_response_headers(_: abi.Stream, filter: *Filter, ends: bool) c_int {
-    if (!ends) filter.call("onAnswer", .{});
-    return abi.proceed;
+    switch (filter.kind) {
+        .model => |*each| {
+            if (ends) return abi.proceed;
+            must(each.onAnswer());
+            return if (each.holds) abi.hold_headers else abi.proceed;
+        },
+        .attempt => |*each| return each.onAnswer(ends),
+        .translated => return abi.proceed,
+    }
 }
 
 export fn envoy_dynamic_module_on_http_filter_response_body(_: abi.Stream, filter: *Filter, ends: bool) c_int {
-    filter.call("onAnswerBody", .{ends});
+    switch (filter.kind) {
+        .model => |*each| must(each.onAnswerBody(ends)),
+        .attempt => |*each| return must(each.onAnswerBody(ends)),
+        .translated => |*each| must(each.onAnswerBody(ends)),
+    }
     return abi.proceed;
 }
 
 export fn envoy_dynamic_module_on_http_filter_response_trailers(_: abi.Stream, filter: *Filter) c_int {
-    filter.call("onAnswerTrailers", .{});
+    switch (filter.kind) {
+        .model => |*each| must(each.onAnswerTrailers()),
+        .attempt => |*each| return each.onAnswerTrailers(),
+        .translated => {},
+    }
     return abi.proceed;
 }
 
 /// Comes before the access log is written.
 export fn envoy_dynamic_module_on_http_filter_stream_complete(_: abi.Stream, filter: *Filter) void {
-    filter.call("onEnd", .{});
+    if (filter.kind == .model) must(filter.kind.model.onEnd());
 }
 
 // Envoy asks for these by name, and calls them only for what this module never starts.

@@ -4,7 +4,6 @@ from functools import cache, lru_cache
 from typing import Any, Protocol
 
 import tokenizers
-from rs_bpe import openai
 
 ENCODINGS = ("o200k_base", "cl100k_base")
 # OpenAI's models by the start of their names, the longest first, as its tokenizer library lists them.
@@ -45,13 +44,13 @@ class Encoding:
     def __init__(self, name: str, exact: bool = True) -> None:
         self.name = name if exact else f"estimate by {name}"
         self.exact = exact
-        self._tokenizer = _encoding(name)
+        self._encoding = name
 
     def count(self, text: str) -> int:
-        return int(self._tokenizer.count(text))
+        return int(_encoding(self._encoding).count(text))
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text))
+        return list(_encoding(self._encoding).encode(text))
 
 
 class Local:
@@ -88,6 +87,8 @@ def known(encoding: str) -> Encoding:
 
 @cache
 def _encoding(name: str) -> Any:
+    from rs_bpe import openai  # noqa: PLC0415 - 70 MiB, for those who count
+
     return {"o200k_base": openai.o200k_base, "cl100k_base": openai.cl100k_base}[name]()
 
 

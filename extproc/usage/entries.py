@@ -20,7 +20,7 @@ FIELDS = (
     ("status", "%RESPONSE_CODE%"),
     ("flags", "%RESPONSE_FLAGS%"),
     ("details", "%RESPONSE_CODE_DETAILS%"),
-    ("path", "%PATH(NQ)%"),
+    ("path", "%PATH(NQ:ORIG_OR_PATH)%"),
     ("type", "%RESP(content-type)%"),
     ("first", "%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)%"),
     ("took", "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%"),

@@ -142,7 +142,7 @@ def test_nothing_about_the_client_reaches_a_provider(
         assert not names & {name.replace("_", "-") for name in _PRIVATE}
         assert not names & {"x-api-key", "x-forwarded-proto", "x-envoy-external-address"}
         assert not {name for name in names if name.startswith("x-headgate-")} - (
-            {"x-headgate-path"} if model == "over" else set()
+            {"x-envoy-original-path"} if model == "over" else set()
         )
         assert _ENV["ALICE"] not in str(request.headers)
 

@@ -38,6 +38,7 @@ class Options:
     max_tokens: int = 8192  # for providers that need a limit, when the client set none
     usage_always: bool = False  # streams tell usage even when the client did not ask
     max_frame: int = 16 * MIB  # bytes of one event in an answer
+    stream_usage: bool = True  # OpenAI-compatible: streams may be asked for their usage
     embedding_purpose: str = "search_document"  # Cohere's and Gemini's embeddings depend on what they are for
 
 

@@ -106,7 +106,9 @@ def write(accent: Accent, chat: Chat, model: str, options: Options) -> Call:
     _shape(chat, body)
     _think(chat, accent, body)
     if chat.stream:
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        body["stream"] = True
+        if options.stream_usage:
+            body["stream_options"] = {"include_usage": True}
     return Call(path("/chat/completions", model, options), body)
 
 

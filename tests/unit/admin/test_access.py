@@ -52,6 +52,10 @@ def token(name: str) -> str:
     return f"token-of-{name}-0123456789"
 
 
+async def _no_counters() -> dict[str, Any]:
+    return {}
+
+
 async def _no_alarms() -> list[dict[str, str]]:
     return []
 
@@ -71,7 +75,7 @@ class Served:
         usage = Usage(Accounting(run, folder))
         store: Any = SimpleNamespace(list=lambda *_: [], get=lambda _: None)
         self.app = create_app(
-            self.controller, store, tuple, usage, Keys(folder), auditing, _no_alarms, loopback=loopback
+            self.controller, store, tuple, usage, Keys(folder), auditing, _no_alarms, _no_counters, loopback=loopback
         )  # fmt: skip
 
     def apply(self, text: str) -> Compiled:

@@ -69,6 +69,20 @@ def test_clients_of_outside_issuers_are_denied_by_how_their_identity_begins(
     assert (answer, headers["x-headgate-instead"]) == (body, instead)
 
 
+@pytest.mark.parametrize(("path", "anthropic"), [("/v1/chat/completions", False), ("/v1/messages?beta=true", True)])
+def test_a_spent_budget_is_told_in_the_shape_of_the_api(path: str, anthropic: bool) -> None:
+    usual = {"error": {"message": "The budget `m` is spent.", "type": "insufficient_quota", "param": None, "code": "c"}}
+    body = json.dumps(usual, separators=(",", ":"))
+    runtime = lua.LuaRuntime(encoding="latin-1")
+    before = f"local DENIALS = {{a = {{until_s = 1e12, rate = false, body = '{body}'}}}}\nlocal OUTSIDE = {{}}\n"
+    runtime.execute(before + (SCRIPTS / "spent.lua").read_text() + _SPENT_HANDLE)
+    told = json.loads(runtime.globals().run(runtime.table_from({"x-headgate-client": "a", ":path": path})))
+    if anthropic:
+        assert told.pop("type") == "error"
+        usual["error"]["type"] = "rate_limit_error"
+    assert told == usual
+
+
 _SPENT_HANDLE = """
 function run(headers)
   local said

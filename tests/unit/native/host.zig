@@ -93,14 +93,32 @@ const callbacks = struct {
     }
 
     fn http_drain_body(_: *anyopaque, body: usize, count: usize) callconv(.c) bool {
-        if (count < std.math.maxInt(usize)) @panic("only whole bodies are drained");
+        var whole: Text = .empty;
+        defer whole.deinit(memory);
+        for (bodies[body].items) |piece| whole.appendSlice(memory, piece) catch unreachable;
         // A lent piece that is looked at after this is gone.
         for (bodies[body].items) |piece| {
             @memset(@constCast(piece), '#');
             memory.free(piece);
         }
         bodies[body].clearRetainingCapacity();
+        if (count < whole.items.len) bodies[body].append(memory, copied(whole.items[count..])) catch unreachable;
         return true;
+    }
+
+    fn http_get_body_size(_: *anyopaque, body: usize) callconv(.c) usize {
+        var size: usize = 0;
+        for (bodies[body].items) |piece| size += piece.len;
+        return size;
+    }
+
+    fn http_set_buffer_limit(_: *anyopaque, bytes: u64) callconv(.c) void {
+        const text = std.fmt.allocPrint(memory, "{d}", .{bytes}) catch unreachable;
+        tables[4].put(memory, "host/limit", text) catch unreachable;
+    }
+
+    fn http_filter_reset_stream(_: *anyopaque, _: c_int, why: Bytes) callconv(.c) void {
+        tables[4].put(memory, "host/ended", copied(why.slice())) catch unreachable;
     }
 
     fn http_received_buffered_request_body(_: *anyopaque) callconv(.c) bool {
@@ -142,6 +160,7 @@ comptime {
         "http_get_body_chunks",                "http_append_body",         "http_drain_body",
         "http_received_buffered_request_body", "http_get_metadata_string", "http_set_dynamic_metadata_string",
         "http_set_dynamic_metadata_number",    "http_clear_route_cache",   "get_most_specific_route_config",
+        "http_get_body_size",                  "http_set_buffer_limit",    "http_filter_reset_stream",
     };
     for (names) |name| @export(&@field(callbacks, name), .{ .name = "envoy_dynamic_module_callback_" ++ name });
 }

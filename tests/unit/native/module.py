@@ -123,6 +123,23 @@ class Filter:
         with self._stream(headers, metadata or {}) as stream:
             return self._requested(stream, [body] if isinstance(body, bytes) else body, ending, held)
 
+    def attempted(
+        self, chunks: Sequence[bytes], headers: Mapping[str, str], *, ending: Ending = "last"
+    ) -> tuple[bytes, dict[str, str]]:
+        """The answer to an attempt: what leaves the filter, and its headers then. AssertionError: the stream ended."""
+        with self._stream({":path": "/v1/chat/completions"}, {}) as stream:
+            _put(_RESPONSE, headers)
+            if stream.on("response_headers", not chunks) == _HOLD:
+                assert chunks, "headers wait for a body that does not come"
+            sent = _passed(stream, "response", chunks, ending)
+            assert _get(_DYNAMIC, "host/ended") is None, "the stream ended"
+            names = (":status", "content-type", "content-length", "x-new", "retry-after")
+            return sent, {name: value for name in names if (value := _get(_RESPONSE, name)) is not None}
+
+    def ended(self) -> str | None:
+        """Why the last stream was ended by the filter."""
+        return _get(_DYNAMIC, "host/ended")
+
     def answer(
         self,
         chunks: Sequence[bytes],
@@ -147,6 +164,13 @@ class Filter:
         numbers = {name: int(value) for name, value in counted.items() if value is not None}
         return Answer(sent, after, tuple((left or "").split("\x1f")), numbers)
 
+    def holds_answer(self, metadata: Mapping[str, str], *, ends: bool = False) -> bool:
+        """Whether an answer's headers wait for its body."""
+        asking = {"content-type": "application/json", ":path": "/v1/chat/completions"}
+        with self._stream(asking, metadata) as stream:
+            self._requested(stream, [b'{"model":"m"}'], "last", False)
+            return stream.on("response_headers", ends) == _HOLD
+
     @contextmanager
     def _stream(self, headers: Mapping[str, str], metadata: Mapping[str, str]) -> Iterator[Stream]:
         _host().host_clear()
@@ -167,7 +191,14 @@ class Filter:
             if held:
                 _host().host_received_is_buffered()
             sent = _passed(stream, "request", chunks, ending)
-        names = ("x-headgate-model", "x-headgate-cap", "x-headgate-path", "content-length", ":path")
+        names = (
+            "x-headgate-model",
+            "x-headgate-cap",
+            "x-headgate-stream",
+            "x-envoy-original-path",
+            "content-length",
+            ":path",
+        )
         return Request(sent, {name: value for name in names if (value := _get(_REQUEST, name)) is not None})
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.native.module import Ending, Filter
 
-MODEL, LIMITS = Filter("model"), Filter("model", "limits")
+MODEL, LIMITS, RULES = Filter("model"), Filter("model", "limits"), Filter("model", "rules")
 CHAT = {"content-type": "application/json", ":path": "/v1/chat/completions", "x-headgate-client": "o/t/alice;l;"}
 JSON = {"content-type": "application/json"}
 STREAM = {"model": "m", "stream": True, "messages": [{"content": "x" * 200}]}
@@ -110,3 +110,21 @@ def test_a_message_is_counted_over_both_of_its_usages() -> None:
 def test_a_configuration_that_is_not_known_is_rejected(kind: str, text: str) -> None:
     with pytest.raises(ValueError, match="rejected"):
         Filter(kind, text)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [(b'{"model":"m","stream":true}', "1"), (b'{"model":"m","stream":false}', None), (b'{"model":"m"}', None)],
+)
+def test_rules_learn_whether_a_stream_is_asked_for(body: bytes, told: str | None) -> None:
+    headers = {"content-type": "application/json", ":path": "/v1/chat/completions"}
+    assert RULES.request(body, headers).headers.get("x-headgate-stream") == told
+    assert "x-headgate-stream" not in MODEL.request(body, headers).headers
+
+
+def test_an_answers_headers_wait_where_the_route_says_so() -> None:
+    holding = {"model/hold": "answer"}
+    assert RULES.holds_answer(holding)
+    assert not RULES.holds_answer(holding, ends=True)
+    assert not RULES.holds_answer({})
+    assert not MODEL.holds_answer(holding)

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from controlplane.policy.check import check
-from controlplane.policy.language import OpenAIProvider, Policy
+from controlplane.policy.language import Policy
 from controlplane.policy.place import path_text
+from controlplane.policy.providers import OpenAIProvider
 
 
 def text(*, gateway: str = "{}", provider: str = "{kind: openai}", model: str = "p", key: str = "") -> str:

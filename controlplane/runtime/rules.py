@@ -1,0 +1,119 @@
+"""The workers of rules as the control plane sees them: what they are told, how they are started, whether they run."""
+
+import asyncio
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import orjson
+
+from controlplane.plan.ir import Plan
+from controlplane.plan.rules import Inline
+from controlplane.runtime.child import Child, ProcessState, Status
+from controlplane.runtime.failures import RulesError
+from controlplane.runtime.folder import RunFolder
+from controlplane.runtime.supervise import Supervisor
+from extproc.server.settings import file_name
+
+_NAME = "rules-"
+_KEPT = 8  # versions; requests may still be on their way with an older one
+_SERVING, _CHECK = b"\x08\x01", "/grpc.health.v1.Health/Check"
+_COUNTERS, _ASK_S = "/headgate.inline.v1.Counters/Read", 2.0
+_POLL_S = 0.02
+
+
+async def prepare(plan: Plan, supervisor: Supervisor, folder: RunFolder, ready_s: float) -> None:
+    """Has every worker that the plan needs ready, for requests of this version of its rules before any names it.
+
+    Raises RulesError, StartError, RunFolderError.
+    """
+    if not plan.workers:
+        return
+    settings = folder.rules_settings
+    if plan.inline is not None:
+        _write(settings, plan.inline)
+    version = plan.inline.version if plan.inline is not None else ""
+    for number in range(plan.workers):
+        await supervisor.start(_child(number, folder, settings))
+    await asyncio.gather(*(_ready(folder, number, version, ready_s) for number in range(plan.workers)))
+
+
+def alarms(states: Iterable[ProcessState]) -> list[dict[str, str]]:
+    """What to tell of workers that do not run."""
+    workers = [state for state in states if state.name.startswith(_NAME)]
+    lost = [state for state in workers if state.status is not Status.RUNNING]
+    if not lost:
+        return []
+    meanwhile = "the others do their work"
+    if len(lost) == len(workers):
+        meanwhile = "requests whose rules must hold, or that need translation, fail; others pass without their rules"
+    last = lost[-1].last_exit or "no exit known"
+    message = f"{len(lost)} of {len(workers)} workers of rules do not run ({last}); {meanwhile}"
+    return [{"name": "rules", "message": message}]
+
+
+async def counters(states: Iterable[ProcessState], folder: RunFolder) -> dict[str, Any]:
+    """What the workers that answer counted, summed."""
+    workers = [state.name for state in states if state.name.startswith(_NAME)]
+    told = await asyncio.gather(*(_read(folder.rules_socket.format(name.removeprefix(_NAME))) for name in workers))
+    total: dict[str, Any] = {"workers": len([each for each in told if each])}
+    for each in told:
+        for name, value in each.items():
+            if isinstance(value, dict):
+                total[name] = dict(Counter(total.get(name, {})) + Counter(value))
+            else:
+                total[name] = total.get(name, 0) + value
+    return total
+
+
+async def _read(socket: str) -> dict[str, Any]:
+    """What one counted; nothing of one that does not answer."""
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        async with grpc.aio.insecure_channel(f"unix:{socket}", options=_ALONE) as channel:
+            found: dict[str, Any] = orjson.loads(await channel.unary_unary(_COUNTERS, None, None)(b"", timeout=_ASK_S))
+            return found
+    return {}
+
+
+def _child(number: int, folder: RunFolder, settings: Path) -> Child:
+    socket = folder.rules_socket.format(number)
+    argv = (sys.executable, "-m", "extproc.server", "--socket", socket, "--settings", str(settings))
+    return Child(name=f"{_NAME}{number}", argv=argv, stop_s=12.0)
+
+
+def _write(settings: Path, inline: Inline) -> None:
+    """Puts the document where workers look for its version, and removes the oldest ones."""
+    file = settings / file_name(inline.version)
+    fresh = file.with_suffix(".new")
+    fresh.write_bytes(inline.document)
+    fresh.replace(file)
+    known = sorted(settings.glob("*.json"), key=lambda each: each.stat().st_mtime_ns)
+    for old in known[:-_KEPT]:
+        old.unlink(missing_ok=True)
+
+
+async def _ready(folder: RunFolder, number: int, version: str, ready_s: float) -> None:
+    """Waits until a worker can serve the version, which it reads when it is asked for its health."""
+    name = version.encode()
+    request = b"\x0a" + bytes([len(name)]) + name if name else b""
+    with contextlib.suppress(TimeoutError):
+        async with (
+            asyncio.timeout(ready_s),
+            grpc.aio.insecure_channel(f"unix:{folder.rules_socket.format(number)}", options=_ALONE) as channel,
+        ):
+            check = channel.unary_unary(_CHECK, None, None)
+            while True:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    if await check(request, wait_for_ready=True) == _SERVING:
+                        return
+                await asyncio.sleep(_POLL_S)
+    log = folder.log(f"{_NAME}{number}")
+    raise RulesError(f"worker {number} of rules cannot serve settings {version}; its log is {log}")
+
+
+# A channel of its own, so that no other one's backoff delays it.
+_ALONE = (("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 50))

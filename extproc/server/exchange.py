@@ -1,0 +1,292 @@
+"""One exchange in Envoy's ext_proc protocol: each message that comes gets exactly one answer. Pure.
+
+https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/ext_proc_filter
+Headers are not sent as messages, but for rules that may choose another model; what is needed of them comes as
+attributes with the first message of a direction.
+"""
+
+import gzip
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+
+from extproc.json_splice import Document
+from extproc.server.chain import Asked, Chain, Flow, Passage
+from extproc.server.counters import Counters
+from extproc.stages.protocol import Endpoint, Refusal, Reply, Request
+from extproc.usage.entries import surface
+from extproc.usage.identity import owner
+
+ATTRIBUTES = "envoy.filters.http.ext_proc"
+ROUTE = "xds.route_name"
+PATH = "request.path"
+STATUS = "response.code"
+CLIENT_HEADER, MODEL_HEADER = "x-headgate-client", "x-headgate-model"
+# Dynamic metadata: what routes put into headers (`ask`, `tell`), and what is logged.
+NAMESPACE, ASK, TELL, LOG = "headgate.rules", "ask", "tell", "log"
+# The namespace of what the answer's headers say.
+ANSWER = "headgate.answer"
+# The namespace in which a local reply says that its words are its own.
+OWN, OWN_WORDS = "headgate", "own_words"
+DETAILS = "headgate_rule"
+
+_REQUEST_UNCHANGED = ext_proc.ProcessingResponse(request_body={"response": {}})
+_HEADERS_UNCHANGED = ext_proc.ProcessingResponse(request_headers={"response": {}})
+_ANSWER_UNCHANGED = ext_proc.ProcessingResponse(response_body={"response": {}})
+_MOST_HELD = 16 << 20  # bytes of an answer that was to be a stream, and is none
+
+
+class ProtocolError(ValueError):
+    """A message that no route of ours makes Envoy send."""
+
+
+def attribute(header: str) -> str:
+    """The attribute that tells a request header."""
+    return f"request.headers['{header}']"
+
+
+def answer_attribute(header: str) -> str:
+    """The attribute that tells a header of the answer.
+
+    Of headers that it does not send, Envoy tells the answer's none: a filter leaves these in dynamic metadata.
+    """
+    return f"metadata.filter_metadata['{ANSWER}']['{header}']"
+
+
+_CLIENT, _MODEL, _REQUEST_TYPE = (attribute(name) for name in (CLIENT_HEADER, MODEL_HEADER, "content-type"))
+ANSWER_HEADERS = ("content-type", "content-encoding")
+_ANSWER_TYPE, _ANSWER_ENCODING = map(answer_attribute, ANSWER_HEADERS)
+# What Envoy tells with the first message of each direction, beside the request headers that stages read.
+REQUEST_ATTRIBUTES = (ROUTE, PATH, _CLIENT, _MODEL, _REQUEST_TYPE)
+ANSWER_ATTRIBUTES = (ROUTE, PATH, STATUS, _ANSWER_TYPE, _ANSWER_ENCODING)
+
+
+def route(message: ext_proc.ProcessingRequest) -> str:
+    """The name of the route that an exchange takes, from its first message. Raises ProtocolError."""
+    name: str = _attributes(message)[ROUTE].string_value
+    if not name:
+        raise ProtocolError("the first message does not tell its route")
+    return name
+
+
+class Exchange:
+    """Give it every message in turn. `streamed`: Envoy sends the answer as it comes, its headers are gone by then."""
+
+    def __init__(self, chain: Chain, *, streamed: bool, counters: Counters, now: datetime) -> None:
+        self._chain = chain
+        self._streamed = streamed
+        self._counters = counters
+        self._now = now
+        self._passage: Passage | None = None
+        self._said: Any = None  # the attributes that came with a request's headers
+        self._answer: Callable[[bytes, bool], ext_proc.ProcessingResponse] | None = None
+
+    def respond(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
+        """Raises ProtocolError."""
+        kind = message.WhichOneof("request")
+        if kind == "request_body":
+            return self._asked(message)
+        if kind == "request_headers" and self._chain.chooses:
+            self._said = _attributes(message)
+            return _HEADERS_UNCHANGED
+        if kind == "response_body":
+            if self._answer is None:
+                self._answer = self._begun(message)
+            return self._answer(message.response_body.body, message.response_body.end_of_stream)
+        raise ProtocolError(f"a message of kind {kind} was not asked for")
+
+    def _asked(self, message: Any) -> ext_proc.ProcessingResponse:
+        attributes = _attributes(message) if self._said is None else self._said
+        passage = self._passage = self._chain.enter(self._request(attributes, message.request_body.body))
+        multipart = attributes[_REQUEST_TYPE].string_value.lower().startswith("multipart/")
+        asked = passage.unseen() if multipart else passage.ask()
+        self._counters.asked(asked, passage.failed)
+        if asked.refusal is not None:
+            return _refused(asked.refusal, passage.request.endpoint, asked.metadata)
+        if asked.reply is not None:
+            return _replied(asked.reply, asked)
+        if self._chain.chooses:
+            return self._chosen(asked)
+        if asked.body is None and not (asked.metadata or asked.headers or asked.answer_headers):
+            return _REQUEST_UNCHANGED
+        answer = ext_proc.ProcessingResponse(request_body={"response": {}})
+        if asked.body is not None:
+            answer.request_body.response.body_mutation.body = asked.body
+        return _noting(answer, asked.metadata, asked.headers, asked.answer_headers)
+
+    def _chosen(self, asked: Asked) -> ext_proc.ProcessingResponse:
+        """Changes headers itself: those that the route of another model sets would be its own."""
+        answer = ext_proc.ProcessingResponse(request_body={"response": {}})
+        response = answer.request_body.response
+        headers = dict(asked.headers)
+        if asked.model is not None:
+            headers[MODEL_HEADER] = asked.model
+            response.clear_route_cache = True
+            asked.body = self._named(asked.model, asked.body)
+        if asked.body is not None:
+            response.body_mutation.body = asked.body
+            headers["content-length"] = str(len(asked.body))
+        for name, value in headers.items():
+            response.header_mutation.set_headers.add(header={"key": name, "raw_value": value.encode()})
+        return _noting(answer, asked.metadata, tell=asked.answer_headers)
+
+    def _named(self, model: str, body: bytes | None) -> bytes | None:
+        """The body with the name that the model's provider knows it by."""
+        if model not in self._chain.names or body is None:
+            return body
+        document = Document(body)
+        document.set(("model",), self._chain.names[model])
+        return document.render()
+
+    def _begun(self, message: Any) -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
+        """What is done with the answer's body, by what its headers say."""
+        attributes = _attributes(message)
+        if self._passage is None:
+            self._passage = self._chain.enter(self._request(attributes, b"{}"))
+            self._passage.skip()
+        if attributes[STATUS].number_value >= 400:  # an error's words are the provider's
+            return _passed
+        encoding = attributes[_ANSWER_ENCODING].string_value
+        if encoding not in ("", "identity"):
+            return self._ended(_COMPRESSED, encoding) if self._passage.watched else _passed
+        if attributes[_ANSWER_TYPE].string_value.startswith("text/event-stream"):
+            flow = self._passage.stream()
+            return _passed if flow is None else self._flowing(flow)
+        return self._held(self._passage) if self._streamed else self._whole(self._passage)
+
+    def _flowing(self, flow: Flow) -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
+        def part(data: bytes, ends: bool) -> ext_proc.ProcessingResponse:
+            out = flow.feed(data)
+            self._counters.chunks += 1
+            if not ends:
+                return _ANSWER_UNCHANGED if out == data else _with_answer(out)
+            out += flow.end()
+            self._counters.failures(flow.failed)
+            self._counters.noted(flow.metadata())
+            return _noting(_with_answer(out), flow.metadata())
+
+        return part
+
+    def _whole(self, passage: Passage) -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
+        def only(data: bytes, _: bool) -> ext_proc.ProcessingResponse:
+            answered = passage.answer(data)
+            self._counters.answered(answered, passage.failed)
+            if answered.refusal is not None:
+                return _refused(answered.refusal, passage.request.endpoint, answered.metadata)
+            changed = _ANSWER_UNCHANGED if answered.body is None else _with_answer(answered.body)
+            return _noting(changed, answered.metadata)
+
+        return only
+
+    def _held(self, passage: Passage) -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
+        """A stream was asked for, something else came: it is looked at as a whole all the same."""
+        held = bytearray()
+
+        def part(data: bytes, ends: bool) -> ext_proc.ProcessingResponse:
+            held.extend(data)
+            if len(held) > _MOST_HELD:
+                self._answer = self._ended(_TOO_LONG) if passage.watched else _passed
+                return self._answer(bytes(held), ends) if passage.watched else _with_answer(bytes(held))
+            if not ends:
+                return _with_answer(b"")
+            answered = passage.answer(bytes(held))
+            self._counters.answered(answered, passage.failed)
+            refused = answered.refusal.body(passage.request.endpoint) if answered.refusal is not None else None
+            return _noting(_with_answer(refused or answered.body or bytes(held)), answered.metadata)
+
+        return part
+
+    def _ended(self, refusal: Refusal, encoding: str = "") -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
+        """An answer that nobody may see."""
+        endpoint = self._passage.request.endpoint if self._passage else Endpoint.OTHER
+        if not self._streamed:
+            return lambda _, __: _refused(refusal, endpoint, {})
+        # Its headers have said how it is compressed, and what is not would be no answer at all.
+        event = refusal.event(endpoint)
+        said = iter((event if not encoding else gzip.compress(event) if encoding == "gzip" else b"",))
+        return lambda _, __: _with_answer(next(said, b""))
+
+    def _request(self, attributes: Mapping[str, Any], body: bytes) -> Request:
+        who = owner(attributes[_CLIENT].string_value)
+        path = attributes[PATH].string_value
+        endpoint = Endpoint.of(path)
+        if endpoint is Endpoint.OTHER:  # behind the router the path is the provider's
+            endpoint = Endpoint.of(f"/v1/{surface(path)}")
+        headers = {
+            name: attributes[attribute(name)].string_value
+            for name in self._chain.needs.headers
+            if attribute(name) in attributes
+        }
+        return Request(endpoint, body, attributes[_MODEL].string_value, who.key, who.team, headers, self._now)
+
+
+_COMPRESSED = Refusal(
+    502, "upstream_error", "The provider's answer is compressed: rules cannot read it.", type="server_error"
+)
+_TOO_LONG = Refusal(
+    502, "upstream_error", "The provider's answer is too long for the rules to read.", type="server_error"
+)
+
+
+def _passed(_: bytes, __: bool) -> ext_proc.ProcessingResponse:
+    return _ANSWER_UNCHANGED
+
+
+def _with_answer(body: bytes) -> ext_proc.ProcessingResponse:
+    answer = ext_proc.ProcessingResponse(response_body={"response": {}})
+    # An empty body is one, too.
+    answer.response_body.response.body_mutation.body = body
+    return answer
+
+
+def _refused(refusal: Refusal, endpoint: Endpoint, metadata: Mapping[str, Any]) -> ext_proc.ProcessingResponse:
+    reply = Reply(refusal.status, "application/json", refusal.body(endpoint))
+    return _immediate(reply, metadata)
+
+
+def _replied(reply: Reply, asked: Asked) -> ext_proc.ProcessingResponse:
+    told = {**asked.answer_headers, **reply.headers}
+    return _immediate(Reply(reply.status, reply.content_type, reply.body, told), asked.metadata)
+
+
+def _immediate(reply: Reply, metadata: Mapping[str, Any]) -> ext_proc.ProcessingResponse:
+    answer = ext_proc.ProcessingResponse()
+    immediate = answer.immediate_response
+    immediate.status.code = reply.status
+    immediate.body = reply.body
+    immediate.details = DETAILS
+    for name, value in (("content-type", reply.content_type), *reply.headers.items()):
+        immediate.headers.set_headers.add(header={"key": name, "raw_value": value.encode()})
+    answer.dynamic_metadata.update({OWN: {OWN_WORDS: True}})
+    return _noting(answer, metadata)
+
+
+def _noting(
+    answer: ext_proc.ProcessingResponse,
+    log: Mapping[str, Any],
+    ask: Mapping[str, str] = MappingProxyType({}),
+    tell: Mapping[str, str] = MappingProxyType({}),
+) -> ext_proc.ProcessingResponse:
+    """The answer with metadata beside it; the log's as one JSON text."""
+    said: dict[str, Any] = {}
+    if log:
+        said[LOG] = orjson.dumps(log).decode()
+    if ask:
+        said[ASK] = dict(ask)
+    if tell:
+        said[TELL] = dict(tell)
+    if not said:
+        return answer
+    made = ext_proc.ProcessingResponse()
+    made.CopyFrom(answer)  # the unchanged answers are shared
+    made.dynamic_metadata.update({NAMESPACE: said})
+    return made
+
+
+def _attributes(message: Any) -> Any:
+    """A Struct's fields: a map that gives an empty value for a name that it does not have."""
+    return message.attributes[ATTRIBUTES].fields

@@ -1,0 +1,90 @@
+"""The settings versions that a worker has at hand: read by name when first asked for, the last few kept."""
+
+import asyncio
+from collections import OrderedDict
+from pathlib import Path
+
+import orjson
+
+from extproc.server import settings
+from extproc.server.chain import Chain, Rule
+from extproc.server.kinds import build
+from extproc.server.settings import RuleSpec
+from extproc.stages.settings import SettingsError
+
+KEPT = 4
+
+
+class UnknownError(LookupError):
+    """There is no such version, or no such chain in it."""
+
+
+class Version:
+    """The rules of a settings document, ready to run. Raises SettingsError."""
+
+    def __init__(self, document: bytes, origin: str) -> None:
+        made = settings.parse(document, origin)
+        self._rules = tuple(_rule(spec) for spec in made.rules)
+        self._names = made.names
+        self._chains: dict[str, Chain] = {}
+
+    def chain(self, name: str) -> Chain:
+        """A chain of its rules. Raises UnknownError."""
+        found = self._chains.get(name)
+        if found is None:
+            try:
+                rules = tuple(self._rules[place] for place in settings.places(name))
+            except (ValueError, IndexError):
+                raise UnknownError(f"there is no chain {name[:100]!r} of {len(self._rules)} rules") from None
+            found = self._chains[name] = Chain(rules, self._names)
+        return found
+
+
+def _rule(spec: RuleSpec) -> Rule:
+    try:
+        stages = tuple(build(each.kind, orjson.dumps(each.settings), spec.name) for each in spec.stages)
+    except SettingsError:
+        raise
+    except ValueError as error:
+        raise SettingsError(f"rules.{spec.name}: {error}") from None
+    return Rule(spec.name, stages, spec.when, spec.closed)
+
+
+class Library:
+    """Versions of a folder of settings documents. A version that is asked for by many is read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._kept: OrderedDict[str, Version] = OrderedDict()
+        self._reading: dict[str, asyncio.Task[Version]] = {}
+
+    def known(self, version: str, chain: str) -> Chain | None:
+        """The chain, if its version is at hand. Raises UnknownError for a chain that it does not have."""
+        found = self._kept.get(version)
+        if found is None:
+            return None
+        self._kept.move_to_end(version)
+        return found.chain(chain)
+
+    async def load(self, version: str) -> None:
+        """Has a version at hand. Raises UnknownError, SettingsError, OSError."""
+        if version in self._kept:
+            return
+        task = self._reading.get(version)
+        if task is None:
+            task = self._reading[version] = asyncio.create_task(asyncio.to_thread(self._read, version))
+            task.add_done_callback(lambda _: self._reading.pop(version, None))
+        made = await asyncio.shield(task)
+        self._kept[version] = made
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+
+    def _read(self, version: str) -> Version:
+        file = self._folder / settings.file_name(version)
+        try:
+            document = file.read_bytes()
+        except FileNotFoundError:
+            raise UnknownError(f"there is no version {version} in {self._folder}") from None
+        if settings.version(document) != version:
+            raise UnknownError(f"{file} is not what its name says")
+        return Version(document, file.name)

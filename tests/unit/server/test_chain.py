@@ -1,0 +1,176 @@
+"""Rules in the policy's order, back in reverse; and what becomes of an exchange when a stage itself fails."""
+
+import pytest
+
+from extproc.server.chain import Chain, Rule, needs_of
+from extproc.server.kinds import Built
+from extproc.server.settings import When
+from extproc.stages.protocol import Access, Endpoint, Needs, Outcome, Plain, Refusal, Reply, Request, Stream
+
+_ALL = Needs(Access.CHANGE, Access.CHANGE, Access.CHANGE)
+
+
+class Marks(Plain):
+    """Puts its name into whatever passes."""
+
+    needs = _ALL
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def request(self, request: Request) -> Outcome:
+        raw = request.raw[:-1] + b',"%s":1}' % self.name.encode()
+        return Outcome(body=raw, metadata={"seen": self.name}, headers={"x-ask": self.name}, state=f"{self.name}'s")
+
+    def answer(self, request: Request, state: object, body: bytes) -> Outcome:
+        return Outcome(body=body + self.name.encode())
+
+    def stream(self, request: Request, state: object) -> Stream | None:
+        return Marking(self.name)
+
+
+class Marking:
+    def __init__(self, name: str) -> None:
+        self.closed = False
+        self.metadata = {"streamed": name}
+        self._name = name.encode()
+        self._ended = False
+
+    def feed(self, data: bytes) -> bytes:
+        return data + self._name
+
+    def end(self) -> bytes:
+        ended, self._ended = self._ended, True
+        return b"" if ended else b"." + self._name
+
+
+class Fails(Plain):
+    needs = _ALL
+
+    def request(self, request: Request) -> Outcome:
+        raise RuntimeError("secret text of the client")
+
+    def answer(self, request: Request, state: object, body: bytes) -> Outcome:
+        raise RuntimeError("secret text of the provider")
+
+
+class FailsLater(Marks):
+    def answer(self, request: Request, state: object, body: bytes) -> Outcome:
+        raise RuntimeError("secret text of the provider")
+
+    def stream(self, request: Request, state: object) -> Stream | None:
+        return Breaking("b")
+
+
+class Breaking(Marking):
+    def feed(self, data: bytes) -> bytes:
+        raise RuntimeError("secret")
+
+
+class Says(Plain):
+    needs = Needs(Access.CHANGE)
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def request(self, request: Request) -> Outcome:
+        return self._outcome
+
+
+def _rule(name: str, *stages: Plain, closed: bool = False, when: When | None = None) -> Rule:
+    built = tuple(Built("kind", stage, stage.needs, False, False, frozenset(), frozenset()) for stage in stages)
+    return Rule(name, built, when or When(), closed)
+
+
+def _request(**more: object) -> Request:
+    return Request(Endpoint.CHAT, b'{"model":"m"}', **more)  # type: ignore[arg-type]
+
+
+def test_requests_go_through_in_order_and_answers_in_reverse() -> None:
+    passage = Chain((_rule("one", Marks("a"), Marks("b")), _rule("two", Marks("c")))).enter(_request())
+    asked = passage.ask()
+    assert asked.body == b'{"model":"m","a":1,"b":1,"c":1}'
+    assert asked.headers == {"x-ask": "c"}
+    assert asked.metadata == {"one": {"seen": "b"}, "two": {"seen": "c"}}
+    assert passage.answer(b"answer ").body == b"answer cba"
+
+
+def test_a_stream_goes_through_in_reverse_and_ends_once() -> None:
+    passage = Chain((_rule("one", Marks("a")), _rule("two", Marks("b")))).enter(_request())
+    passage.ask()
+    flow = passage.stream()
+    assert flow is not None
+    assert flow.feed(b"x") == b"xba"
+    assert flow.end() == b".ba.a"
+    assert flow.end() == b""
+    assert flow.metadata() == {"one": {"streamed": "a"}, "two": {"streamed": "b"}}
+
+
+@pytest.mark.parametrize("outcome", [Outcome(refusal=Refusal(400, "no", "No.")), Outcome(reply=Reply(200, "t", b"x"))])
+def test_what_is_answered_goes_no_further(outcome: Outcome) -> None:
+    asked = Chain((_rule("first", Says(outcome)), _rule("second", Fails(), closed=True))).enter(_request()).ask()
+    assert (asked.refusal, asked.reply, asked.by) == (outcome.refusal, outcome.reply, "first")
+
+
+def test_an_open_rule_that_fails_is_passed_over() -> None:
+    passage = Chain((_rule("bad", Fails(), Marks("x")), _rule("good", Marks("a")))).enter(_request())
+    asked = passage.ask()
+    assert (asked.body, asked.refusal) == (b'{"model":"m","a":1}', None)
+    assert passage.failed == ["bad"]
+    assert passage.answer(b"answer ").body == b"answer a"
+
+
+def test_a_closed_rule_that_fails_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = Chain((_rule("bad", Fails(), closed=True),)).enter(_request()).ask()
+    assert asked.refusal is not None
+    assert (asked.refusal.status, asked.refusal.code, asked.by) == (500, "rule_failed", "bad")
+    assert "secret" not in asked.refusal.message + "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_rule_that_fails_on_the_way_back(closed: bool) -> None:
+    passage = Chain((_rule("bad", FailsLater("b"), closed=closed), _rule("good", Marks("a")))).enter(_request())
+    passage.ask()
+    answered = passage.answer(b"answer ")
+    assert (answered.refusal is not None) is closed
+    assert answered.body == (None if closed else b"answer a")
+    flow = passage.stream()
+    assert flow is not None
+    first, later = flow.feed(b"x"), flow.feed(b"y")
+    assert (b"rule_failed" in first, later) == ((True, b"") if closed else (False, b"ya"))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"a":1,"a":2}', b"\xff", b"[" * 9999])
+def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
+    asked = Chain((_rule("one", Marks("a")),)).enter(Request(Endpoint.CHAT, body)).ask()
+    assert asked.refusal is not None
+    assert asked.refusal.code == "invalid_json"
+
+
+def test_what_no_stage_can_read_is_refused_where_a_rule_must_hold() -> None:
+    assert Chain((_rule("one", Marks("a")),)).enter(_request()).unseen().refusal is None
+    refusal = Chain((_rule("one", Marks("a"), closed=True),)).enter(_request()).unseen().refusal
+    assert refusal is not None
+    assert refusal.code == "rule_not_applicable"
+
+
+@pytest.mark.parametrize(
+    ("when", "request_", "applies"),
+    [
+        (When(), _request(), True),
+        (When(headers={"x-app": ("beta-*", "one")}), _request(headers={"x-app": "beta-2"}), True),
+        (When(headers={"x-app": ("beta-*", "one")}), _request(headers={"x-app": "two"}), False),
+        (When(headers={"x-app": ("*",)}), _request(), False),
+        (When(keys=("alice",)), _request(key="alice"), True),
+        (When(keys=("alice",)), _request(key="bob"), False),
+        (When(keys=("alice",), teams=("search",)), _request(key="alice"), False),
+    ],
+)
+def test_when_a_rule_applies(when: When, request_: Request, applies: bool) -> None:
+    assert _rule("one", Marks("a"), when=when).applies(request_) is applies
+
+
+def test_needs_are_those_of_all_and_closed_is_for_the_rule_to_say() -> None:
+    assert needs_of((_rule("one", Says(Outcome())), _rule("two", Marks("a"), closed=True))).closed
+    assert not needs_of((_rule("one", Marks("a")),)).closed
+    assert needs_of((_rule("one", Says(Outcome())), _rule("two", Marks("a")))).answer is Access.CHANGE
