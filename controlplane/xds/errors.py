@@ -97,11 +97,10 @@ class _Case(NamedTuple):
     changes: bool = True
 
 
-def local_replies(*, counted: bool, rules: bool, messages: bool) -> hcm.LocalReplyConfig:
+def local_replies(*, messages: bool) -> hcm.LocalReplyConfig:
     """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins.
 
-    `counted`: the rate limit service may refuse requests. `rules`: some may fail. `messages`: clients may speak
-    Anthropic's API, too, and read its errors.
+    `messages`: clients may speak Anthropic's API, too, and read its errors.
     """
     # Refusals of tokens are not all 401 by themselves.
     cases = [
@@ -109,10 +108,8 @@ def local_replies(*, counted: bool, rules: bool, messages: bool) -> hcm.LocalRep
         _Case(revoked(), 401, _REVOKED, INVALID, "invalid_api_key"),
         _Case(denied_by(names.ADDRESS_DENIED), 403, _ELSEWHERE, INVALID, "address_not_allowed", changes=False),
     ]
-    if counted:
-        cases += _refusals()
-    if rules:
-        cases.append(_Case(unavailable(), 503, _NO_RULES, SERVER, "rules_unavailable"))
+    cases += _refusals()
+    cases.append(_Case(unavailable(), 503, _NO_RULES, SERVER, "rules_unavailable"))
     cases += [
         _Case(_status(status), status, message, kind, code, param, changes=False)
         for status, message, kind, code, param in _BY_STATUS

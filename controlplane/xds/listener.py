@@ -56,9 +56,7 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         stat_prefix="edge",
         rds=hcm.Rds(config_source=names.ads(), route_config_name=names.ROUTES),
         http_filters=_filters(plan),
-        local_reply_config=errors.local_replies(
-            counted=bool(plan.counted), rules=bool(plan.workers), messages=plan.messages
-        ),
+        local_reply_config=errors.local_replies(messages=plan.messages),
         early_header_mutation_extensions=[_scrub()],
         use_remote_address=boolean(True),
         skip_xff_append=True,
@@ -96,37 +94,29 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     if plan.limits:
         chain.append(_filter("limit-headers", _limit_headers()))
     nothing = "header_mutation.v3.HeaderMutation"
-    # Always there, so that the first issued key drains nobody; the route table enables them once there is one.
+    # What is disabled is always there, and the route table enables it once there is something to do: a connection that
+    # is older than a rule keeps the listener it began with, and its next request must not slip past the rule.
     chain.append(_discovered(names.TOKENS, tokens.JWT_TYPE, nothing, disabled=True))
     chain.append(_discovered(names.REVOCATIONS, tokens.RBAC_TYPE, nothing, disabled=True))
-    if plan.issuers:
-        chain.append(_discovered(names.ISSUERS, tokens.JWT_TYPE, nothing, disabled=True))
-        chain.append(_discovered(names.IDENTITIES, tokens.MATCHED_TYPE, nothing, disabled=True))
+    chain.append(_discovered(names.ISSUERS, tokens.JWT_TYPE, nothing, disabled=True))
+    chain.append(_discovered(names.IDENTITIES, tokens.MATCHED_TYPE, nothing, disabled=True))
     chain.append(_discovered(names.KEYS, "api_key_auth.v3.ApiKeyAuth", tokens.MATCHED_TYPE, nothing))
     chain.append(_discovered(names.SPENT, denials.TYPE, nothing, disabled=True))
     # Raises the limit of what filters may hold back, for requests only: answers keep Envoy's small buffers.
     body = buffer.Buffer(max_request_bytes=uint(plan.edge.max_body))
     chain.append(_filter(names.BODY, body, disabled=True))
-    chain.append(_filter(names.MODEL_FILTER, module.filter_of(names.MODEL_FILTER, _told(plan)), disabled=True))
+    chain.append(_discovered(names.MODEL_FILTER, module.TYPE, disabled=True))
     chain.append(_discovered(names.PERMISSIONS, "rbac.v3.RBAC", nothing, disabled=True))
     chain.extend(_limit(limit.use.id) for limit in plan.limits)
-    if plan.counted:
-        chain.append(_filter(names.NO_COUNTS, fleet.no_counts(plan.counted), disabled=True))
-        chain.append(_discovered(names.ASKING, fleet.TYPE, disabled=True))
-    if plan.inline is not None:
-        chain.append(_filter(names.RULES, rules.processor(plan.inline), disabled=True))
-        # Without it the provider would see a request's headers while rules still look at its body.
-        chain.append(_filter(names.HOLD, body, disabled=True))
-        chain.append(_filter(names.ANSWER, rules.answer_headers(), disabled=True))
+    chain.append(_discovered(names.NO_COUNTS, fleet.NO_COUNTS_TYPE, nothing, disabled=True))
+    chain.append(_discovered(names.ASKING, fleet.TYPE, nothing, disabled=True))
+    chain.append(_discovered(names.RULES, rules.TYPE, nothing, disabled=True))
+    # Without it the provider would see a request's headers while rules still look at its body.
+    chain.append(_filter(names.HOLD, body, disabled=True))
+    chain.append(_filter(names.ANSWER, rules.answer_headers(), disabled=True))
     chain.append(_filter(names.LISTING_FILTER, lua.Lua(), disabled=True))
     chain.append(_filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True)))
     return chain
-
-
-def _told(plan: Plan) -> str:
-    """What the filter that reads the model is to do beside it."""
-    words = {"limits": any(map(fleet.sized, plan.counted)), "rules": plan.inline is not None}
-    return " ".join(word for word, wanted in words.items() if wanted)
 
 
 def _filter(name: str, config: Message, *, disabled: bool = False) -> hcm.HttpFilter:

@@ -21,6 +21,7 @@ from controlplane.xds import (
     keys,
     limits,
     listener,
+    module,
     names,
     routes,
     rules,
@@ -63,8 +64,27 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
         yield _extension(names.limit(limit.use.id), limits.lower(limit))
     if plan.counted:
         yield _resource(xds.CLUSTER, clusters.service(names.LIMITS_CLUSTER, around.limits_socket))
-        yield _extension(names.ASKING, pack(fleet.lower(plan.counted)))
+    yield _extension(names.MODEL_FILTER, pack(module.filter_of(names.MODEL_FILTER, _told(plan))))
+    yield from _optional(plan)
     yield _resource(xds.ROUTES, routes.lower(plan, draining=draining))
+
+
+def _told(plan: Plan) -> str:
+    """What the filter that reads the model is to do beside it."""
+    words = {"limits": any(map(fleet.sized, plan.counted)), "rules": plan.inline is not None}
+    return " ".join(word for word, wanted in words.items() if wanted)
+
+
+def _optional(plan: Plan) -> Iterator[xds.Resource]:
+    """The filters that ask our services."""
+    made: dict[str, Message] = {}
+    if plan.counted:
+        made[names.NO_COUNTS] = fleet.no_counts(plan.counted)
+        made[names.ASKING] = fleet.lower(plan.counted)
+    if plan.inline is not None:
+        made[names.RULES] = rules.processor(plan.inline)
+    for name in (names.NO_COUNTS, names.ASKING, names.RULES):
+        yield _extension(name, pack(made.get(name, keys.nothing())))
 
 
 def _authentication(plan: Plan, secrets: Secrets) -> Iterator[xds.Resource]:
@@ -81,8 +101,7 @@ def _authentication(plan: Plan, secrets: Secrets) -> Iterator[xds.Resource]:
         patterns = (route.name for route in plan.routes if route.prefix is not None)
         made[names.ISSUERS] = issuers.authentication(plan.issuers, secrets)
         made[names.IDENTITIES] = issuers.identities(plan.issuers, patterns)
-    outside = (names.ISSUERS, names.IDENTITIES) if plan.issuers else ()
-    for name in (names.TOKENS, names.REVOCATIONS, *outside, names.KEYS):
+    for name in (names.TOKENS, names.REVOCATIONS, names.ISSUERS, names.IDENTITIES, names.KEYS):
         yield _extension(name, pack(made.get(name, keys.nothing())))
 
 

@@ -7,6 +7,8 @@ from google.protobuf import wrappers_pb2 as wrappers
 from controlplane.xds import names
 from controlplane.xds.protos import pack
 
+TYPE = "envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
+
 
 def filter_of(kind: str, text: str = "") -> filters.DynamicModuleFilter:
     """A filter of that kind; the text is what it is to know, in the kind's own form."""

@@ -31,6 +31,7 @@ from controlplane.xds.protos import PREVIOUS_HOSTS, boolean, millis, pack, typed
 from extproc.server import exchange, settings
 from extproc.server.service import MOST_EXCHANGES
 
+TYPE = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _WINDOW = 1 << 20  # bytes of a message that may be on the way; a worker reads few at once
 _SEND = modes.ProcessingMode.HeaderSendMode.SEND

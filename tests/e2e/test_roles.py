@@ -151,8 +151,11 @@ def test_ctl_takes_the_token(gateway: Gateway, how: str) -> None:
     assert unknown.returncode == 1
     assert "HEADGATE_TOKEN" in unknown.stderr
     assert "no-such-token" not in unknown.stderr
-    audit = _ctl(gateway, _TOKENS["root"], "audit", "show", how=how)
+    assert _ctl(gateway, _TOKENS["vic"], "keys", "issue", "not-for-vic", how=how).returncode == 1
+    audit = _ctl(gateway, _TOKENS["root"], "audit", "show", "--action", "admin", how=how)
     assert audit.returncode == 0, audit.stderr
+    assert "admin.called" in audit.stdout
+    assert "POST /keys" in audit.stdout
 
 
 def test_a_token_in_a_file_is_read_again(gateway: Gateway) -> None:

@@ -256,7 +256,6 @@ def test_an_openai_policy_says_how_to_speak_anthropics() -> None:
         assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
         assert "gateway.messages" in answer.json()["error"]["message"]
         gateway.apply_edit("providers: {p: {kind: mock}}\nmodels: {m: p}", "messages: true")
-        client = anthropic.Anthropic(base_url=gateway.url, api_key="x", max_retries=0)
-        made = client.messages.create(model="m", max_tokens=99, messages=HI)
+        with anthropic.Anthropic(base_url=gateway.url, api_key="x", max_retries=0) as client:
+            made = client.messages.create(model="m", max_tokens=99, messages=HI)
         assert [block.type for block in made.content] == ["text"]
-        client.close()

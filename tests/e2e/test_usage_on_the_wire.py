@@ -53,8 +53,9 @@ def gateway(mock: MockProvider) -> Iterator[Gateway]:
 
 
 @pytest.fixture(scope="module")
-def client(gateway: Gateway) -> openai.OpenAI:
-    return gateway.client()
+def client(gateway: Gateway) -> Iterator[openai.OpenAI]:
+    with gateway.client() as made:
+        yield made
 
 
 class Wire:

@@ -164,9 +164,7 @@ class Edge:
     def _edge(self) -> listener.Listener:
         scrub = early.HeaderMutation()
         scrub.mutations.extend(mutation.HeaderMutation(remove=h) for h in names.INTERNAL_HEADERS)
-        manager = hcm.HttpConnectionManager(
-            stat_prefix="edge", local_reply_config=errors.local_replies(counted=False, rules=False)
-        )
+        manager = hcm.HttpConnectionManager(stat_prefix="edge", local_reply_config=errors.local_replies(messages=False))
         manager.early_header_mutation_extensions.add(name="scrub", typed_config=pack(scrub))
         host = manager.route_config.virtual_hosts.add(name="all", domains=["*"])
         route = host.routes.add(request_headers_to_remove=["authorization", "x-api-key", "api-key"])
