@@ -85,6 +85,11 @@ class Exchange:
         self._said: Any = None  # the attributes that came with a request's headers
         self._answer: Callable[[bytes, bool], ext_proc.ProcessingResponse] | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to say: Envoy need not wait for us, nor tell us more."""
+        return False
+
     def respond(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
         """Raises ProtocolError."""
         kind = message.WhichOneof("request")

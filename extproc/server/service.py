@@ -4,16 +4,18 @@
 """
 
 import asyncio
-import os
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
 
-import grpc
 import orjson
 import structlog
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+from google.protobuf.message import DecodeError
 
+from extproc.rpc.call import Answer, CallError, Session, Status
+from extproc.rpc.headers import Head
+from extproc.rpc.server import Server
 from extproc.server import exchange as exchanges
 from extproc.server import settings
 from extproc.server.counters import Counters
@@ -30,75 +32,73 @@ _log = structlog.get_logger(__name__)
 _SERVING, _NOT_SERVING, _UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
 # A body beyond this goes to a thread, so that small ones need not wait for it.
 _LARGE = 128 << 10
-# Exchanges beyond these get an error at once, and those that wait have nothing but their name in memory.
+# Exchanges beyond these are refused at once, so that another worker is asked.
 MOST_EXCHANGES = 10_000
-_READ_AT_ONCE = 32
-_WINDOW = 256 << 10
-_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 
 
 class Processor:
-    """Takes exchanges, each through the chain of its route."""
+    """One exchange: an answer for each message, as soon as it can be told."""
 
-    def __init__(self, library: Library, counters: Counters) -> None:
+    def __init__(self, library: Library, counters: Counters, translation: str | None) -> None:
         self._library = library
         self._counters = counters
-        # Bodies are read for so many exchanges at once; gRPC's flow control holds back the others.
-        self._turn = asyncio.Semaphore(_READ_AT_ONCE)
+        self._told = translation
+        self._exchange: Exchange | Translating | None = None
 
-    async def process(self, _: Any, context: Any) -> None:
-        """One exchange, one answer for each message, until Envoy has no more of them."""
+    def message(self, raw: bytes) -> Answer | Awaitable[Answer]:
+        """Raises CallError: closed rules have Envoy fail the request then, others let it pass."""
         try:
-            await self._exchange(context)
-        except (ValueError, UnknownError, OSError) as error:
-            self._counters.broken += 1
-            _log.error("an exchange cannot be served", reason=str(error))
-            # Closed rules have Envoy fail the request then, others let it pass.
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "see the worker's log")
-
-    async def _exchange(self, context: Any) -> None:
-        async with self._turn:
-            raw = await context.read()
-            if raw is _EOF:
-                return
             message = ext_proc.ProcessingRequest.FromString(raw)
-            exchange = self._translating(context) or await self._begun(message)
-            answer = await _responded(exchange, message, len(raw))
-            del raw, message
-        while True:
-            # Envoy takes it at the client's pace; the next message is read when this one is gone.
-            await context.write(answer)
-            raw = await context.read()
-            if raw is _EOF:
-                return
-            answer = await _responded(exchange, ext_proc.ProcessingRequest.FromString(raw), len(raw))
+            exchange = self._exchange = self._exchange or self._begun(message)
+            if exchange is None:
+                return self._loaded(message, len(raw))
+            return self._aside(exchange, message) if len(raw) > _LARGE else _responded(exchange, message)
+        except (ValueError, DecodeError, UnknownError, OSError) as error:
+            raise self._broken(error) from error
 
-    def _translating(self, context: Any) -> Translating | None:
-        """Where an attempt at a provider is to be translated, the exchange says how."""
-        told = next((value for name, value in context.invocation_metadata() if name == TRANSLATION), None)
-        if told is None:
-            return None
-        return Translating(_translation(told), counters=self._counters, now=datetime.now(UTC))
+    async def _aside(self, exchange: Exchange | Translating, message: ext_proc.ProcessingRequest) -> Answer:
+        """In a thread, so that others need not wait for it."""
+        try:
+            return await asyncio.to_thread(_responded, exchange, message)
+        except ValueError as error:
+            raise self._broken(error) from error
 
-    async def _begun(self, message: ext_proc.ProcessingRequest) -> Exchange:
+    async def _loaded(self, message: ext_proc.ProcessingRequest, size: int) -> Answer:
+        """With settings that are not at hand yet."""
+        try:
+            version, _, _ = settings.place(exchanges.route(message))
+            await self._library.load(version)
+            exchange = self._exchange = self._begun(message)
+            if exchange is None:
+                raise UnknownError(f"version {version} was let go of at once: too many versions are in use")
+            return await self._aside(exchange, message) if size > _LARGE else _responded(exchange, message)
+        except (ValueError, UnknownError, OSError) as error:
+            raise self._broken(error) from error
+
+    def _begun(self, message: ext_proc.ProcessingRequest) -> Exchange | Translating | None:
+        """None: the settings that it names are not at hand."""
+        # Where an attempt at a provider is to be translated, the exchange says how.
+        if self._told is not None:
+            return Translating(_translation(self._told), counters=self._counters, now=datetime.now(UTC))
         version, name, streamed = settings.place(exchanges.route(message))
         chain = self._library.known(version, name)
         if chain is None:
-            await self._library.load(version)
-            chain = self._library.known(version, name)
-        if chain is None:
-            raise UnknownError(f"version {version} was let go of at once: too many versions are in use")
+            return None
         return Exchange(chain, streamed=streamed, counters=self._counters, now=datetime.now(UTC))
+
+    def _broken(self, error: Exception) -> CallError:
+        self._counters.broken += 1
+        _log.error("an exchange cannot be served", reason=str(error))
+        return CallError(Status.FAILED_PRECONDITION, "see the worker's log")
+
+
+def _responded(exchange: Exchange | Translating, message: ext_proc.ProcessingRequest) -> Answer:
+    return Answer(exchange.respond(message).SerializeToString(), exchange.over)
 
 
 @lru_cache(maxsize=1024)
 def _translation(told: str) -> Translation:
     return parse(told)
-
-
-async def _responded(exchange: Exchange | Translating, message: ext_proc.ProcessingRequest, size: int) -> bytes:
-    answer = exchange.respond(message) if size <= _LARGE else await asyncio.to_thread(exchange.respond, message)
-    return bytes(answer.SerializeToString())
 
 
 class Service:
@@ -109,48 +109,40 @@ class Service:
         self._library = library
         self._counters = counters
         self._draining = asyncio.Event()
-        options = [
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.http2.bdp_probe", 0),
-            ("grpc.http2.lookahead_bytes", _WINDOW),
-        ]
-        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_EXCHANGES)
-        self._server.add_generic_rpc_handlers((self._processing(), self._health(), self._reading()))
+        methods = {
+            "/envoy.service.ext_proc.v3.ExternalProcessor/Process": self._process,
+            "/grpc.health.v1.Health/Check": lambda _: self._checked,
+            "/grpc.health.v1.Health/Watch": lambda _: self._watched,
+            "/headgate.inline.v1.Counters/Read": lambda _: self._read,
+        }
+        self._server = Server(methods, MOST_EXCHANGES)
 
     async def start(self) -> None:
         """Raises OSError when the socket cannot be had. Only this user may connect."""
-        mask = os.umask(0o177)
         try:
-            self._server.add_insecure_port(f"unix:{self.socket}")
-        except RuntimeError as error:
+            await self._server.start(self.socket)
+        except OSError as error:
             raise OSError(f"cannot listen on {self.socket}: {error}. Use a path of a folder that exists") from None
-        finally:
-            os.umask(mask)
-        await self._server.start()
 
     async def drain(self, grace_s: float) -> None:
         """Says that it goes, lets exchanges in progress end, and stops."""
         self._draining.set()
         await self._server.stop(grace_s)
 
-    def _processing(self) -> Any:
-        processor = Processor(self._library, self._counters)
-        handlers = {"Process": grpc.stream_stream_rpc_method_handler(processor.process)}
-        return grpc.method_handlers_generic_handler("envoy.service.ext_proc.v3.ExternalProcessor", handlers)
+    def _process(self, head: Head) -> Session:
+        return Processor(self._library, self._counters, head.metadata.get(TRANSLATION)).message
 
-    def _health(self) -> Any:
-        handlers = {
-            "Check": grpc.unary_unary_rpc_method_handler(self._check),
-            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
-        }
-        return grpc.method_handlers_generic_handler("grpc.health.v1.Health", handlers)
+    async def _checked(self, request: bytes) -> Answer:
+        return Answer(await self._check(request), last=True)
 
-    def _reading(self) -> Any:
-        handlers = {"Read": grpc.unary_unary_rpc_method_handler(self._read)}
-        return grpc.method_handlers_generic_handler("headgate.inline.v1.Counters", handlers)
+    async def _watched(self, request: bytes) -> Answer:
+        return Answer(await self._check(request), then=self._drained())
 
-    async def _check(self, request: bytes, _context: Any) -> bytes:
+    async def _drained(self) -> Answer:
+        await self._draining.wait()
+        return Answer(_NOT_SERVING, last=True)
+
+    async def _check(self, request: bytes) -> bytes:
         """The service's name is a settings version, or empty: whether requests that name it can be served."""
         if self._draining.is_set():
             return _NOT_SERVING
@@ -165,13 +157,8 @@ class Service:
                 return _NOT_SERVING
         return _SERVING
 
-    async def _watch(self, request: bytes, context: Any) -> None:
-        await context.write(await self._check(request, context))
-        await self._draining.wait()
-        await context.write(_NOT_SERVING)
-
-    async def _read(self, _request: bytes, _context: Any) -> bytes:
-        return orjson.dumps(self._counters.read())
+    def _read(self, _: bytes) -> Answer:
+        return Answer(orjson.dumps(self._counters.read()), last=True)
 
 
 def _asked_for(request: bytes) -> str:

@@ -48,6 +48,11 @@ class Translating:
         self._sent: translate.Upstream | None = None
         self._answer: Callable[[bytes, bool], bytes] | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to say."""
+        return False
+
     def respond(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
         """Raises ProtocolError."""
         kind = message.WhichOneof("request")
