@@ -174,6 +174,11 @@ class Passage:
         return Flow(parts, self.request.endpoint) if parts else None
 
     @property
+    def waits(self) -> bool:
+        """Whether a stage that took part wants to see the answer."""
+        return any(built.needs.answer or built.needs.stream for _, built, _ in self._ran)
+
+    @property
     def watched(self) -> bool:
         """Whether a rule that must hold wants to see the answer."""
         return any(rule.closed and (built.needs.answer or built.needs.stream) for rule, built, _ in self._ran)

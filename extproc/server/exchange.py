@@ -74,21 +74,20 @@ def route(message: ext_proc.ProcessingRequest) -> str:
 
 
 class Exchange:
-    """Give it every message in turn. `streamed`: Envoy sends the answer as it comes, its headers are gone by then."""
+    """Give it every message in turn. `streamed`: Envoy sends the answer as it comes, its headers are gone by then.
+
+    `over`: there is nothing left to say; Envoy lets the rest of the exchange pass when the call ends.
+    """
 
     def __init__(self, chain: Chain, *, streamed: bool, counters: Counters, now: datetime) -> None:
         self._chain = chain
         self._streamed = streamed
+        self.over = False
         self._counters = counters
         self._now = now
         self._passage: Passage | None = None
         self._said: Any = None  # the attributes that came with a request's headers
         self._answer: Callable[[bytes, bool], ext_proc.ProcessingResponse] | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether there is nothing left to say: Envoy need not wait for us, nor tell us more."""
-        return False
 
     def respond(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
         """Raises ProtocolError."""
@@ -110,6 +109,7 @@ class Exchange:
         multipart = attributes[_REQUEST_TYPE].string_value.lower().startswith("multipart/")
         asked = passage.unseen() if multipart else passage.ask()
         self._counters.asked(asked, passage.failed)
+        self.over = bool(asked.refusal or asked.reply) or not passage.waits
         if asked.refusal is not None:
             return _refused(asked.refusal, passage.request.endpoint, asked.metadata)
         if asked.reply is not None:
