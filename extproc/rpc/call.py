@@ -237,7 +237,7 @@ def begin(
 
 
 def _trailers(status: Status, text: str = "") -> bytes:
-    told = (("grpc-message", quote(text, safe=" !#$&'()*+,/:;=?@[]")),) if text else ()
+    told = (("grpc-message", quote(text, safe="!#$&'()*+,/:;=?@[]")),) if text else ()
     return block(("grpc-status", str(int(status))), *told)
 
 

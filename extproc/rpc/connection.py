@@ -278,7 +278,7 @@ class Connection:
         if not number:
             raise PeerError(frames.PROTOCOL_ERROR, "a priority of no stream")
         if len(payload) != 5:
-            raise StreamError(frames.FRAME_SIZE_ERROR, "a priority of a wrong size")
+            raise PeerError(frames.FRAME_SIZE_ERROR, "a priority of a wrong size")
 
     def _reset(self, _: int, number: int, payload: bytes) -> None:
         frames.number(payload)
