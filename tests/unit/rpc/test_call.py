@@ -55,7 +55,7 @@ def test_the_last_answer_ends_the_call() -> None:
     ],
 )
 def test_what_is_no_call_of_ours_is_told_so(headers: dict[str, str], told: dict[str, str]) -> None:
-    peer = Peer(_method(lambda message: Answer(message)))
+    peer = Peer(_method(Answer))
     number = peer.call(headers=(dict(HEADERS) | headers).items())
     assert told.items() <= peer.told[number].headers.items()
     assert peer.owner.calls == 0
@@ -71,7 +71,7 @@ def test_what_is_no_call_of_ours_is_told_so(headers: dict[str, str], told: dict[
     ],
 )
 def test_what_is_no_message_ends_the_call(data: bytes, status: Status) -> None:
-    peer = Peer(_method(lambda message: Answer(message)))
+    peer = Peer(_method(Answer))
     number = peer.call(ends=False)
     peer.send(number, data)
     peer.turn()
@@ -197,7 +197,7 @@ async def test_a_deadline_ends_the_call(told: str) -> None:
 
 
 async def test_a_deadline_that_is_not_reached_does_nothing() -> None:
-    peer = Peer(_method(lambda message: Answer(message)))
+    peer = Peer(_method(Answer))
     number = peer.call(b"x", headers=(*HEADERS, ("grpc-timeout", "99999999H")))
     assert peer.told[number].status == 0
 

@@ -276,7 +276,7 @@ def test_more_than_the_streams_window_is_refused() -> None:
 
 
 def test_data_after_the_end_is_refused() -> None:
-    peer = Peer({ECHO: lambda _: lambda message: Answer(message)}, window=1)
+    peer = Peer({ECHO: lambda _: Answer}, window=1)
     peer.reads = False
     number = peer.call(b"answered in part, so that the call is not over")
     peer.connection.receive(_frame(_D, 0, number, b"more"))

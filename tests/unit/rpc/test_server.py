@@ -33,7 +33,7 @@ async def _serving(folder: Path, methods: Mapping[str, Method], most: int = 1000
 
 
 def _echo(_: Head) -> Session:
-    return lambda message: Answer(message)
+    return Answer
 
 
 async def test_a_stream_of_messages(tmp_path: Path) -> None:
