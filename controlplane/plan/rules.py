@@ -7,7 +7,7 @@ concerns never meets the service. Headers and what a body holds are the service'
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from controlplane.policy import language
 from controlplane.policy.check_rules import chosen, name_of
@@ -186,6 +186,13 @@ class Place:
     branch: Branch
 
 
+class Shown(NamedTuple):
+    """Whether Envoy shows the service requests, and whether answers."""
+
+    request: bool
+    answer: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Inline:
     """What requests go through inline. `document`: the service's settings; `version`: what requests call them."""
@@ -196,6 +203,12 @@ class Inline:
     version: str
     workers: int
     timeout_ms: int
+
+    def shown(self, path: str | None = None) -> Shown:
+        """What of some request to an endpoint is shown, whatever its model and client; None: to any of them."""
+        branches = {id(place.branch): place.branch for place in self.places}
+        found = [leaf for branch in branches.values() for leaf in leaves(branch, path)]
+        return Shown(any(leaf.request for leaf in found), any(leaf.answer for leaf in found))
 
     @property
     def told_after_choice(self) -> tuple[str, ...]:
@@ -236,11 +249,15 @@ def _route_of(pattern: str, models: Iterable[str]) -> str | None:
     return max((name for name in models if name.endswith("*") and _within(pattern, name)), key=len, default=None)
 
 
-def leaves(branch: Branch) -> Iterable[Leaf]:
-    """Every leaf of a branch."""
+def leaves(branch: Branch, path: str | None = None) -> Iterable[Leaf]:
+    """The leaves of a branch; with a path, those that its requests come to."""
     if isinstance(branch, Leaf):
         return (branch,)
-    return (leaf for each in (*(case for _, case in branch.cases), branch.others) for leaf in leaves(each))
+    cases = dict(branch.cases)
+    if branch.by == "path" and path is not None:
+        return leaves(cases.get(path, branch.others), path)
+    parts = {id(case): case for case in (*cases.values(), branch.others)}  # most clients come to the same
+    return (leaf for each in parts.values() for leaf in leaves(each, path))
 
 
 def _fork(by: str, cases: Mapping[str, Branch], others: Branch) -> Branch:

@@ -5,7 +5,7 @@ The model tree is a hash lookup (then a prefix trie for wildcards), so 10 models
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.route.v3 import route_components_pb2 as route
@@ -15,7 +15,7 @@ from google.protobuf.any_pb2 import Any as AnyProto
 from controlplane.plan.dialects import Surface
 from controlplane.plan.ir import Plan, Route
 from controlplane.plan.rules import Branch, Leaf
-from controlplane.policy.endpoints import ENDPOINTS, MESSAGES
+from controlplane.policy.endpoints import ENDPOINTS, MESSAGES, PATHS
 from controlplane.xds import cors, errors, keys, listing, matchers, names, rules, usage
 from controlplane.xds.protos import PREVIOUS_HOSTS, boolean, millis, pack, typed_struct, uint
 
@@ -28,6 +28,7 @@ _HEALTH = r"/health(\?(?s:.*))?"
 _USAGE = r"/v1/usage(\?(?s:.*))?"
 _LISTING = r"/v1/models([/?](?s:.*))?"
 
+_SPOKEN = frozenset(f"/v1/{name}" for name in MESSAGES)
 _WRONG_METHOD = ("%REQ(:METHOD)% is not allowed here: use POST.", "method_not_allowed")
 _NOT_SPOKEN = (
     "Clients of this gateway speak OpenAI's API only: set `gateway.messages: true` in its policy.", "unknown_url"
@@ -103,11 +104,9 @@ def _models(plan: Plan, draining: bool) -> matchers.Matcher:
 
 def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
     """What a request without a model gets: the first look of every request, so it is all lookups."""
-    wrong_method = _error(405, *_WRONG_METHOD)
     only_get = _error(405, "%REQ(:METHOD)% is not allowed here: use GET.", "method_not_allowed")
     unknown = _error(404, "Unknown request URL: %REQ(:METHOD)% %REQ(:PATH)%.", "unknown_url")
-    methods = {"POST": _nameless(plan)}
-    spoken = {"POST": _nameless(plan, anthropic=True)}
+    methods: dict[str, matchers.OnMatch] = {}
     about_usage, models = usage.route_to_it(), listing.route(plan)
     if any(key.addresses is not None for key in plan.keys):
         for made in (about_usage, models):
@@ -115,23 +114,28 @@ def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
     asked, listed = {"GET": matchers.action("usage", about_usage)}, {"GET": matchers.action("listing", models)}
     if plan.edge.cors is not None:
         preflight = cors.preflight(plan.edge.cors)
-        methods["OPTIONS"] = spoken["OPTIONS"] = listed["OPTIONS"] = asked["OPTIONS"] = preflight
-    endpoint = matchers.then(matchers.lookup(":method", methods, {}, wrong_method))
-    messages = matchers.then(matchers.lookup(":method", spoken, {}, _error(405, *_WRONG_METHOD, anthropic=True)))
-    if not plan.messages:
-        messages = _error(404, *_NOT_SPOKEN, anthropic=True)
+        methods["OPTIONS"] = listed["OPTIONS"] = asked["OPTIONS"] = preflight
+
+    @cache
+    def posted(filters: tuple[str, ...], anthropic: bool) -> matchers.OnMatch:
+        if anthropic and not plan.messages:
+            return _error(404, *_NOT_SPOKEN, anthropic=True)
+        taken = {"POST": _nameless(plan, filters, anthropic=anthropic), **methods}
+        refused = _error(405, *_WRONG_METHOD, anthropic=anthropic)
+        return matchers.then(matchers.lookup(":method", taken, {}, refused))
+
     get = matchers.regex(":method", "GET|HEAD")
     rest = matchers.first_of(
         [
             (matchers.every(matchers.regex(":path", _HEALTH), get), matchers.action("health", _health(plan, draining))),
             (matchers.regex(":path", _LISTING), matchers.then(matchers.lookup(":method", listed, {}, only_get))),
-            (matchers.regex(":path", _with_query(ENDPOINTS)), endpoint),
-            (matchers.regex(":path", _with_query(MESSAGES)), messages),
+            (matchers.regex(":path", _with_query(ENDPOINTS)), posted(_of_rules(plan), False)),
+            (matchers.regex(":path", _with_query(MESSAGES)), posted(_of_rules(plan), True)),
             (matchers.regex(":path", _USAGE), matchers.then(matchers.lookup(":method", asked, {}, only_get))),
         ],
         unknown,
     )
-    paths = {f"/v1/{name}": endpoint for name in ENDPOINTS} | {f"/v1/{name}": messages for name in MESSAGES}
+    paths = {path: posted(_of_rules(plan, path), path in _SPOKEN) for path in PATHS}
     return matchers.lookup(":path", paths, {}, matchers.then(rest))
 
 
@@ -156,11 +160,20 @@ def _tokens(plan: Plan) -> tuple[str, ...]:
     return (*issued, *((names.ISSUERS, names.IDENTITIES) if plan.issuers else ()))
 
 
-def _nameless(plan: Plan, *, anthropic: bool = False) -> matchers.OnMatch:
+def _of_rules(plan: Plan, path: str | None = None) -> tuple[str, ...]:
+    """The filters that requests to an endpoint need for their rules: which model they ask for is not known yet."""
+    if plan.inline is None:
+        return ()
+    shown = plan.inline.shown(path)
+    wanted = {names.RULES: any(shown), names.HOLD: shown.request, names.ANSWER: shown.answer}
+    return tuple(name for name, needed in wanted.items() if needed)
+
+
+def _nameless(plan: Plan, filters: tuple[str, ...], *, anthropic: bool) -> matchers.OnMatch:
     """Every request to an endpoint takes this route first. It enables the filters that this request needs."""
     small = matchers.regex("content-length", _SMALL)
-    large = _reading(plan, names.BODY, anthropic=anthropic)
-    return matchers.then(matchers.first_of([(small, _reading(plan, anthropic=anthropic))], large))
+    large = _reading(plan, *filters, names.BODY, anthropic=anthropic)
+    return matchers.then(matchers.first_of([(small, _reading(plan, *filters, anthropic=anthropic))], large))
 
 
 def _reading(plan: Plan, *more: str, anthropic: bool) -> matchers.OnMatch:
@@ -178,8 +191,6 @@ def _reading(plan: Plan, *more: str, anthropic: bool) -> matchers.OnMatch:
         enabled[names.SPENT] = _ENABLED
     if plan.counted:
         enabled[names.ASKING] = enabled[names.NO_COUNTS] = _ENABLED
-    if plan.inline is not None:
-        enabled.update(dict.fromkeys((names.RULES, names.HOLD, names.ANSWER), _ENABLED))
     enabled.update(dict.fromkeys(more, _ENABLED))
     for name, enable in enabled.items():
         made.typed_per_filter_config[name].CopyFrom(pack(enable))

@@ -5,6 +5,8 @@ from typing import Any
 
 import orjson
 import pytest
+from envoy.config.route.v3.route_components_pb2 import Route
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from controlplane.plan import explain, rules
 from controlplane.plan.ir import Tier
 from controlplane.plan.rules import Branch, Fork, Leaf
 from controlplane.policy.endpoints import PATHS
+from controlplane.xds import resource as xds
 from extproc.server.library import Version
 from extproc.usage.identity import Owner
 from tests.unit.plan.compiled import compiled
@@ -99,6 +102,9 @@ def test_lookups_lead_to_the_rules_that_are_for_a_request(written: list[dict[str
             for path in PATHS:
                 for stream in (False, True):
                     leaf = _leaf(place.branch, _IDENTITIES[name], path, stream)
+                    for shown in (inline.shown(path), inline.shown()):
+                        assert shown.request or not leaf.request
+                        assert shown.answer or not leaf.answer
                     expected = [r for r in inline.rules.rules if _is_for(r, model, owner, path, stream)]
                     if leaf.messages:
                         assert [inline.rules.rules[at] for at in leaf.rules] == expected
@@ -131,6 +137,34 @@ def test_the_cheapest_mode_that_shows_what_a_rule_needs(do: Any, streamed: bool,
     leaf = _leaf(_place(_inline([{"do": [do]}]), "m").branch, "", "", streamed)
     assert (leaf.request, leaf.answer) == shown
     assert leaf.streamed is (streamed and leaf.answer)
+
+
+_EMBEDDINGS, _CHAT = "/v1/embeddings", "/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("written", "filters"),
+    [
+        ({"do": [{"set": {"a": 1}}]}, {_CHAT: {"rules", "hold"}, _EMBEDDINGS: {"rules", "hold"}}),
+        ({"do": [{"set": {"a": 1}}], "when": {"path": [_EMBEDDINGS]}}, {_CHAT: set(), _EMBEDDINGS: {"rules", "hold"}}),
+        ({"do": [{"remove_from_answer": ["id"]}]}, {_CHAT: {"rules", "answer"}}),
+        ({"do": [{"redact": ["email"]}], "when": {"key": ["alice"]}}, {_CHAT: {"rules", "hold", "answer"}}),
+        ({"do": [{"redact": ["email"]}], "when": {"path": [_CHAT]}}, {_EMBEDDINGS: set(), "/v1/messages": set()}),
+    ],
+)
+def test_an_endpoint_without_rules_enables_no_filters_for_them(
+    written: dict[str, Any], filters: dict[str, set[str]]
+) -> None:
+    made = compiled(f"{_HEAD}gateway: {{messages: true}}\nrules: {orjson.dumps([written]).decode()}\n")
+    routes = RouteConfiguration.FromString(made.snapshot.of_type(xds.ROUTES)["models"].body)
+    tree = routes.virtual_hosts[0].matcher  # of models, then of what comes without one
+    while _EMBEDDINGS not in tree.matcher_tree.exact_match_map.map:
+        tree = tree.on_no_match.matcher
+    for path, expected in filters.items():
+        posted = tree.matcher_tree.exact_match_map.map[path].matcher.matcher_tree.exact_match_map.map["POST"]
+        first = Route()
+        assert posted.matcher.on_no_match.action.typed_config.Unpack(first)
+        assert {"rules", "hold", "answer"} & first.typed_per_filter_config.keys() == expected
 
 
 @pytest.mark.parametrize(
