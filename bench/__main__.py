@@ -16,6 +16,7 @@ from bench import edges, live, load, report
 from bench.accounting import collector_costs
 from bench.limits import strict_costs
 from bench.procs import alone, apart, cpu_us, envoy, free_port, running, wait_file, wait_port
+from bench.rules import rule_costs
 
 ROUNDS, SECONDS = 7, 2
 
@@ -135,9 +136,10 @@ def main() -> None:
         plain = answer_latencies(folder)
         collecting = collector_costs(folder)
         strict = strict_costs(folder, ROUNDS, SECONDS)
+        inline = rule_costs(folder)
         compiling = live.compile_times()
         reloads = live.reload_times(folder)
-    report.write(costs, connecting, streams, plain, collecting, strict, compiling, reloads, SECONDS)
+    report.write(costs, connecting, streams, plain, collecting, strict, inline, compiling, reloads, SECONDS)
 
 
 if __name__ == "__main__":

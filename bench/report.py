@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bench.accounting import Collecting
     from bench.limits import Strict
     from bench.live import Compile, Reload
+    from bench.rules import Costs
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -48,6 +49,15 @@ def _strict(costs: "list[Strict]") -> str:
     return "\n".join(f"| {c.name} | {c.envoy_us:.0f} | {c.service_us:.0f} | {c.per_second:,.0f} |" for c in costs)
 
 
+def _rules(costs: "Costs") -> str:
+    rows = [
+        (rule.name, f"{rule.envoy_us:.0f}", f"{rule.service_us:.0f}", f"{rule.per_second:,.0f}") for rule in costs.rules
+    ]
+    parts = costs.parts
+    rows.append(("a part of a redacted stream", f"{parts.envoy_us:.1f}", f"{parts.service_us:.1f}", ""))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def write(
     costs: list[Cost],
     connecting: list[Cost],
@@ -55,6 +65,7 @@ def write(
     plain: tuple[list[float], list[float]],
     collecting: "Collecting",
     strict: "list[Strict]",
+    inline: "Costs",
     compiling: "Compile",
     reloads: "Reload",
     turn_s: int,
@@ -120,6 +131,16 @@ requests per second of such limits.
 | | Envoy µs / request | service µs / request | requests / s |
 |---|---|---|---|
 {_strict(strict)}
+
+## Rules
+
+CPU time per request of Envoy and of the service that runs rules, one worker of each, 1,000 models, 16 connections, a
+chat request of about 250 bytes and a short answer. Each is measured while it has a core of its own; all the other
+processes share the other one, so what is printed as requests per second is bounded by them as much as by the worker.
+
+| | Envoy µs | service µs | requests / s |
+|---|---|---|---|
+{_rules(inline)}
 
 ## The control plane
 

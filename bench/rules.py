@@ -19,10 +19,13 @@ from extproc.server.settings import file_name
 ROUNDS, SECONDS, CHUNKS = 4, 2, 50
 _SET = "{set: {temperature: 0}}"
 _REDACT = "{redact: [email, credit_card]}"
+_NO_RULE, _REDACTION = "no rule", "redaction of requests and answers (two messages)"
 _POLICIES = {
-    "no rule": "",
+    _NO_RULE: "",
+    "a rule for other endpoints (no message)": f"rules: [{{when: {{path: /v1/embeddings}}, do: [{_SET}]}}]",
+    "a rule for streams, of which there are none (no message)": f"rules: [{{when: {{stream: true}}, do: [{_SET}]}}]",
     "a parameter set (one message)": f"rules: [{{do: [{_SET}]}}]",
-    "redaction of requests and answers (two messages)": f"rules: [{{do: [{_REDACT}]}}]",
+    _REDACTION: f"rules: [{{do: [{_REDACT}]}}]",
 }
 
 
@@ -42,6 +45,14 @@ class Parts:
 
     envoy_us: float
     service_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """All of it."""
+
+    rules: list[Rule]
+    parts: Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +116,26 @@ def request_costs(folder: Path) -> list[Rule]:
     ]
 
 
-def part_costs(folder: Path) -> Parts:
+def rule_costs(folder: Path) -> Costs:
+    """Of requests, and of the parts of a redacted stream."""
+    rules = request_costs(folder)
+    return Costs(rules, part_costs(folder, {rule.name: rule for rule in rules}))
+
+
+def part_costs(folder: Path, once: dict[str, Rule]) -> Parts:
     """A redacted stream, less the same stream without a rule and what the request costs."""
-    once = request_costs(folder)
     socket = folder / "sse.sock"
     python = [sys.executable, "-m", "bench.sse", str(socket), str(CHUNKS)]
     with ExitStack() as stack:
         stack.enter_context(running(python, folder / "sse.log"))
         wait_file(socket)
-        plain, redacted = (
-            _started(name, rules, socket, folder, stack)
-            for name, rules in _POLICIES.items()
-            if name == "no rule" or name.startswith("redaction")
-        )
+        plain, redacted = (_started(name, _POLICIES[name], socket, folder, stack) for name in (_NO_RULE, _REDACTION))
         script = folder / "stream.lua"
         load.write_script(script, stream=True)
         turns = [[_turn(side, script) for side in (plain, redacted)] for _ in range(ROUNDS + 1)][1:]
     envoy_us = min(turn[1].envoy_us for turn in turns) - min(turn[0].envoy_us for turn in turns)
     service_us = min(turn[1].service_us for turn in turns)
-    asked = once[2].envoy_us - once[0].envoy_us, once[2].service_us
+    asked = once[_REDACTION].envoy_us - once[_NO_RULE].envoy_us, once[_REDACTION].service_us
     return Parts((envoy_us - asked[0]) / CHUNKS, (service_us - asked[1]) / CHUNKS)
 
 
@@ -150,14 +162,12 @@ def main() -> None:
     apart()
     print(f"load average before: {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(prefix="hg-bench-") as name:
-        for rule in request_costs(Path(name)):
-            print(
-                f"{rule.name}: Envoy {rule.envoy_us:.0f} us, service {rule.service_us:.0f} us, {rule.per_second:.0f}/s"
-            )
-    with tempfile.TemporaryDirectory(prefix="hg-bench-") as name:
-        parts = part_costs(Path(name))
-        print(f"load average {os.getloadavg()[0]:.1f}")
+        costs = rule_costs(Path(name))
+    for rule in costs.rules:
+        print(f"{rule.name}: Envoy {rule.envoy_us:.0f} us, service {rule.service_us:.0f} us, {rule.per_second:.0f}/s")
+    parts = costs.parts
     print(f"a part of a redacted stream: Envoy {parts.envoy_us:.1f} us, service {parts.service_us:.1f} us")
+    print(f"load average after: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

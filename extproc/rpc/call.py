@@ -62,7 +62,8 @@ class Call:
     """`over`: called once at the end, however it ends."""
 
     __slots__ = (
-        "_begun", "_held", "_inbox", "_over", "_partial", "_session", "_stream", "_task", "_timer", "_turns", "_wanted",
+        "_begun", "_held", "_inbox", "_over", "_partial", "_session", "_stream", "_task", "_timer", "_turned", "_turns",
+        "_wanted",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +77,7 @@ class Call:
         self._inbox: deque[bytes] = deque()
         self._held = 0  # bytes in both
         self._wanted = 0  # size of a message that is larger than the stream's window, until it is answered
+        self._turned = False  # it is being answered
         self._begun = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -142,7 +144,9 @@ class Call:
             except Exception as error:
                 self._failed(error)
                 return
-            self._held -= len(message) + _PREFIX.size
+            whole = len(message) + _PREFIX.size
+            self._held -= whole
+            self._turned = whole == self._wanted
             if isinstance(answer, Answer):
                 self._answered(answer)
             else:
@@ -162,8 +166,8 @@ class Call:
     def _answered(self, answer: Answer) -> None:
         if self._over is None:
             return
-        if self._wanted:
-            self._wanted = 0
+        if self._turned:
+            self._turned, self._wanted = False, 0
             self._turns.done(self)
         head = b"" if self._begun else _HEAD
         self._begun = True

@@ -45,7 +45,9 @@ class Connection:
         self._headers = Decoder()
         self._rest = bytearray()
         self._need = len(frames.PREFACE)
-        self._greeted = self._settled = self._receiving = self._closing = self._closed = False
+        self._greeted = self._settled = self._receiving = False
+        # No stream is taken anymore; none is left once those that are open end; nothing is sent or heard anymore.
+        self._refusing = self._closing = self._closed = False
         self._last = 0  # the highest stream that the client has opened
         # A header block that is not whole: stream, flags, parts.
         self._block: tuple[int, int, list[bytes]] | None = None
@@ -253,8 +255,8 @@ class Connection:
                 self._trailed(stream, flags)
             return
         self._last = number
-        if self._closing:
-            return  # the peer knows that it is not taken
+        if self._refusing:
+            return  # the peer knows
         if not head.path:
             raise StreamError(frames.PROTOCOL_ERROR, "headers of no request")
         stream = self.streams[number] = Stream(self, number, self._stream_window_out)
@@ -327,8 +329,8 @@ class Connection:
             raise PeerError(frames.FRAME_SIZE_ERROR, "a ping of a wrong size")
         if not flags & frames.ACK:
             self.put(frames.frame(frames.PING, frames.ACK, 0, payload))
-        elif payload == _DRAIN_PING and not self._closing:
-            self._closing = True
+        elif payload == _DRAIN_PING and not self._refusing:
+            self._refusing = self._closing = True
             self.put(frames.goaway(self._last, frames.NO_ERROR))
             self._leave()
 

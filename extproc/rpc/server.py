@@ -116,7 +116,8 @@ class _Client(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._connection.hold()
         # Whoever does not read what we say need not be heard: even what is said of itself must end somewhere.
-        self._transport.pause_reading()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         if not self._transport.is_closing():

@@ -55,10 +55,10 @@ class Stream:
         return bool(self._unsent)
 
     def send(self, payload: bytes, head: bytes = b"", tail: bytes = b"") -> None:
-        """Data, after `head`, and before `tail` that ends the stream: blocks of headers. Not while it is blocked."""
+        """Data, after `head`, and before `tail` that ends the stream: blocks of headers. All of it after what waits."""
         if head:
             self._connection.put(frames.frame(frames.HEADERS, frames.END_HEADERS, self.number, head))
-        self._unsent, self._tail = payload, tail
+        self._unsent, self._tail = self._unsent + payload, tail
         self._push()
 
     def finish(self, tail: bytes) -> None:

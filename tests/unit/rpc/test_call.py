@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.rpc import frames
@@ -267,6 +267,67 @@ def test_large_messages_take_turns() -> None:
         assert (peer.told[number].messages, peer.told[number].status) == ([b"end"], 0)
     again = peer.call(bytes(200_000), bytes(200_000))
     assert peer.told[again].status == 0
+
+
+async def test_a_message_that_waits_for_its_turn_keeps_it_while_others_are_answered() -> None:
+    ready = asyncio.Event()
+
+    async def answer(message: bytes) -> Answer:
+        await ready.wait()
+        return Answer(b"%d" % len(message))
+
+    peer = Peer(_method(answer))
+    large = framed(bytes(300_000))
+    having = [peer.call(ends=False) for _ in range(2)]
+    for number in having:
+        peer.send(number, large[:STREAM_WINDOW])
+    late = peer.call(ends=False)
+    small = framed(bytes(24_000))
+    peer.send(late, small + large[: STREAM_WINDOW - len(small)])
+    peer.turn()
+    ready.set()
+    await _settled(peer, lambda: peer.told[late].messages == [b"24000"])
+    assert peer.client.local_flow_control_window(late) == 0
+    peer.client.reset_stream(having[0])
+    peer.turn()
+    peer.send(late, large[STREAM_WINDOW - len(small) :])
+    peer.end(late)
+    await _settled(peer, lambda: peer.told[late].status == 0)
+    assert peer.told[late].messages == [b"24000", b"300000"]
+
+
+@given(st.lists(st.integers(0, 150_000), min_size=1, max_size=6), st.lists(st.booleans(), min_size=6, max_size=6))
+@settings(max_examples=40)
+def test_messages_of_any_size_come_through_one_behind_the_other(sizes: list[int], late: list[bool]) -> None:
+    """Whether answers are there at once or later, and however much of the next message is there by then."""
+
+    async def run() -> None:
+        turn = iter(late)
+
+        def session(message: bytes) -> Answer | Awaitable[Answer]:
+            async def later() -> Answer:
+                await asyncio.sleep(0)
+                return Answer(b"%d" % len(message))
+
+            return later() if next(turn) else Answer(b"%d" % len(message))
+
+        peer = Peer(_method(session))
+        number = peer.call(ends=False)
+        left = b"".join(framed(bytes(size)) for size in sizes)
+        async with asyncio.timeout(5):
+            while left:
+                room = min(peer.client.local_flow_control_window(number), peer.client.max_outbound_frame_size)
+                if room:
+                    peer.client.send_data(number, left[:room])
+                    left = left[room:]
+                else:
+                    await asyncio.sleep(0)
+                peer.turn()
+        peer.end(number)
+        await _settled(peer, lambda: peer.told[number].status == 0)
+        assert peer.told[number].messages == [b"%d" % size for size in sizes]
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("value", ["", "v", "x" * 126, "x" * 127, "x" * 300, "x" * 20_000])
