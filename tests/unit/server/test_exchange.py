@@ -17,7 +17,7 @@ from extproc.server.chain import Chain
 from extproc.server.counters import Counters
 from extproc.server.exchange import Exchange, ProtocolError
 from extproc.server.library import Version
-from extproc.server.settings import RuleSpec, Settings, StageSpec
+from extproc.server.settings import RuleSpec, Settings, StageSpec, When
 
 _SAFE = StageSpec("safety", {"rules": [{"find": ["email"]}, {"words": ["xyzzy"], "action": "block"}]})
 _LABEL = StageSpec(
@@ -90,6 +90,17 @@ def test_a_refusal_says_that_its_words_are_its_own() -> None:
     assert answer.immediate_response.status.code == 400
     assert orjson.loads(answer.immediate_response.body)["error"]["code"] == "content_policy_violation"
     assert answer.dynamic_metadata["headgate"]["own_words"] is True
+
+
+def test_it_is_over_where_no_stage_wants_to_see_the_answer() -> None:
+    for_others = RuleSpec("other", (_TIDY,), When(keys=("bob",)))
+    settings_ = Settings(1, (RuleSpec("label", (_LABEL,)), for_others, RuleSpec("safe", (_SAFE,))))
+    version = Version(settings.dump(settings_), "here")
+    for chain, text, over in (("0", "hi", True), ("0-1", "hi", True), ("2", "hi", False), ("2", "xyzzy", True)):
+        made = _exchange(version.chain(chain))
+        assert not made.over
+        made.respond(_request(text))
+        assert made.over is over, (chain, text)
 
 
 def test_headers_go_by_dynamic_metadata() -> None:

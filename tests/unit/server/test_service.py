@@ -109,6 +109,16 @@ async def test_what_cannot_be_served_is_an_error_and_no_silent_end(tmp_path: Pat
         assert await _health(channel) == _SERVING
 
 
+async def test_a_call_ends_with_its_answer_where_nothing_more_will_come(tmp_path: Path) -> None:
+    version = _version(tmp_path, StageSpec("transform", {"operations": [{"set": {"seed": 1}}]}))
+    async with _running(tmp_path) as (_, channel):
+        call = channel.stream_stream(_PROCESS)(timeout=10)
+        await call.write(_request(version))
+        assert b'"seed":1' in await call.read()
+        assert await call.read() is grpc.aio.EOF  # type: ignore[attr-defined]
+        assert await call.code() is grpc.StatusCode.OK
+
+
 async def test_a_chain_that_the_version_lacks_is_an_error(tmp_path: Path) -> None:
     version = _version(tmp_path)
     async with _running(tmp_path) as (_, channel):
