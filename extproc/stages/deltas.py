@@ -132,9 +132,10 @@ class Deltas(sse.EventStream):
 def _changed(event: bytes, data: bytes, changes: list[tuple[Path, str, str]]) -> bytes:
     if not changes:
         return event
-    if len(changes) == 1 and b"\\" not in data:
-        # Without escapes a text stands there as it is: if it stands there once, that is the place.
-        path, old, new = changes[0]
+    path, old, new = changes[0]
+    if len(changes) == 1 and b"\\" not in data and old.strip() != ":":
+        # Without escapes a text stands there as it is: if it stands there once, that is the place. Only a colon may be
+        # found between a name and its value, too.
         quoted = b'"%b"' % old.encode()
         if data.count(quoted) == 1:
             return sse.with_data(event, data.replace(quoted, orjson.dumps(new)))

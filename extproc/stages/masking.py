@@ -29,7 +29,7 @@ class Masks:
         place = self._places.get(match)
         if place is None:
             number = len(self._values) + 1
-            while (text := f"[{detector.name.upper()}_{number}]") in self._taken:
+            while (text := f"[{detector.name.upper()}_{number}]") in self._taken or text in self._values:
                 number += 1
             place = self._places[match] = text.encode()
             self._values[text] = match.decode()

@@ -14,6 +14,13 @@ from extproc.stages.settings import STRICT
 from extproc.stages.template import Template, template
 
 CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+# The endpoints that generate text, and what each calls its cap.
+_CAPPED_BY = {
+    Endpoint.CHAT: "max_tokens",
+    Endpoint.COMPLETIONS: "max_tokens",
+    Endpoint.MESSAGES: "max_tokens",
+    Endpoint.RESPONSES: "max_output_tokens",
+}
 Change = Callable[[Document, Request], object]
 
 
@@ -194,7 +201,7 @@ def _capping(cap: Cap) -> Change:
                 value = _bounded(orjson.loads(raw), bounds)
                 if value is not None:
                     document.set((name,), value)
-        if cap.add and not stated and request.endpoint is not Endpoint.EMBEDDINGS:
-            document.set(("max_output_tokens" if request.endpoint is Endpoint.RESPONSES else "max_tokens",), cap.most)
+        if cap.add and not stated and request.endpoint in _CAPPED_BY:
+            document.set((_CAPPED_BY[request.endpoint],), cap.most)
 
     return change

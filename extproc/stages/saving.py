@@ -19,11 +19,15 @@ from extproc.stages.texts import texts
 
 WARNING = "x-headgate-warning"
 _KEPT = ("system", "developer")
-_TRAILING = re.compile(r"[ \t]++(?=\r?\n|\Z)")
+_TRAILING = re.compile(r"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
 _BLANK_LINES = re.compile(r"(?:\r?\n){3,}")
 _RUNS = re.compile(r"(?<=\S)[ \t]{2,}(?=\S)")
 _FENCE = re.compile(r"(^```.*?(?:^```|\Z))", re.DOTALL | re.MULTILINE)
-_CALLS = ("arguments", "tool_calls", "input_schema")
+# What tools are called with may be code, thinking is signed, and a prediction says what will come, to the letter.
+_TO_THE_LETTER = frozenset(
+    ("arguments", "tool_calls", "function_call", "thinking", "reasoning", "reasoning_content", "reasoning_details",
+     "prediction")
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class Saving(Plain):
     def _compact(self, request: Request, document: Document, metadata: dict[str, Any]) -> None:
         saved = 0
         for path, text in texts(request.endpoint, request.body):
-            if not any(step in _CALLS for step in path):  # those are JSON in a text
+            if _TO_THE_LETTER.isdisjoint(path) and "input" not in path[1:]:
                 less = compacted(text, self._settings.white_space == "all")
                 if less != text:
                     saved += len(text) - len(less)

@@ -140,6 +140,14 @@ def test_masks_come_back() -> None:
     assert back["choices"][0]["message"]["content"] == "a@b.co [EMAIL_2] c@d.co [EMAIL_9] [SECRET]"
 
 
+def test_no_two_values_share_a_mask() -> None:
+    request = asked(said("[EMAIL_1] and a@b.co, c@d.co, e@f.co"))
+    out = MASK.request(request)
+    answer = {"choices": [{"message": {"content": body(out)["messages"][0]["content"]}}]}
+    back = body(MASK.answer(request, out.state, json.dumps(answer).encode()))
+    assert back["choices"][0]["message"]["content"] == "[EMAIL_1] and a@b.co, c@d.co, e@f.co"
+
+
 @pytest.mark.parametrize(
     ("answer", "clean"),
     [
@@ -215,6 +223,13 @@ def test_untouched_events_are_the_same_bytes() -> None:
         b': hi\n\nevent: x\ndata: {"choices":[{"index":0,"delta":{"content":"a b, "},"n":1e3}]}\r\n\r\ndata: [DONE]\n\n'
     )
     assert streamed(REDACT, data, [], asked()) == data
+
+
+@pytest.mark.parametrize("colon", [":", " : "])
+def test_a_colon_alone_in_an_event_is_a_text(colon: str) -> None:
+    texts_ = ["a@b.co", colon, " gone"]
+    data = b"".join([event({"choices": [{"index": 0, "delta": {"content": text}}]}) for text in texts_])
+    assert joined(streamed(REDACT, data, [], asked())) == f"[EMAIL]{colon} gone"
 
 
 @given(CUTS)

@@ -126,6 +126,15 @@ def test_compaction_leaves_tool_arguments_alone() -> None:
     assert out.metadata == {"white_space_saved": 1}
 
 
+def test_compaction_leaves_alone_what_counts_to_the_letter() -> None:
+    thinking = {"type": "thinking", "thinking": "a  ", "signature": "s"}
+    call = {"type": "tool_use", "id": "1", "name": "write", "input": {"code": "a  "}}
+    messages = [{"role": "assistant", "content": [thinking, call]}, says("user", "b  ")]
+    out = stage(white_space="all").request(asked({"messages": messages}, Endpoint.MESSAGES))
+    assert out.body is not None
+    assert json.loads(out.body)["messages"] == [messages[0], says("user", "b")]
+
+
 def test_what_is_large_is_told() -> None:
     out = stage(warn={"bytes": 10}).request(asked({"messages": TALK}))
     assert "bytes, more than 10" in out.answer_headers[WARNING] and out.body is None
@@ -153,7 +162,16 @@ def test_settings_that_cannot_be(document: dict[str, Any], told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [" " * 1_000_000, "\n" * 1_000_000, " \n" * 500_000, "a  " * 300_000, "```" * 300_000, "\n```\n" * 100_000]
+    "text",
+    [
+        "a" + " " * 1_000_000 + "b",
+        " " * 1_000_000,
+        "\n" * 1_000_000,
+        " \n" * 500_000,
+        "a  " * 300_000,
+        "```" * 300_000,
+        "\n```\n" * 100_000,
+    ],
 )
 def test_compaction_takes_linear_time(text: str) -> None:
     begun = time.process_time()

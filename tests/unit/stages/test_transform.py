@@ -68,7 +68,10 @@ def test_clamp_holds_whatever_is_there(before: Any, now: Any) -> None:
         (Endpoint.CHAT, {"max_tokens": None}, {"max_tokens": 100}),
         (Endpoint.RESPONSES, {}, {"max_output_tokens": 100}),
         (Endpoint.RESPONSES, {"max_output_tokens": 500}, {"max_output_tokens": 100}),
+        (Endpoint.MESSAGES, {}, {"max_tokens": 100}),
         (Endpoint.EMBEDDINGS, {}, {}),
+        (Endpoint.COUNT_TOKENS, {}, {}),
+        (Endpoint.OTHER, {}, {}),  # pictures, sound, rerankings
     ],
 )
 def test_max_tokens_by_any_name(endpoint: Endpoint, before: Any, now: Any) -> None:
