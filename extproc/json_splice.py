@@ -230,6 +230,8 @@ class Document:
             if text[start : start + 1] not in (b"{", b"["):
                 return None
             if item.new is not None:  # offsets are of one text only, so a new value becomes part of it
+                item.lead = self._text[item.begin : item.start] if item.lead is None else item.lead
+                item.tail = self._text[item.stop : item.end] if item.tail is None else item.tail
                 item.start, item.stop = len(self._text), len(self._text) + len(item.new)
                 self._text, item.new = self._text + item.new, None
             item.child = _split(self._text, item.start)

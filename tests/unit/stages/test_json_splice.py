@@ -117,6 +117,16 @@ def test_rename_keeps_the_place_and_the_value(document: tuple[bytes, Any], old: 
     assert pairs(spliced.render()) == expected
 
 
+@pytest.mark.parametrize("inside", [["a", "b"], ["a", "b", "c"], ["a", 0]])
+def test_what_was_put_in_can_be_changed_in_turn(inside: list[str | int]) -> None:
+    document = Document(b'{ "a" : null , "z":1}')
+    document.set(["a"], [0] if 0 in inside else {})
+    document.set(inside, True)
+    value = {"b": True} if inside[-1] == "b" else {"b": {"c": True}} if inside[-1] == "c" else [True]
+    assert json.loads(document.render()) == {"a": value, "z": 1}
+
+
+@example((b'{"a":null,"b":null}', {"a": None, "b": None}), [(["a"], []), (["a", "a"], None)])
 @given(documents(), st.lists(st.tuples(PATHS, NEW), max_size=5))
 def test_many_changes_of_one_document_are_those_of_many_documents(
     document: tuple[bytes, Any], changes: list[tuple[list[str | int], Any]]
