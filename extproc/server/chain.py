@@ -29,13 +29,21 @@ class Rule:
     when: When
     closed: bool
 
-    def applies(self, request: Request) -> bool:
+    @property
+    def reads(self) -> bool:
+        """Whether it looks at the request's body."""
+        return bool(self.when.modality) or any(built.needs.request for built in self.stages)
+
+    def concerns(self, request: Request) -> bool:
+        """Whether it is for a request, as far as that shows without its body."""
         when = self.when
         if (when.keys and request.key not in when.keys) or (when.teams and request.team not in when.teams):
             return False
-        if when.headers and not conditions.headers_match(when.headers, request.headers):
-            return False
-        return not when.modality or not modalities(request).isdisjoint(when.modality)
+        return not when.headers or conditions.headers_match(when.headers, request.headers)
+
+    def applies(self, request: Request) -> bool:
+        modality = self.when.modality
+        return self.concerns(request) and (not modality or not modalities(request).isdisjoint(modality))
 
 
 class Chain:
@@ -59,9 +67,10 @@ def needs_of(rules: tuple[Rule, ...]) -> Needs:
     """What the rules need together."""
     needs = Needs()
     for rule in rules:
-        # What the request holds can only be seen in its body.
-        sight = Needs(request=Access.READ) if rule.when.modality else Needs()
-        needs = needs | sight | Needs(headers=frozenset(rule.when.headers))
+        # What the request holds can only be seen in its body; whose it is and what its headers say is told with that.
+        when = rule.when
+        judged = when.modality or when.headers or when.keys or when.teams
+        needs = needs | Needs(Access.READ if judged else Access.NONE, headers=frozenset(when.headers))
         for built in rule.stages:
             needs = needs | built.needs
             if built.asked:
@@ -116,11 +125,23 @@ class Passage:
 
     def ask(self) -> Asked:
         """Once, with the request's body."""
+        refusal = opened(self.request)
+        if refusal is not None:
+            return Asked(refusal=refusal)
+        return self._ask([rule for rule in self._rules if rule.applies(self.request)])
+
+    def unseen(self) -> Asked:
+        """In place of `ask`, where the body is none that stages can read. A rule that must read it refuses it."""
+        concerned = [rule for rule in self._rules if rule.concerns(self.request)]
+        closed = next((rule for rule in concerned if rule.closed and rule.reads), None)
+        if closed is None:
+            return self._ask([rule for rule in concerned if not rule.reads])
+        text = f"The rule `{closed.name}` cannot be applied to this body: send JSON."
+        return Asked(refusal=Refusal(400, "rule_not_applicable", text), by=closed.name)
+
+    def _ask(self, rules: list[Rule]) -> Asked:
         asked = Asked()
-        asked.refusal = opened(self.request)
-        if asked.refusal is not None:
-            return asked
-        for rule in [rule for rule in self._rules if rule.applies(self.request)]:
+        for rule in rules:
             for built in rule.stages:
                 outcome = self._tried(rule, partial(built.stage.request, self.request))
                 if outcome is None:
@@ -131,14 +152,6 @@ class Passage:
                     asked.by = rule.name
                     return asked
         return asked
-
-    def unseen(self) -> Asked:
-        """In place of `ask`, where the body is none that stages can read. A rule that must hold refuses it."""
-        closed = next((rule for rule in self._rules if rule.closed), None)
-        if closed is None:
-            return Asked()
-        text = f"The rule `{closed.name}` cannot be applied to this body: send JSON."
-        return Asked(refusal=Refusal(400, "rule_not_applicable", text))
 
     def skip(self) -> None:
         """In place of `ask`, where no rule needs the request's body."""

@@ -24,10 +24,12 @@ from extproc.usage.identity import owner
 ATTRIBUTES = "envoy.filters.http.ext_proc"
 ROUTE = "xds.route_name"
 PATH = "request.path"
+# What the client's path is before providers change it; set by the filter `attempt` of envoy/native.
+CLIENT_PATH = "x-envoy-original-path"
 STATUS = "response.code"
 CLIENT_HEADER, MODEL_HEADER = "x-headgate-client", "x-headgate-model"
 # Dynamic metadata: what routes put into headers (`ask`, `tell`), and what is logged.
-NAMESPACE, ASK, TELL, LOG = "headgate.rules", "ask", "tell", "log"
+NAMESPACE, ASK, TELL, LOG, ANSWER_LOG = "headgate.rules", "ask", "tell", "log", "answer_log"
 # The namespace of what the answer's headers say.
 ANSWER = "headgate.answer"
 # The namespace in which a local reply says that its words are its own.
@@ -62,7 +64,7 @@ ANSWER_HEADERS = ("content-type", "content-encoding")
 _ANSWER_TYPE, _ANSWER_ENCODING = map(answer_attribute, ANSWER_HEADERS)
 # What Envoy tells with the first message of each direction, beside the request headers that stages read.
 REQUEST_ATTRIBUTES = (ROUTE, PATH, _CLIENT, _MODEL, _REQUEST_TYPE)
-ANSWER_ATTRIBUTES = (ROUTE, PATH, STATUS, _ANSWER_TYPE, _ANSWER_ENCODING)
+ANSWER_ATTRIBUTES = (ROUTE, PATH, attribute(CLIENT_PATH), STATUS, _ANSWER_TYPE, _ANSWER_ENCODING)
 
 
 def route(message: ext_proc.ProcessingRequest) -> str:
@@ -172,7 +174,7 @@ class Exchange:
             out += flow.end()
             self._counters.failures(flow.failed)
             self._counters.noted(flow.metadata())
-            return _noting(_with_answer(out), flow.metadata())
+            return _noting(_with_answer(out), flow.metadata(), key=ANSWER_LOG)
 
         return part
 
@@ -181,9 +183,9 @@ class Exchange:
             answered = passage.answer(data)
             self._counters.answered(answered, passage.failed)
             if answered.refusal is not None:
-                return _refused(answered.refusal, passage.request.endpoint, answered.metadata)
+                return _refused(answered.refusal, passage.request.endpoint, answered.metadata, ANSWER_LOG)
             changed = _ANSWER_UNCHANGED if answered.body is None else _with_answer(answered.body)
-            return _noting(changed, answered.metadata)
+            return _noting(changed, answered.metadata, key=ANSWER_LOG)
 
         return only
 
@@ -201,7 +203,7 @@ class Exchange:
             answered = passage.answer(bytes(held))
             self._counters.answered(answered, passage.failed)
             refused = answered.refusal.body(passage.request.endpoint) if answered.refusal is not None else None
-            return _noting(_with_answer(refused or answered.body or bytes(held)), answered.metadata)
+            return _noting(_with_answer(refused or answered.body or bytes(held)), answered.metadata, key=ANSWER_LOG)
 
         return part
 
@@ -217,7 +219,7 @@ class Exchange:
 
     def _request(self, attributes: Mapping[str, Any], body: bytes) -> Request:
         who = owner(attributes[_CLIENT].string_value)
-        path = attributes[PATH].string_value
+        path = attributes[attribute(CLIENT_PATH)].string_value or attributes[PATH].string_value
         endpoint = Endpoint.of(path)
         if endpoint is Endpoint.OTHER:  # behind the router the path is the provider's
             endpoint = Endpoint.of(f"/v1/{surface(path)}")
@@ -248,9 +250,11 @@ def _with_answer(body: bytes) -> ext_proc.ProcessingResponse:
     return answer
 
 
-def _refused(refusal: Refusal, endpoint: Endpoint, metadata: Mapping[str, Any]) -> ext_proc.ProcessingResponse:
+def _refused(
+    refusal: Refusal, endpoint: Endpoint, metadata: Mapping[str, Any], key: str = LOG
+) -> ext_proc.ProcessingResponse:
     reply = Reply(refusal.status, "application/json", refusal.body(endpoint))
-    return _immediate(reply, metadata)
+    return _immediate(reply, metadata, key)
 
 
 def _replied(reply: Reply, asked: Asked) -> ext_proc.ProcessingResponse:
@@ -258,7 +262,7 @@ def _replied(reply: Reply, asked: Asked) -> ext_proc.ProcessingResponse:
     return _immediate(Reply(reply.status, reply.content_type, reply.body, told), asked.metadata)
 
 
-def _immediate(reply: Reply, metadata: Mapping[str, Any]) -> ext_proc.ProcessingResponse:
+def _immediate(reply: Reply, metadata: Mapping[str, Any], key: str = LOG) -> ext_proc.ProcessingResponse:
     answer = ext_proc.ProcessingResponse()
     immediate = answer.immediate_response
     immediate.status.code = reply.status
@@ -267,7 +271,7 @@ def _immediate(reply: Reply, metadata: Mapping[str, Any]) -> ext_proc.Processing
     for name, value in (("content-type", reply.content_type), *reply.headers.items()):
         immediate.headers.set_headers.add(header={"key": name, "raw_value": value.encode()})
     answer.dynamic_metadata.update({OWN: {OWN_WORDS: True}})
-    return _noting(answer, metadata)
+    return _noting(answer, metadata, key=key)
 
 
 def _noting(
@@ -275,11 +279,12 @@ def _noting(
     log: Mapping[str, Any],
     ask: Mapping[str, str] = MappingProxyType({}),
     tell: Mapping[str, str] = MappingProxyType({}),
+    key: str = LOG,
 ) -> ext_proc.ProcessingResponse:
-    """The answer with metadata beside it; the log's as one JSON text."""
+    """The answer with metadata beside it; the log's as one JSON text. `key`: Envoy keeps the last of each."""
     said: dict[str, Any] = {}
     if log:
-        said[LOG] = orjson.dumps(log).decode()
+        said[key] = orjson.dumps(log).decode()
     if ask:
         said[ASK] = dict(ask)
     if tell:

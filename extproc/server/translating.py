@@ -14,15 +14,13 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from extproc import translate
 from extproc.server.counters import Counters
-from extproc.server.exchange import ATTRIBUTES, OWN, OWN_WORDS, PATH, ProtocolError, attribute
+from extproc.server.exchange import ATTRIBUTES, CLIENT_PATH, OWN, OWN_WORDS, PATH, ProtocolError, attribute
 from extproc.stages.parameters import WARNING
 from extproc.translate import jsontext
 from extproc.translate.settings import Translation
 
 # Of the exchange itself: how to translate.
 TRANSLATION = "x-headgate-translation"
-# What the client's path is before providers change it; set by the filter `attempt` of envoy/native.
-CLIENT_PATH = "x-envoy-original-path"
 DROPPED = "x-headgate-dropped"
 DETAILS = "headgate_translation"
 REQUEST_ATTRIBUTES = (PATH, attribute(CLIENT_PATH), attribute("x-request-id"))

@@ -53,6 +53,12 @@ rules:
       - headers: {{x-chosen: "{{model}}"}}
       - answer_headers: {{x-asked-for: "{{model}}"}}
       - redact: [phone]
+  - name: tidy-beta
+    when: {{model: free-tidy, header: {{x-app: "beta-*"}}}}
+    do: [{{remove_from_answer: [system_fingerprint]}}]
+  - name: private-answers
+    when: {{model: free-tidy, team: search}}
+    do: [{{redact: {{find: [email], on: answer}}}}]
   - name: masked
     when: {{model: free-masked}}
     do: [{{mask: [email]}}]
@@ -176,6 +182,17 @@ def test_a_mask_is_lifted_for_the_client(client: openai.OpenAI, mock: MockProvid
     assert _said(mock)["messages"] == _message("I am [EMAIL_1]")
     stream = client.chat.completions.create(model="free-masked", messages=_message("I am ada@example.com"), stream=True)
     assert "".join(c.choices[0].delta.content or "" for c in stream if c.choices) == "You said: I am ada@example.com"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_rules_for_answers_are_for_whom_they_say(gateway: Gateway, stream: bool) -> None:
+    body = {"model": "free-tidy", "stream": stream, "messages": _message("I am ada@example.com")}
+    others = _post(gateway, body).text
+    assert "[EMAIL]" not in others and "fp_mock" in others
+    beta = _post(gateway, body, x_app="beta-1").text
+    assert "fp_mock" not in beta
+    team = _post(gateway, body, key="key-of-bob").text
+    assert "[EMAIL]" in team and "fp_mock" in team
 
 
 def test_a_refusal_is_openais_error_and_the_provider_sees_nothing(client: openai.OpenAI, mock: MockProvider) -> None:

@@ -170,6 +170,29 @@ def test_when_a_rule_applies(when: When, request_: Request, applies: bool) -> No
     assert _rule("one", Marks("a"), when=when).applies(request_) is applies
 
 
+class Answers(Marks):
+    needs = Needs(answer=Access.CHANGE)
+
+    def request(self, request: Request) -> Outcome:
+        return Outcome(headers={"x-ask": self.name})
+
+
+def test_a_rule_for_answers_leaves_forms_alone() -> None:
+    rules = (_rule("one", Answers("a"), closed=True), _rule("two", Marks("b")))
+    passage = Chain(rules).enter(_request())
+    asked = passage.unseen()
+    assert (asked.refusal, asked.body, asked.headers) == (None, None, {"x-ask": "a"})
+    assert passage.answer(b"").body == b"a"
+    others = Chain((_rule("one", Marks("a"), closed=True, when=When(teams=("search",))),)).enter(_request(team="red"))
+    assert others.unseen().refusal is None
+
+
+@pytest.mark.parametrize("when", [When(keys=("alice",)), When(teams=("search",)), When(headers={"x-app": ("*",)})])
+def test_a_rule_for_answers_sees_the_request_where_it_has_to_know_whose_it_is(when: When) -> None:
+    assert needs_of((_rule("one", Answers("a")),)).request is Access.NONE
+    assert needs_of((_rule("one", Answers("a"), when=when),)).request is Access.READ
+
+
 def test_needs_are_those_of_all_and_closed_is_for_the_rule_to_say() -> None:
     assert needs_of((_rule("one", Says(Outcome())), _rule("two", Marks("a"), closed=True))).closed
     assert not needs_of((_rule("one", Marks("a")),)).closed

@@ -23,6 +23,7 @@ _SAFE = StageSpec("safety", {"rules": [{"find": ["email"]}, {"words": ["xyzzy"],
 _LABEL = StageSpec(
     "transform", {"operations": [{"headers": {"x-who": "{key}"}}, {"answer_headers": {"x-m": "{model}"}}]}
 )
+_ANSWERS = StageSpec("safety", {"rules": [{"words": ["xyzzy"], "action": "block", "on": "answer"}]})
 _TIDY = StageSpec("transform", {"operations": [{"remove_from_answer": ["id"]}]})
 
 
@@ -193,6 +194,26 @@ def test_an_answer_alone_is_enough_for_a_rule_that_needs_no_request() -> None:
     made = _exchange(_chain(_TIDY))
     body = b'{"id":"1","object":"x"}'
     assert _body(made.respond(_answer(body)), body) == b'{"object":"x"}'
+
+
+def test_what_is_logged_of_an_answer_leaves_what_is_logged_of_its_request() -> None:
+    made = _exchange()
+    asked = made.respond(_request()).dynamic_metadata[exchanges.NAMESPACE]
+    body = b'{"choices":[{"message":{"content":"bob@example.com, ada@example.com"}}]}'
+    answered = made.respond(_answer(body)).dynamic_metadata[exchanges.NAMESPACE]
+    assert orjson.loads(asked[exchanges.LOG]) == {"rule": {"safety": {"email": 1}}}
+    assert set(answered) == {exchanges.ANSWER_LOG}
+    assert orjson.loads(answered[exchanges.ANSWER_LOG]) == {"rule": {"safety": {"email": 2}}}
+
+
+def test_an_error_has_the_shape_of_the_api_that_the_client_called() -> None:
+    message = _answer(b'{"choices":[{"message":{"content":"xyzzy"}}]}')
+    known = {
+        exchanges.PATH: "/v1beta/models/x:generateContent",
+        exchanges.attribute("x-envoy-original-path"): "/v1/messages",
+    }
+    answer = _exchange(_chain(_ANSWERS)).respond(_with(message, known))
+    assert orjson.loads(answer.immediate_response.body)["type"] == "error"
 
 
 def test_messages_that_were_not_asked_for_are_errors() -> None:
