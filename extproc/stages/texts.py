@@ -1,6 +1,7 @@
 """The texts that people and models write to one another, each with its path: what safety and limits are about.
 
-Total: odd shapes have no texts. Names, ids, tool definitions and media are not among them.
+Total: odd shapes have no texts. Names, ids, tool definitions and media are not among them. Names of members count in
+any case, since servers written in Go read `Content` for `content`.
 """
 
 from collections.abc import Iterator
@@ -11,64 +12,60 @@ from extproc.stages.protocol import Endpoint
 Steps = tuple[str | int, ...]
 Found = Iterator[tuple[Steps, str]]
 
-# Members of a part, a call or an item that hold text, or content again.
-_TEXTS = ("text", "refusal", "thinking", "arguments", "output", "summary", "reasoning_content")
-_CONTENTS = ("content", "function", "summary", "output")
-_MOST_DEPTH = 8
+# Members that hold text, or content again: a message, a part, a list of either.
+_CONTENTS = frozenset(
+    ("text", "content", "refusal", "thinking", "reasoning", "reasoning_content", "reasoning_details", "summary",
+     "arguments", "output", "function", "function_call", "tool_calls", "custom", "audio", "transcript", "message",
+     "document", "revised_prompt")
+)  # fmt: skip
+# Members in which every text is one, whatever it is called: what a tool is called with, variables of a prompt.
+_ANYTHING = frozenset(("input", "variables"))
+_OF_CHATS = frozenset(("system", "instructions", "messages", "prediction"))
+_OF_REQUESTS = _OF_CHATS | {"prompt", "suffix", "input", "query", "documents"}
+_OF_ANSWERS = frozenset(("choices", "content", "output", "text", "segments", "results", "data"))
+# Texts that are JSON themselves, so that what they say may be written with escapes.
+_JSON = frozenset(("arguments", "partial_json"))
+_MOST_DEPTH = 100
 
 
 def texts(endpoint: Endpoint, body: dict[str, Any]) -> Found:
     """Of a request."""
-    for name in ("system", "instructions"):
-        if name in body:
-            yield from content((name,), body[name])
-    if isinstance(body.get("messages"), list):
-        for index, message in enumerate(body["messages"]):
-            yield from _message(("messages", index), message)
-    if endpoint is not Endpoint.CHAT:
-        for name in ("prompt", "input"):
-            if name in body:
-                yield from _given((name,), body[name])
-    if isinstance(body.get("prediction"), dict):
-        yield from content(("prediction", "content"), body["prediction"].get("content"))
+    return _of(body, _OF_CHATS if endpoint is Endpoint.CHAT else _OF_REQUESTS)
 
 
 def answer_texts(body: dict[str, Any]) -> Found:
     """Of an unary answer of any of the APIs."""
-    choices = body.get("choices")
-    if isinstance(choices, list):
-        for index, choice in enumerate(choices):
-            if isinstance(choice, dict):
-                if isinstance(choice.get("text"), str):
-                    yield ("choices", index, "text"), choice["text"]
-                yield from _message(("choices", index, "message"), choice.get("message"))
-    for name in ("content", "output"):
-        if isinstance(body.get(name), list):
-            yield from content((name,), body[name])
+    return _of(body, _OF_ANSWERS)
+
+
+def is_json(path: Steps) -> bool:
+    """Whether the text at a path is JSON."""
+    return path[-1] in _JSON
 
 
 def content(path: Steps, value: Any, depth: int = 0) -> Found:
-    """A text, a part, or a list of parts."""
+    """A text, a message, a part, or a list of them."""
     if isinstance(value, str):
         yield path, value
     elif depth >= _MOST_DEPTH:
         return
     elif isinstance(value, list):
         for index, part in enumerate(value):
-            yield from content((*path, index), part, depth + 1)
+            if isinstance(part, str | dict | list):
+                yield from content((*path, index), part, depth + 1)
     elif isinstance(value, dict):
         for name, inner in value.items():
-            if isinstance(inner, str):
-                if name in _TEXTS or name == "content":
-                    yield (*path, name), inner
-            elif name in _CONTENTS:
+            known = name if name in _CONTENTS else name.casefold()
+            if known in _CONTENTS:
                 yield from content((*path, name), inner, depth + 1)
-            elif name == "input" and value.get("type") == "tool_use":
+            elif known in _ANYTHING:
                 yield from strings((*path, name), inner)
+            elif known == "source" and isinstance(inner, dict):
+                yield from _source((*path, name), inner, depth + 1)
 
 
 def strings(path: Steps, value: Any) -> Found:
-    """Every text in a value, as deep as JSON may be: what a tool is called with."""
+    """Every text in a value, as deep as JSON may be."""
     todo = [(path, value)]
     while todo:
         at, one = todo.pop()
@@ -80,23 +77,14 @@ def strings(path: Steps, value: Any) -> Found:
             todo += [((*at, index), inner) for index, inner in enumerate(one)]
 
 
-def _message(path: Steps, message: Any) -> Found:
-    if not isinstance(message, dict):
-        return
-    for name in ("content", "refusal", "reasoning_content", "reasoning"):
-        value = message.get(name)
-        if value is not None:
-            yield from content((*path, name), value)
-    calls = message.get("tool_calls")
-    if isinstance(calls, list):
-        yield from content((*path, "tool_calls"), calls)
+def _of(body: dict[str, Any], names: frozenset[str]) -> Found:
+    for name, value in body.items():
+        if name in names or name.casefold() in names:
+            yield from strings((name,), value) if name.casefold() == "documents" else content((name,), value)
 
 
-def _given(path: Steps, value: Any) -> Found:
-    """A prompt or an input: a text, a list of texts, or of messages and items."""
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, list):
-        for index, one in enumerate(value):
-            if isinstance(one, str | dict):
-                yield from content((*path, index), one)
+def _source(path: Steps, source: dict[str, Any], depth: int) -> Found:
+    """Of a document of Anthropic's API: plain text, or content."""
+    if source.get("type") == "text" and isinstance(source.get("data"), str):
+        yield (*path, "data"), source["data"]
+    yield from content((*path, "content"), source.get("content"), depth)

@@ -100,6 +100,46 @@ def test_redaction_leaves_every_other_byte() -> None:
             {"messages": [{"tool_calls": [{"function": {"name": "f", "arguments": '{"to":"a@b.co"}'}}]}]},
             {"messages": [{"tool_calls": [{"function": {"name": "f", "arguments": '{"to":"[EMAIL]"}'}}]}]},
         ),
+        (
+            Endpoint.CHAT,
+            {"messages": [{"function_call": {"name": "a@b.co", "arguments": "a@b.co"}}]},
+            {"messages": [{"function_call": {"name": "a@b.co", "arguments": "[EMAIL]"}}]},
+        ),
+        (
+            Endpoint.CHAT,
+            {"messages": [{"tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "a@b.co"}}]}]},
+            {"messages": [{"tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "[EMAIL]"}}]}]},
+        ),
+        (
+            Endpoint.CHAT,
+            {"messages": [{"reasoning_details": [{"type": "reasoning.text", "text": "a@b.co"}]}]},
+            {"messages": [{"reasoning_details": [{"type": "reasoning.text", "text": "[EMAIL]"}]}]},
+        ),
+        (
+            Endpoint.CHAT,  # as a server written in Go reads it
+            {"Messages": [{"Content": "a@b.co"}, {"content": [{"TEXT": "a@b.co"}]}]},
+            {"Messages": [{"Content": "[EMAIL]"}, {"content": [{"TEXT": "[EMAIL]"}]}]},
+        ),
+        (
+            Endpoint.COMPLETIONS,
+            {"prompt": ["a@b.co"], "suffix": "a@b.co", "user": "a@b.co"},
+            {"prompt": ["[EMAIL]"], "suffix": "[EMAIL]", "user": "a@b.co"},
+        ),
+        (
+            Endpoint.RESPONSES,
+            {"prompt": {"id": "a@b.co", "variables": {"to": "a@b.co"}}, "input": [{"output": "a@b.co"}]},
+            {"prompt": {"id": "a@b.co", "variables": {"to": "[EMAIL]"}}, "input": [{"output": "[EMAIL]"}]},
+        ),
+        (
+            Endpoint.OTHER,  # a reranking
+            {"query": "a@b.co", "documents": ["a@b.co", {"title": "a@b.co"}]},
+            {"query": "[EMAIL]", "documents": ["[EMAIL]", {"title": "[EMAIL]"}]},
+        ),
+        (
+            Endpoint.MESSAGES,
+            {"messages": [{"content": [{"type": "document", "source": {"type": "text", "data": "a@b.co"}}]}]},
+            {"messages": [{"content": [{"type": "document", "source": {"type": "text", "data": "[EMAIL]"}}]}]},
+        ),
     ],
 )
 def test_wherever_texts_are(endpoint: Endpoint, before: Any, after: Any) -> None:
@@ -153,6 +193,8 @@ def test_no_two_values_share_a_mask() -> None:
     [
         ({"choices": [{"text": "a@b.co", "index": 0}]}, {"choices": [{"text": "[EMAIL]", "index": 0}]}),
         ({"content": [{"type": "text", "text": "a@b.co"}]}, {"content": [{"type": "text", "text": "[EMAIL]"}]}),
+        ({"text": "a@b.co", "segments": [{"text": "a@b.co"}]}, {"text": "[EMAIL]", "segments": [{"text": "[EMAIL]"}]}),
+        ({"results": [{"document": {"text": "a@b.co"}}]}, {"results": [{"document": {"text": "[EMAIL]"}}]}),
         ({"output": [{"content": [{"text": "a@b.co"}]}]}, {"output": [{"content": [{"text": "[EMAIL]"}]}]}),
     ],
 )
