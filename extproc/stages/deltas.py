@@ -12,7 +12,7 @@ import orjson
 from extproc.json_splice import Document
 from extproc.stages import sse
 from extproc.stages.protocol import Endpoint, Refusal
-from extproc.stages.texts import strings
+from extproc.stages.texts import is_json, strings
 
 Path = tuple[str | int, ...]
 Key = tuple[Any, ...]
@@ -20,6 +20,13 @@ MOST_TEXTS = 1024  # texts at once in one stream
 
 _CHAT = ("content", "refusal", "reasoning_content", "reasoning")
 _CLAUDE = ("text", "thinking", "partial_json")
+# Lists of a delta, and where each of their elements has a text.
+_LISTED = (
+    ("tool_calls", ("function", "arguments")),
+    ("tool_calls", ("custom", "input")),
+    ("reasoning_details", ("text",)),
+    ("reasoning_details", ("summary",)),
+)
 _WHOLE = ("text", "arguments", "refusal", "delta", "output", "message")
 
 
@@ -55,11 +62,16 @@ class _Open:
 
 
 class Deltas(sse.EventStream):
-    """`rewriter` makes one for each text. `whole` rewrites a text that an event repeats as a whole, at its end."""
+    """`rewriter` makes one for each text. `whole` rewrites a text that an event repeats as a whole, at its end.
+
+    Both are told whether the text is JSON itself.
+    """
 
     open = False
 
-    def __init__(self, endpoint: Endpoint, rewriter: Callable[[], Rewriter], whole: Callable[[str], str]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, rewriter: Callable[[bool], Rewriter], whole: Callable[[str, bool], str]
+    ) -> None:
         super().__init__(endpoint)
         self._rewriter = rewriter
         self._whole = whole
@@ -86,18 +98,18 @@ class Deltas(sse.EventStream):
             return self._flushed(list(self._texts)) + event
         try:
             body = orjson.loads(data)
-        except orjson.JSONDecodeError:  # whatever it is, it is a text
+        except orjson.JSONDecodeError:
+            body = None
+        if not isinstance(body, dict):  # whatever it is, it is a text
             text = data.decode("utf-8", "replace")
-            whole = self._whole(text)
+            whole = self._whole(text, False)
             return event if whole == text else sse.with_data(event, whole.encode())
-        if not isinstance(body, dict):
-            return event
         slots = list(_slots(body))
         ended = _ended(body, [key for key, _, _ in slots], self._texts)
         before = self._flushed([key for key in ended if key not in {slot[0] for slot in slots}])
         changes = [(path, text, self._fed(key, path, text, event, data, key in ended)) for key, path, text in slots]
         if not slots:
-            changes = [(path, text, self._whole(text)) for path, text in _repeated(body)]
+            changes = [(path, text, self._whole(text, is_json(path))) for path, text in _repeated(body)]
         return before + _changed(event, data, [(path, old, new) for path, old, new in changes if new != old])
 
     def _fed(self, key: Key, path: Path, text: str, event: bytes, data: bytes, ended: bool) -> str:
@@ -106,7 +118,7 @@ class Deltas(sse.EventStream):
             if len(self._texts) >= MOST_TEXTS:
                 reason = f"The provider's stream has more than {MOST_TEXTS} texts at once."
                 raise Blocked(Refusal(502, "upstream_error", reason, type="api_error"))
-            known = self._texts[key] = _Open(self._rewriter())
+            known = self._texts[key] = _Open(self._rewriter(is_json(path) or str(key[0]).endswith("arguments.delta")))
         known.event, known.data, known.path = event, data, path
         out = known.rewriter.feed(text)
         if ended:
@@ -178,12 +190,30 @@ def _of_choice(choice: dict[str, Any], path: Path, index: Any) -> Iterator[tuple
     for name in _CHAT:
         if isinstance(delta.get(name), str):
             yield ("choice", str(index), name), (*path, "delta", name), delta[name]
-    calls = delta.get("tool_calls")
-    for at, call in enumerate(calls if isinstance(calls, list) else ()):
-        function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
-            place = (*path, "delta", "tool_calls", at, "function", "arguments")
-            yield ("choice", str(index), "call", str(call.get("index", at))), place, function["arguments"]
+    call = delta.get("function_call")
+    if isinstance(call, dict) and isinstance(call.get("arguments"), str):
+        place = (*path, "delta", "function_call", "arguments")
+        yield ("choice", str(index), "function_call"), place, call["arguments"]
+    for listed, inner in _LISTED:
+        if listed in delta:
+            yield from _of_list(delta, listed, inner, path, index)
+    audio = delta.get("audio")
+    if isinstance(audio, dict) and isinstance(audio.get("transcript"), str):
+        yield ("choice", str(index), "transcript"), (*path, "delta", "audio", "transcript"), audio["transcript"]
+
+
+def _of_list(
+    delta: dict[str, Any], name: str, inner: tuple[str, ...], path: Path, index: Any
+) -> Iterator[tuple[Key, Path, str]]:
+    """One text of each element of a list, whose elements go on by their index."""
+    listed = delta.get(name)
+    for at, one in enumerate(listed if isinstance(listed, list) else ()):
+        value = one
+        for step in inner:
+            value = value.get(step) if isinstance(value, dict) else None
+        if isinstance(value, str):
+            place = str(one.get("index", at))
+            yield ("choice", str(index), name, place, *inner), (*path, "delta", name, at, *inner), value
 
 
 def _ended(body: dict[str, Any], here: list[Key], known: dict[Key, _Open]) -> list[Key]:

@@ -1,6 +1,7 @@
 """Reversible masks: `[EMAIL_1]` goes to the provider in the place of an address, and comes back as the address."""
 
 from extproc.stages.detectors import Detector
+from extproc.stages.escapes import in_json
 from extproc.stages.matching import Matcher
 from extproc.stages.regex import pattern
 
@@ -39,8 +40,9 @@ class Masks:
         """The value of a placeholder; what is no placeholder stays."""
         return self._values.get(match.decode(), "").encode() or match
 
-    def unmasked(self, text: str) -> str:
-        return _PLACEHOLDERS.replaced(text, self.back)
+    def unmasked(self, text: str, *, json: bool = False) -> str:
+        """`json`: the text is JSON itself."""
+        return _PLACEHOLDERS.replaced(text, in_json(self.back) if json else self.back)
 
 
 PLACEHOLDERS = _PLACEHOLDERS

@@ -4,7 +4,8 @@
  "injection": {"action": "flag"}}
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,18 +14,29 @@ from pydantic import AfterValidator, ConfigDict
 
 from extproc.json_splice import Document
 from extproc.stages import paths
-from extproc.stages.deltas import Blocked, Deltas
+from extproc.stages.deltas import Blocked, Deltas, Rewriter
 from extproc.stages.detectors import NAME, Detector, Kind, detector
+from extproc.stages.escapes import Unescaping, in_json, unescaped
 from extproc.stages.injection import Heuristics
 from extproc.stages.masking import PLACEHOLDERS, Masks
 from extproc.stages.matching import Matcher, Parts
 from extproc.stages.protocol import NOTHING, Access, Needs, Outcome, Plain, Refusal, Request, Stream
 from extproc.stages.regex import either, literal, pattern
+from extproc.stages.removal import without
 from extproc.stages.settings import STRICT
-from extproc.stages.texts import answer_texts, texts
+from extproc.stages.sse import data_of, with_data
+from extproc.stages.texts import answer_texts, is_json, texts
 
 Action = Literal["redact", "mask", "flag", "block"]
 _TRUSTED = ("system", "developer", "assistant")
+_LOGPROBS = re.compile(rb'"logprobs"\s*+:\s*+[^n\s]')
+_LOGPROB_PATHS = tuple(
+    paths.steps(path)
+    for path in (
+        "choices[*].logprobs", "logprobs", "part.logprobs", "item.content[*].logprobs",
+        "response.output[*].content[*].logprobs",
+    )
+)  # fmt: skip
 
 
 def _source(text: str) -> str:
@@ -106,7 +118,7 @@ class Safety(Plain):
         document = Document(request.raw)
         for path, text in texts(request.endpoint, request.body):
             try:
-                clean = self._asked.clean(text, found)
+                clean = self._asked.clean(text, found, json=is_json(path) or "\\u" in text)
                 self._judge(request, path, text, found)
             except Blocked as blocked:
                 place = paths.written(path)
@@ -121,7 +133,7 @@ class Safety(Plain):
 
     def answer(self, request: Request, state: object, body: bytes) -> Outcome:
         found = _Found(self._answered.actions, None)
-        back = _unmasking(state)
+        masks = state if isinstance(state, Masks) else None
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError:
@@ -129,13 +141,15 @@ class Safety(Plain):
         try:
             if not isinstance(value, dict):  # an answer that is no JSON is a text all the same
                 text = body.decode("utf-8", "replace")
-                clean = back(self._answered.clean(text, found))
+                clean = _cleaned(self._answered, found, masks, text)
                 return Outcome(body=None if clean == text else clean.encode(), metadata=found.metadata())
             document = Document(body)
             for path, text in answer_texts(value):
-                clean = back(self._answered.clean(text, found))
+                clean = _cleaned(self._answered, found, masks, text, json=is_json(path))
                 if clean != text:
                     document.set(path, clean)
+                    for holder in (path[:-1], path[:2]):  # they name the tokens of the text
+                        document.remove((*holder, "logprobs"))
         except Blocked as blocked:
             return Outcome(refusal=blocked.refusal, metadata=found.metadata())
         return Outcome(body=document.render() if document.changed else None, metadata=found.metadata())
@@ -143,7 +157,7 @@ class Safety(Plain):
     def stream(self, request: Request, state: object) -> Stream | None:
         if not self._answered.matcher and not state:
             return None
-        return _Stream(request, self._answered, state)
+        return _Stream(request, self._answered, state if isinstance(state, Masks) else None)
 
     def _judge(self, request: Request, path: paths.Steps, text: str, found: "_Found") -> None:
         if not self._injection or not self._heuristics or _trusted(request.body, path):
@@ -169,9 +183,15 @@ class _Side:
                         detectors.append(one)
                         self.actions[one.name] = rule.action
         self.matcher = Matcher(detectors) if detectors else None
+        self.changes = any(action != "flag" for action in self.actions.values())
 
-    def clean(self, text: str, found: "_Found") -> str:
-        return self.matcher.replaced(text, found.put) if self.matcher else text
+    def clean(self, text: str, found: "_Found", *, json: bool = False) -> str:
+        """`json`: the text is JSON itself."""
+        if self.matcher is None:
+            return text
+        plain = unescaped(text) if json else text
+        clean = self.matcher.replaced(plain, in_json(found.put) if json else found.put)
+        return text if clean == plain else clean
 
 
 class _Found:
@@ -205,15 +225,29 @@ class _Found:
 class _Stream(Deltas):
     """Redacts what the model says, then unmasks what the client said."""
 
-    def __init__(self, request: Request, side: _Side, state: object) -> None:
-        self._found = _Found(side.actions, None)
-        back = _unmasking(state)
+    def __init__(self, request: Request, side: _Side, masks: Masks | None) -> None:
+        self._found = found = _Found(side.actions, None)
+        self._silent = side.changes
 
-        def rewriter() -> _Chain:
-            parts = [Parts(side.matcher, self._found.put)] if side.matcher else []
-            return _Chain([*parts, Parts(PLACEHOLDERS, state.back)] if isinstance(state, Masks) else parts)
+        def rewriter(json: bool) -> _Chain:
+            before = [Unescaping()] if json else []
+            put = in_json(found.put) if json else found.put
+            parts = [Parts(side.matcher, put)] if side.matcher else []
+            back = [Parts(PLACEHOLDERS, in_json(masks.back) if json else masks.back)] if masks else []
+            return _Chain([*before, *parts, *back])
 
-        super().__init__(request.endpoint, rewriter, lambda text: back(side.clean(text, self._found)))
+        def whole(text: str, json: bool) -> str:
+            return _cleaned(side, found, masks, text, json=json)
+
+        super().__init__(request.endpoint, rewriter, whole)
+
+    def event(self, event: bytes) -> bytes:
+        """Log probabilities name the tokens of a text before it is known whether it holds what must not be read."""
+        if self._silent and _LOGPROBS.search(event):
+            data = data_of(event)
+            less = without(data, _LOGPROB_PATHS) if data is not None else data
+            event = event if less is data or less is None else with_data(event, less)
+        return super().event(event)
 
     def end(self) -> bytes:
         out = super().end()
@@ -226,7 +260,7 @@ class _Chain:
 
     __slots__ = ("_parts",)
 
-    def __init__(self, parts: list[Parts]) -> None:
+    def __init__(self, parts: Sequence[Rewriter]) -> None:
         self._parts = parts
 
     @property
@@ -245,8 +279,10 @@ class _Chain:
         return text
 
 
-def _unmasking(state: object) -> Callable[[str], str]:
-    return state.unmasked if isinstance(state, Masks) else lambda text: text
+def _cleaned(side: _Side, found: _Found, masks: Masks | None, text: str, *, json: bool = False) -> str:
+    """A text of an answer: redacted, then unmasked."""
+    clean = side.clean(text, found, json=json)
+    return masks.unmasked(clean, json=json) if masks else clean
 
 
 def _trusted(body: dict[str, Any], path: paths.Steps) -> bool:

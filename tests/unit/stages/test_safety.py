@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.stages import settings
+from extproc.stages.escapes import Unescaping, unescaped
 from extproc.stages.injection import Heuristics
 from extproc.stages.protocol import Access, Endpoint, Outcome, Request
 from extproc.stages.safety import Safety, Settings
@@ -99,6 +100,16 @@ def test_redaction_leaves_every_other_byte() -> None:
             Endpoint.CHAT,
             {"messages": [{"tool_calls": [{"function": {"name": "f", "arguments": '{"to":"a@b.co"}'}}]}]},
             {"messages": [{"tool_calls": [{"function": {"name": "f", "arguments": '{"to":"[EMAIL]"}'}}]}]},
+        ),
+        (
+            Endpoint.CHAT,
+            {"messages": [{"tool_calls": [{"function": {"arguments": '{"to":"a\\u0040b.co\\n"}'}}]}]},
+            {"messages": [{"tool_calls": [{"function": {"arguments": '{"to":"[EMAIL]\\n"}'}}]}]},
+        ),
+        (
+            Endpoint.CHAT,
+            {"messages": [{"role": "tool", "content": '{"to":"a\\u0040b.co\\n"}'}]},
+            {"messages": [{"role": "tool", "content": '{"to":"[EMAIL]\\n"}'}]},
         ),
         (
             Endpoint.CHAT,
@@ -308,6 +319,83 @@ def test_tool_calls_and_reasoning_are_texts_too() -> None:
     assert b"a@b" not in out and b"[EMAIL]" in out
     data = event({"choices": [{"index": 0, "delta": {"reasoning_content": "a@b.co "}}]})
     assert b"[EMAIL] " in streamed(REDACT, data, [], asked())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"function_call": {"arguments": "a@b.co "}},
+        {"tool_calls": [{"index": 0, "type": "custom", "custom": {"input": "a@b.co "}}]},
+        {"reasoning": "a@b.co ", "reasoning_details": [{"type": "reasoning.text", "text": "a@b.co "}]},
+        {"audio": {"transcript": "a@b.co "}},
+    ],
+)
+def test_wherever_texts_of_a_stream_are(change: Any) -> None:
+    out = streamed(REDACT, event({"choices": [{"index": 0, "delta": change}]}), [], asked())
+    assert b"a@b.co" not in out and b"[EMAIL] " in out
+
+
+@given(CUTS)
+def test_escapes_in_a_streams_tool_arguments_hide_nothing(cuts: list[int]) -> None:
+    arguments = r'{"to": "a\u0040b.co", "say": "x\ud83d\ude00\n\"y\\u0040\u002"'
+    size = 3
+    parts = [arguments[at : at + size] for at in range(0, len(arguments), size)]
+    calls = [
+        {"choices": [{"index": 0, "delta": {"tool_calls": [{"function": {"arguments": part}}]}}]} for part in parts
+    ]
+    out = streamed(REDACT, b"".join(map(event, calls)), cuts, asked())
+    said_ = [json.loads(line[6:])["choices"][0]["delta"]["tool_calls"] for line in out.split(b"\n") if line]
+    text = "".join(call[0]["function"]["arguments"] for call in said_)
+    assert text == r'{"to": "[EMAIL]", "say": "x' + "😀" + r'\n\"y\\u0040\u002"'
+
+
+PRIVATE_KEY = "-----BEGIN PRIVATE KEY-----\nMII=\n-----END PRIVATE KEY-----"
+
+
+def test_what_a_mask_hides_is_escaped_where_a_text_is_json() -> None:
+    mask = stage({"find": ["secret"], "action": "mask"})
+    arguments = json.dumps({"key": PRIVATE_KEY})
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+    request = asked({"messages": [{"role": "user", "content": PRIVATE_KEY}, call]})
+    out = mask.request(request)
+    assert out.body is not None and b"MII" not in out.body and b"[SECRET_2]" not in out.body
+    answer = json.dumps(
+        {"choices": [{"message": {"content": "[SECRET_1]", **_call('{"key": "[SECRET_1]"}')}}]}
+    ).encode()
+    message = body(mask.answer(request, out.state, answer))["choices"][0]["message"]
+    assert message["content"] == PRIVATE_KEY
+    assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == {"key": PRIVATE_KEY}
+    delta_ = event({"choices": [{"index": 0, "delta": _call('{"key": "[SECRET_1]"}')}]})
+    said_ = json.loads(streamed(mask, delta_, [], request, out.state)[6:])["choices"][0]["delta"]["tool_calls"]
+    assert json.loads(said_[0]["function"]["arguments"]) == {"key": PRIVATE_KEY}
+
+
+def _call(arguments: str) -> dict[str, Any]:
+    return {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": arguments}}]}
+
+
+@given(st.text(st.characters(codec="utf-8")), CUTS)
+def test_writing_escapes_out_keeps_what_a_text_says(value: str, cuts: list[int]) -> None:
+    text = json.dumps({"a": value})
+    written = unescaped(text)
+    assert json.loads(written) == {"a": value}
+    parts = Unescaping()
+    places = sorted({cut % (len(text) + 1) for cut in cuts})
+    pieces = [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
+    assert "".join(parts.feed(piece) for piece in pieces) + parts.end() == written
+
+
+def test_log_probabilities_do_not_tell_what_was_redacted() -> None:
+    tokens = {"content": [{"token": "a@b.co"}]}
+    answer = {"choices": [{"message": {"content": "a@b.co"}, "logprobs": tokens}, {"text": "b", "logprobs": tokens}]}
+    clean = body(REDACT.answer(asked(), None, json.dumps(answer).encode()))
+    assert clean["choices"] == [{"message": {"content": "[EMAIL]"}}, {"text": "b", "logprobs": tokens}]
+    data = event({"choices": [{"index": 0, "delta": {"content": "a@b.co "}, "logprobs": tokens}]})
+    assert b"a@b.co" not in streamed(REDACT, data, [], asked())
+    whole = event({"type": "response.output_text.done", "text": "a@b.co", "logprobs": [{"token": "a@b.co"}]})
+    assert b"a@b.co" not in streamed(REDACT, whole, [], asked())
+    flags = stage({"find": ["email"], "action": "flag"})
+    assert streamed(flags, data, [], asked()) == data
 
 
 @given(CUTS)
