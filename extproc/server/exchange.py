@@ -231,12 +231,19 @@ class Exchange:
         return Request(endpoint, body, attributes[_MODEL].string_value, who.key, who.team, headers, self._now)
 
 
+# Texts are UTF-8 in Envoy's messages; what a client sends as a header need not be.
+_NOT_UTF8 = Refusal(400, "invalid_header", "A request header that rules read is not UTF-8. Send it as ASCII.")
 _COMPRESSED = Refusal(
     502, "upstream_error", "The provider's answer is compressed: rules cannot read it.", type="server_error"
 )
 _TOO_LONG = Refusal(
     502, "upstream_error", "The provider's answer is too long for the rules to read.", type="server_error"
 )
+
+
+def unreadable() -> ext_proc.ProcessingResponse:
+    """The answer to a first message that does not parse."""
+    return _refused(_NOT_UTF8, Endpoint.OTHER, {})
 
 
 def _passed(_: bytes, __: bool) -> ext_proc.ProcessingResponse:

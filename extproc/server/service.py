@@ -53,7 +53,12 @@ class Processor:
             if exchange is None:
                 return self._loaded(message, len(raw))
             return self._aside(exchange, message) if len(raw) > _LARGE else _responded(exchange, message)
-        except (ValueError, DecodeError, UnknownError, OSError) as error:
+        except DecodeError as error:
+            if self._exchange is not None:
+                raise self._broken(error) from error
+            # Of a client's making, which could rid itself so of the rules that may be passed over.
+            return Answer(exchanges.unreadable().SerializeToString(), last=True)
+        except (ValueError, UnknownError, OSError) as error:
             raise self._broken(error) from error
 
     async def _aside(self, exchange: Exchange | Translating, message: ext_proc.ProcessingRequest) -> Answer:

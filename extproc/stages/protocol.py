@@ -143,6 +143,16 @@ class Request:
         return Request(self.endpoint, raw, self.model, self.key, self.team, self.headers, self.now)
 
 
+# What rules look at and change. Servers written in Go read `Messages` for `messages`, so it must not slip past a rule.
+_PARAMETERS = frozenset(
+    ("model", "messages", "prompt", "suffix", "input", "system", "instructions", "query", "documents", "prediction",
+     "tools", "tool_choice", "functions", "function_call", "stream", "stream_options", "max_tokens",
+     "max_completion_tokens", "max_output_tokens", "temperature", "top_p", "top_k", "n", "stop", "stop_sequences",
+     "seed", "user", "metadata", "response_format", "logprobs", "top_logprobs", "logit_bias", "presence_penalty",
+     "frequency_penalty", "reasoning", "reasoning_effort", "thinking", "modalities", "audio")
+)  # fmt: skip
+
+
 def opened(request: Request) -> Refusal | None:
     """Parses the body; what is wrong with it, if it is no JSON object in UTF-8 of bounded depth
     with different names."""
@@ -154,6 +164,9 @@ def opened(request: Request) -> Refusal | None:
         return Refusal(400, "invalid_json", "The body is JSON, but not an object.")
     if not is_shallow(request.raw):
         return Refusal(400, "invalid_json", f"The body is nested deeper than {MOST_DEPTH} levels.")
+    for name in body:
+        if name not in _PARAMETERS and name.casefold() in _PARAMETERS:
+            return Refusal(400, "invalid_json", f"The body has the name {name!r}: write {name.casefold()!r}.", name)
     return _twice(request.raw)
 
 

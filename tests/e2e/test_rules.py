@@ -288,11 +288,22 @@ _DEEP = b"[" * 5000 + b"]" * 5000
         (b'{"model":"m","messages":[{"role":"user","content":"\xff\xfe"}]}', "invalid_json"),
         (b'{"model":"m","messages":%b}' % _DEEP, "invalid_json"),
         (b'{"model":"m","messages":[}', "invalid_json"),
+        (b'{"model":"m","messages":[],"Messages":[{"role":"user","content":"xyzzy"}]}', "invalid_json"),
     ],
 )
 def test_a_body_that_is_no_json_is_refused(gateway: Gateway, mock: MockProvider, body: bytes, code: str) -> None:
     answer = _post(gateway, body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+    assert mock.requests() == []
+
+
+def test_a_header_that_is_no_text_rids_nobody_of_rules(gateway: Gateway, mock: MockProvider) -> None:
+    answer = gateway.http.post(
+        "/v1/chat/completions",
+        json={"model": "plain", "messages": _message("hi")},
+        headers=[(b"authorization", b"Bearer " + gateway.key.encode()), (b"x-app", b"beta-\xff")],
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_header")
     assert mock.requests() == []
 
 

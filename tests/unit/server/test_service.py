@@ -99,7 +99,7 @@ async def test_many_exchanges_at_once_each_keep_their_version(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "request_",
-    [_request("0123456789abcdef"), b"\xff\xff", ext_proc.ProcessingRequest(request_body={}).SerializeToString()],
+    [_request("0123456789abcdef"), ext_proc.ProcessingRequest(request_body={}).SerializeToString()],
 )
 async def test_what_cannot_be_served_is_an_error_and_no_silent_end(tmp_path: Path, request_: bytes) -> None:
     async with _running(tmp_path) as (_, channel):
@@ -117,6 +117,13 @@ async def test_a_call_ends_with_its_answer_where_nothing_more_will_come(tmp_path
         assert b'"seed":1' in await call.read()
         assert await call.read() is grpc.aio.EOF  # type: ignore[attr-defined]
         assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_a_header_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    request = _request(_version(tmp_path)).replace(b"/v1/chat/completions", b"/v1/chat/completion\xff")
+    async with _running(tmp_path) as (_, channel):
+        answer = (await _asked(channel, request)).immediate_response
+    assert (answer.status.code, orjson.loads(answer.body)["error"]["code"]) == (400, "invalid_header")
 
 
 async def test_a_chain_that_the_version_lacks_is_an_error(tmp_path: Path) -> None:

@@ -175,6 +175,9 @@ def test_settings_that_cannot_be(document: dict[str, Any], told: str) -> None:
         b'{"messages":[],"n":1,"messages":[]}',
         b'{"a":[{"content":"good","c\\u006fntent":"bad"}]}',
         b'{"a":' + b"[" * 100 + b"]" * 100 + b"}",
+        b'{"Messages":[]}',
+        '{"meſſages":[]}'.encode(),
+        b'{"max_tokens":1,"Max_Tokens":100}',
     ],
 )
 def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
@@ -187,6 +190,7 @@ def test_what_is_a_json_object_is_opened() -> None:
     for raw in (
         b"{}",
         b' {"a":{"b":1},"b":[{"b":2},{"b":3}]}\n',
+        b'{"topK":1,"metadata":{"Model":1}}',
         b'{"n":' + b"9" * 300 + b"}",
         '{"é":"\U0001f600"}'.encode(),
     ):
