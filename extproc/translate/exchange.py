@@ -41,6 +41,7 @@ class _Calls:
     """Gives tool calls without an id one that no other answer has; refuses calls without a name.
 
     Clients send ids back with the whole conversation, so numbers alone would come again. OpenAI's have 40 characters.
+    An answer that calls tools stops for that: some servers, and OpenAI for a tool that was demanded, say `stop`.
     """
 
     def __init__(self, origin: Origin) -> None:
@@ -48,6 +49,8 @@ class _Calls:
         self._count = 0
 
     def named(self, event: Event) -> Event:
+        if isinstance(event, Finished) and event.reason == "stop" and event.sequence is None and self._count:
+            return event._replace(reason="tool_calls")
         if not isinstance(event, CallStarted):
             return event
         if not event.name:

@@ -185,7 +185,9 @@ def _blocks(parts: Iterable[Part], losses: Losses) -> Iterator[Object]:
         block = _block(part, losses)
         if block is not None:
             yield block
-            yield from _cache_point(part.cache)
+            # Results cannot hold marks: the last one in a result stands behind it.
+            inner = [each.cache for each in part.parts if each.cache] if isinstance(part, ToolResult) else []
+            yield from _cache_point(part.cache or (inner[-1] if inner else None))
 
 
 def _cache_point(cache: Cache | None) -> list[Object]:
@@ -201,7 +203,7 @@ def _block(part: Part, losses: Losses) -> Object | None:
     if isinstance(part, ToolCall):
         return {"toolUse": {"toolUseId": safe_id(part.id), "name": part.name, "input": part.arguments_object}}
     if isinstance(part, ToolResult):
-        content = list(_blocks(part.parts, losses)) or [{"json": {}}]
+        content = [block for inner in part.parts if (block := _block(inner, losses)) is not None] or [{"json": {}}]
         result: Object = {"toolUseId": safe_id(part.call_id), "content": content}
         if part.is_error:
             result["status"] = "error"

@@ -128,7 +128,7 @@ def write(chat: Chat, model: str, options: Options) -> Call:
         if chat.format.schema is not None:
             config["responseJsonSchema"] = chat.format.schema
     if chat.reasoning is not None:
-        config["thinkingConfig"] = _thinking(chat, by_budget=not signed)
+        config["thinkingConfig"] = _thinking(chat, model, by_budget=not signed)
     if config:
         body["generationConfig"] = config
     verb = "streamGenerateContent?alt=sse" if chat.stream else "generateContent"
@@ -150,7 +150,7 @@ def _choose(chat: Chat, body: Object) -> None:
     body["toolConfig"] = {"functionCallingConfig": config}
 
 
-def _thinking(chat: Chat, *, by_budget: bool) -> Object:
+def _thinking(chat: Chat, model: str, *, by_budget: bool) -> Object:
     reasoning, losses = chat.reasoning, chat.losses
     if reasoning is None:
         return {}
@@ -158,14 +158,23 @@ def _thinking(chat: Chat, *, by_budget: bool) -> Object:
         if by_budget:
             return {"thinkingBudget": 0}
         losses.warn(f"{reasoning.at} became the lowest level: the model cannot stop thinking")
-        return {"thinkingLevel": "MINIMAL"}
+        return {"thinkingLevel": _lowest(model)}
     if by_budget or reasoning.budget is not None:
         budget = budget_of(reasoning, losses)
         return {"includeThoughts": True, "thinkingBudget": min(budget, _MOST_BUDGET) if by_budget else budget}
     effort = effort_of(reasoning, losses)
     if effort in ("xhigh", "max"):
         losses.warn(f"{reasoning.at} became the level high, the highest")
-    return {"includeThoughts": True, "thinkingLevel": _LEVELS.get(effort, "MEDIUM")}
+    level = _LEVELS.get(effort, "MEDIUM")
+    if level == "MINIMAL" and _lowest(model) != level:
+        losses.warn(f"{reasoning.at} became the level low, the lowest")
+        level = _lowest(model)
+    return {"includeThoughts": True, "thinkingLevel": level}
+
+
+def _lowest(model: str) -> str:
+    """https://ai.google.dev/gemini-api/docs/thinking: the Pro models have no level below low."""
+    return "LOW" if "-pro" in model else "MINIMAL"
 
 
 def _tool(tool: Tool, losses: Losses) -> Object:

@@ -285,7 +285,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._started = False
-        self._call = -1  # the index of the call whose arguments are coming
+        self._call, self._id = -1, ""  # the index and id of the call whose arguments are coming
         self._finish: str | None = None
 
     def whole(self, answer: Object) -> Iterator[Event]:
@@ -330,12 +330,13 @@ class Reader:
 
     def _called(self, call: Object, position: int) -> Iterator[Event]:
         function = an_object(call.get("function"))
-        index = call.get("index", position)
-        if isinstance(index, int) and index != self._call:
-            if index < self._call:
+        index, name, call_id = call.get("index", position), a_text(function.get("name")), a_text(call.get("id"))
+        another = bool(name) and call_id not in ("", self._id)  # Gemini's endpoint gives all of them one index
+        if isinstance(index, int) and (index != self._call or another):
+            if index < self._call and not another:
                 raise unreadable("the pieces of its tool calls are mixed up")
-            self._call = index
-            yield CallStarted(a_text(call.get("id")), a_text(function.get("name")))
+            self._call, self._id = index, call_id
+            yield CallStarted(call_id, name)
         if arguments := a_text(function.get("arguments")):
             yield CallPiece(arguments)
 

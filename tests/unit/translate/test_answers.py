@@ -311,6 +311,27 @@ def test_mixed_up_pieces_of_calls_are_an_error() -> None:
     assert "mixed up" in events(through("anthropic", "openai", [data]))[-1]["error"]["message"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_answer_that_calls_a_tool_stops_for_that(streaming: bool) -> None:
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    choice = {"index": 0, "delta" if streaming else "message": {"tool_calls": [call]}, "finish_reason": "stop"}
+    answer = json.dumps({"id": "a", "choices": [choice]})
+    if streaming:
+        out = events(through("anthropic", "openai", [f"data: {answer}\n\ndata: [DONE]\n\n".encode()]))
+        assert out[-2]["delta"]["stop_reason"] == "tool_use"
+    else:
+        found = exchange("anthropic", "openai", stream=False).whole(200, JSON, answer.encode())
+        assert json.loads(found.body)["stop_reason"] == "tool_use"
+
+
+def test_parallel_calls_of_one_index_are_told_apart_by_their_ids() -> None:
+    calls = [{"index": 0, "id": name, "function": {"name": name, "arguments": '{"a":1}'}} for name in ("one", "two")]
+    chunks = [{"choices": [{"delta": {"tool_calls": [call]}, "finish_reason": None}]} for call in calls]
+    chunks.append({"choices": [{"delta": {}, "finish_reason": "tool_calls"}]})
+    data = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks).encode() + b"data: [DONE]\n\n"
+    assert followed("anthropic", through("anthropic", "openai", [data])).calls == [("one", {"a": 1}), ("two", {"a": 1})]
+
+
 def test_tools_of_the_server_do_not_disturb_the_clients() -> None:
     payloads = [
         {"type": "message_start", "message": {"id": "a", "model": "m", "usage": {}}},

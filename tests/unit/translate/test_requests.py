@@ -269,6 +269,40 @@ def test_older_models_think_by_budget_newer_ones_by_effort(model: str, by_budget
     assert ("output_config" in found) != by_budget
 
 
+@pytest.mark.parametrize(
+    ("model", "effort", "level"),
+    [
+        ("gemini-3-flash-preview", "minimal", "MINIMAL"),
+        ("gemini-3-flash-preview", "none", "MINIMAL"),
+        ("gemini-3.1-pro-preview", "minimal", "LOW"),
+        ("gemini-3.1-pro-preview", "none", "LOW"),
+        ("gemini-3.1-pro-preview", "high", "HIGH"),
+    ],
+)
+def test_models_are_told_a_level_that_they_have(model: str, effort: str, level: str) -> None:
+    body = {"model": "a", "messages": [{"role": "user", "content": "x"}], "reasoning_effort": effort}
+    found = json.loads(sent(body, "gemini", model=model).body)
+    assert found["generationConfig"]["thinkingConfig"]["thinkingLevel"] == level
+
+
+def test_a_cache_mark_in_a_tools_result_stands_behind_it_on_bedrock() -> None:
+    call = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+    text = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}
+    messages = [
+        {"role": "user", "content": "go"},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": [text]}]},
+    ]
+    tools = [{"name": "f", "input_schema": {"type": "object"}}]
+    body = {"model": "a", "max_tokens": 5, "tools": tools, "messages": messages}
+    result = request("anthropic", "bedrock", json.dumps(body).encode(), "m", STAMP, DROP)
+    assert not isinstance(result, Refused)
+    assert json.loads(result.body)["messages"][2]["content"] == [
+        {"toolResult": {"toolUseId": "c", "content": [{"text": "x"}]}},
+        {"cachePoint": {"type": "default"}},
+    ]
+
+
 def test_every_provider_has_a_name_and_takes_the_smallest_request() -> None:
     body = b'{"model":"a","max_tokens":5,"messages":[{"role":"user","content":"x"}]}'
     for provider in PROVIDERS:
