@@ -32,6 +32,7 @@ from extproc.translate.neutral import (
     Tool,
     ToolCall,
     ToolResult,
+    Turn,
     Unexpressed,
     Usage,
 )
@@ -170,6 +171,9 @@ def think(chat: Chat, model: str, body: Object) -> None:
         body["thinking"] = {"type": "disabled"}
         return
     if _BY_BUDGET.search(model) or reasoning.budget is not None:
+        if unthought := _calls_without_thinking(chat.turns):
+            losses.param(reasoning.at, f"the calls in {unthought} came back without the thinking before them")
+            return
         budget = budget_of(reasoning, losses)
         if "max_tokens" not in chat.settings:
             body["max_tokens"] += budget
@@ -186,6 +190,18 @@ def think(chat: Chat, model: str, body: Object) -> None:
     if temperature is not None and body.get("temperature") != 1:
         losses.param(temperature.at, "a model that thinks has the temperature 1")
         del body["temperature"]
+
+
+def _calls_without_thinking(turns: Iterable[Turn]) -> str:
+    """Where tools were called last without signed thinking before that, which a model that thinks demands to see again.
+
+    https://docs.claude.com/en/docs/build-with-claude/extended-thinking#preserving-thinking-blocks
+    """
+    last = next((turn for turn in reversed(alternating(turns)) if turn.role == "assistant"), None)
+    if last is None or not any(isinstance(part, ToolCall) for part in last.parts):
+        return ""
+    thought = any(isinstance(part, Thinking) and (part.signature or part.redacted) for part in last.parts)
+    return "" if thought else last.at
 
 
 def _tool(tool: Tool) -> Object:

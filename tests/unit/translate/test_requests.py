@@ -269,6 +269,24 @@ def test_older_models_think_by_budget_newer_ones_by_effort(model: str, by_budget
     assert ("output_config" in found) != by_budget
 
 
+def test_calls_that_came_back_without_their_thinking_end_it() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    details = [{"type": "reasoning.text", "text": "hm", "signature": "s"}]
+
+    def asked(**more: Any) -> dict[str, Any]:
+        said = {"role": "assistant", "content": None, "tool_calls": [call], **more}
+        messages = [{"role": "user", "content": "go"}, said, {"role": "tool", "tool_call_id": "c", "content": "1"}]
+        tools = [{"type": "function", "function": {"name": "f"}}]
+        return {"model": "a", "messages": messages, "tools": tools, "reasoning_effort": "low"}
+
+    without = sent(asked(), "anthropic", model="claude-sonnet-4-5")
+    assert without.dropped == ("reasoning_effort",) and "thinking" not in json.loads(without.body)
+    kept = sent(asked(reasoning_details=details), "anthropic", model="claude-sonnet-4-5")
+    assert json.loads(kept.body)["thinking"]["type"] == "enabled"
+    adaptive = sent(asked(), "anthropic", model="claude-opus-4-8")
+    assert json.loads(adaptive.body)["thinking"] == {"type": "adaptive"}
+
+
 @pytest.mark.parametrize(
     ("model", "effort", "level"),
     [
