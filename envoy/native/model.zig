@@ -81,7 +81,7 @@ pub const Filter = struct {
         // Attempts may change the path before an error has to be told in the client's dialect.
         if (std.mem.startsWith(u8, abi.header(self.stream, .request, ":path"), "/v1/messages"))
             abi.note(self.stream, namespace, "dialect", "anthropic");
-        if (self.config.rules and asked.stream) abi.setHeader(self.stream, .request, stream_header, "1");
+        if (self.config.rules and asked.may_stream) abi.setHeader(self.stream, .request, stream_header, "1");
         abi.setHeader(self.stream, .request, model_header, instead orelse model);
         abi.pickRoute(self.stream);
         // Now, since a rule may choose another route.

@@ -14,6 +14,8 @@ pub const Asked = struct {
     /// The model's name as it is written, between its quotes.
     name: Span,
     stream: bool = false,
+    /// Whether a server may take it for a stream, however that is written: `true` as a text, 1, twice, in capitals.
+    may_stream: bool = false,
     /// Where the value of `stream_options` begins.
     options: ?usize = null,
     /// The most output tokens, over all choices; null if the client set no bound.
@@ -56,8 +58,10 @@ fn readJson(body: []const u8) ?Asked {
         if (std.ascii.eqlIgnoreCase(key, "model")) {
             models += 1;
             asked.name = stringAt(body, member.value) orelse return null;
-        } else if (std.mem.eql(u8, key, "stream")) {
-            asked.stream = std.mem.startsWith(u8, body[member.value..], "true");
+        } else if (std.ascii.eqlIgnoreCase(key, "stream")) {
+            const value = body[member.value..];
+            if (std.mem.eql(u8, key, "stream")) asked.stream = std.mem.startsWith(u8, value, "true");
+            if (!std.mem.startsWith(u8, value, "false") and !std.mem.startsWith(u8, value, "null")) asked.may_stream = true;
         } else if (std.mem.eql(u8, key, "stream_options")) {
             asked.options = member.value;
         } else if (isCap(key)) {

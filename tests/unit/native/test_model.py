@@ -114,7 +114,15 @@ def test_a_configuration_that_is_not_known_is_rejected(kind: str, text: str) -> 
 
 @pytest.mark.parametrize(
     ("body", "told"),
-    [(b'{"model":"m","stream":true}', "1"), (b'{"model":"m","stream":false}', None), (b'{"model":"m"}', None)],
+    [
+        (b'{"model":"m","stream":true}', "1"),
+        (b'{"model":"m","stream":"true"}', "1"),
+        (b'{"model":"m","Stream":true}', "1"),
+        (b'{"model":"m","stream":true,"stream":false}', "1"),
+        (b'{"model":"m","stream":false}', None),
+        (b'{"model":"m","stream":null}', None),
+        (b'{"model":"m"}', None),
+    ],
 )
 def test_rules_learn_whether_a_stream_is_asked_for(body: bytes, told: str | None) -> None:
     headers = {"content-type": "application/json", ":path": "/v1/chat/completions"}
