@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
 import orjson
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
-from pydantic_core import core_schema
+from pydantic_core import PydanticCustomError, core_schema
 
 from controlplane.policy.types import HeaderName, KeyName, Pattern, RuleName, Strict, TeamName
 from extproc.stages import choice, operations, parameters, safety, saving, tokens, validation
@@ -76,6 +76,9 @@ class _Finding(_Told):
         self.schema = {"anyOf": [self._kinds.schema, {**self.schema, "properties": own}]}
 
     def validate(self, value: Any) -> Any:
+        if not isinstance(value, list | dict):
+            told = {"expected": "a list of kinds such as [email], or a mapping"}
+            raise PydanticCustomError("wrong-type", "this is neither a list nor a mapping", told)
         return self._kinds.validate(value) if isinstance(value, list) else super().validate(value)
 
 

@@ -172,15 +172,17 @@ class Structure:
                 "unknown-value", f"`{found}` is not known here", where, expected, suggestion=nearest(found, choices)
             )
         elif kind == "value_error":
-            self._add("invalid-value", f"not valid: {shown(error['input'])}", where, str(context["error"]))
+            self._add("invalid-value", str(context["error"]), where)  # which says what was expected
         elif "expected" in context and ("-" in kind):
             at_key = error["loc"][-1:] == (_KEY,)
             self._add(kind, error["msg"], where, context["expected"], hint=context.get("hint"), key=at_key)
+        elif kind == "too_short":
+            least, has = context["min_length"], context["actual_length"]
+            self._add("out-of-range", f"this has {has or 'no'} elements", where, f"at least {least}")
         elif kind in (
             "greater_than_equal",
             "less_than_equal",
             "less_than",
-            "too_short",
             "string_pattern_mismatch",
             "string_too_short",
         ):
@@ -271,6 +273,6 @@ def _wanted(kind: str, message: str) -> str:
     names = {
         "string_type": "text", "int_type": "a whole number", "bool_type": "true or false", "list_type": "a list",
         "dict_type": "a mapping", "model_type": "a mapping", "model_attributes_type": "a mapping",
-        "int_from_float": "a whole number",
+        "int_from_float": "a whole number", "dataclass_type": "a mapping",
     }  # fmt: skip
     return names.get(kind, message.removeprefix("Input should be "))

@@ -1,5 +1,6 @@
 """The operations of the stage `transform`: their settings, and the change of a document that each of them is."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,6 +14,11 @@ from extproc.stages.protocol import Endpoint, Request
 from extproc.stages.settings import STRICT
 from extproc.stages.template import Template, template
 
+_HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_NOT_RULED = frozenset(
+    ("host", "connection", "content-length", "content-type", "content-encoding", "accept-encoding", "keep-alive",
+     "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
+)  # fmt: skip
 CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 # The endpoints that generate text, and what each calls its cap.
 _CAPPED_BY = {
@@ -27,6 +33,16 @@ Change = Callable[[Document, Request], object]
 def _template(text: str) -> str:
     template(text)  # raises ValueError
     return text
+
+
+def _header(name: str) -> str:
+    """In lower case. What says how a message is sent is not for rules to say, nor what the gateway tells itself."""
+    lowered = name.lower()
+    if not _HEADER.fullmatch(lowered):
+        raise ValueError(f"{name!r} is no name of a header: letters, digits and hyphens are expected, as in x-team")
+    if lowered in _NOT_RULED or lowered.startswith(("x-headgate-", "x-envoy-")):
+        raise ValueError(f"{name!r} is the gateway's own: a header of another name is expected, as in x-team")
+    return lowered
 
 
 def _path(text: str) -> str:
@@ -46,6 +62,7 @@ def _answer_path(text: str) -> str:
     return text
 
 
+Header = Annotated[str, AfterValidator(_header)]
 Text = Annotated[str, AfterValidator(_template)]
 Path = Annotated[str, AfterValidator(_path)]
 Value = Annotated[Any, AfterValidator(_values)]
@@ -100,8 +117,8 @@ class Operation:
     clamp: Mapping[Path, Range] | None = None
     max_tokens: Cap | None = None
     system: System | None = None
-    headers: Mapping[str, Text] | None = None
-    answer_headers: Mapping[str, Text] | None = None
+    headers: Mapping[Header, Text] | None = None
+    answer_headers: Mapping[Header, Text] | None = None
     metadata: Mapping[str, Text] | None = None
     remove_from_answer: tuple[Annotated[str, AfterValidator(_answer_path)], ...] | None = None
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

@@ -205,6 +205,9 @@ def test_any_bytes_come_out_the_same_for_any_chunking(parts: list[bytes], cuts: 
         ({"clamp": {"n": {"least": 2, "most": 1}}}, "least is 2, above most, 1"),
         ({"max_tokens": {"most": 0}}, "most is 0"),
         ({"headers": {"a": "{header:a b}"}}, "names no header"),
+        ({"headers": {"a b": "c"}}, "'a b' is no name of a header"),
+        ({"headers": {"Host": "c"}}, "'Host' is the gateway's own"),
+        ({"answer_headers": {"x-headgate-model": "c"}}, "'x-headgate-model' is the gateway's own"),
     ],
 )
 def test_errors_name_the_field(operation: dict[str, Any], told: str) -> None:
