@@ -145,11 +145,12 @@ class Safety(Plain):
                 return Outcome(body=None if clean == text else clean.encode(), metadata=found.metadata())
             document = Document(body)
             for path, text in answer_texts(value):
-                clean = _cleaned(self._answered, found, masks, text, json=is_json(path))
+                clean = self._answered.clean(text, found, json=is_json(path))
+                if clean != text:
+                    _silence(document, path)
+                clean = masks.unmasked(clean, json=is_json(path)) if masks else clean
                 if clean != text:
                     document.set(path, clean)
-                    for holder in (path[:-1], path[:2]):  # they name the tokens of the text
-                        document.remove((*holder, "logprobs"))
         except Blocked as blocked:
             return Outcome(refusal=blocked.refusal, metadata=found.metadata())
         return Outcome(body=document.render() if document.changed else None, metadata=found.metadata())
@@ -283,6 +284,13 @@ def _cleaned(side: _Side, found: _Found, masks: Masks | None, text: str, *, json
     """A text of an answer: redacted, then unmasked."""
     clean = side.clean(text, found, json=json)
     return masks.unmasked(clean, json=json) if masks else clean
+
+
+def _silence(document: Document, path: paths.Steps) -> None:
+    """Takes out log probabilities, which name the tokens of a text: beside it, or beside its message."""
+    for holder in (path[:-1], path[:2]):
+        if document.raw((*holder, "logprobs")) not in (None, b"null"):
+            document.remove((*holder, "logprobs"))
 
 
 def _trusted(body: dict[str, Any], path: paths.Steps) -> bool:

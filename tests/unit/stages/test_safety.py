@@ -390,6 +390,8 @@ def test_log_probabilities_do_not_tell_what_was_redacted() -> None:
     answer = {"choices": [{"message": {"content": "a@b.co"}, "logprobs": tokens}, {"text": "b", "logprobs": tokens}]}
     clean = body(REDACT.answer(asked(), None, json.dumps(answer).encode()))
     assert clean["choices"] == [{"message": {"content": "[EMAIL]"}}, {"text": "b", "logprobs": tokens}]
+    nothing = REDACT.answer(asked(), None, b'{"choices":[{"text":"a@b.co","logprobs":null}]}')
+    assert nothing.body == b'{"choices":[{"text":"[EMAIL]","logprobs":null}]}'
     data = event({"choices": [{"index": 0, "delta": {"content": "a@b.co "}, "logprobs": tokens}]})
     assert b"a@b.co" not in streamed(REDACT, data, [], asked())
     whole = event({"type": "response.output_text.done", "text": "a@b.co", "logprobs": [{"token": "a@b.co"}]})
