@@ -13,7 +13,11 @@ from controlplane.xds.redact import dump
 from controlplane.xds.resource import EMPTY
 from tests.unit.plan.compiled import compiled
 
-TEXT = """\
+COOL = "  - {name: cool, do: [{set: {temperature: 0}}, {redact: [email]}], on_error: deny}\n"
+MIDDLE = "  - {when: {model: plain}, do: [{flag: [email]}]}\n"
+LAST = "  - {name: last, do: [{block: [secret]}]}\n"
+TEXT = (
+    """\
 version: 1
 gateway:
   admin: {listen: 127.0.0.1:9800, token: {env: ADMIN}}
@@ -29,7 +33,10 @@ keys:
   bob: {secret: {file: bob.txt}}
 limits:
   standard: {requests: 600/m}
+rules:
 """
+    + f"{COOL}{MIDDLE}{LAST}"
+)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +49,14 @@ limits:
         ("  tls: {cert: {file: server.pem}, key: {file: server.key}}\n", "", [("remove", "gateway.tls")]),
         ("{kind: openai, base_url", "{balance: random, kind: openai, base_url", [("add", "providers.two.balance")]),
         ("version", "# a comment\nversion", []),
+        ("temperature: 0", "temperature: 1", [("change", "rules.cool.do[0].set")]),
+        ("set: {temperature: 0}", "remove: [temperature]", [("change", "rules.cool.do")]),
+        ("when: {model: plain}", "when: {model: smart}", [("change", "rules.rule-2.when")]),
+        (", on_error: deny", "", [("remove", "rules.cool.on_error")]),
+        ("  - {name: cool", "  - {name: new, do: [{flag: [iban]}]}\n  - {name: cool", [("add", "rules.new")]),
+        ("name: last", "name: end", [("add", "rules.end"), ("remove", "rules.last")]),
+        (LAST, "", [("remove", "rules.last")]),
+        (f"{COOL}{MIDDLE}{LAST}", f"{LAST}{MIDDLE}{COOL}", [("change", "rules")]),
     ],
 )
 def test_in_the_words_of_the_policy(old: str, new: str, changed: list[tuple[str, str]]) -> None:
