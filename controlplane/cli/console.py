@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
+from controlplane.policy.place import path_text
 from controlplane.policy.render import render
 from controlplane.runtime.failures import ApplyError
 
@@ -72,7 +73,7 @@ def short(value: Any, width: int = 60) -> str:
     elif isinstance(value, list):
         text = "[" + ", ".join(short(v) for v in value) + "]"
     else:
-        text = "none" if value is None else str(value)
+        text = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
@@ -315,7 +316,7 @@ class Foreground:
             err.print("saved: nothing changes")
             return
         paths = [change.path for change in applied.difference.policy]
-        names = ", ".join(".".join(str(step) for step in path) for path in paths[:4])
+        names = ", ".join(map(path_text, paths[:4]))
         more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
         err.print(
             f"[green]live[/] revision {applied.revision.number}: {escape(names)}{more} "
