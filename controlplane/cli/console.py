@@ -295,8 +295,12 @@ def answer(view: View) -> None:
         out.print(f"price at {escape(_target(row, 1))}: {price(row['price'])}{where}", soft_wrap=True)
     limits = ", ".join(view["limits"]) or "none"
     out.print(f"limits: {escape(limits)}")
-    rules = ", ".join(view["rules"])
-    out.print(f"rules: {escape(rules)} (tier 2)" if rules else "rules: none; nothing of it runs in Python (tier 0)")
+    rules, translated = ", ".join(view["rules"]), "; ".join(view["translated"])
+    out.print(f"rules: {escape(rules)} (tier 2)" if rules else "rules: none")
+    if translated:
+        out.print(f"translated: {escape(translated)} (tier 2)")
+    elif not rules:
+        out.print("nothing of it runs in Python (tier 0)")
 
 
 class Foreground:

@@ -184,14 +184,14 @@ def _model(route: Route) -> Decision:
         return _native(
             path,
             "route it",
-            mechanism + ", adapted per attempt by a script",
-            "its targets differ in path, name or headers",
+            mechanism + ", adapted per attempt by the module",
+            "its targets have paths, names or headers of their own",
         )
     if route.upstream_model is not None:
         return _native(
             path,
             "route it",
-            mechanism + ", renamed once by the script that reads the model",
+            mechanism + ", renamed once by the filter that reads the model",
             "all its targets share the name",
         )
     return _native(path, "route it", mechanism, "the name passes through")
@@ -258,6 +258,7 @@ class Answer:
     attempts: int
     limits: tuple[str, ...]
     rules: tuple[str, ...]  # for its model and key; path, stream, headers and modality may part them further
+    translated: tuple[str, ...]  # which requests for its model are translated for whom
 
 
 def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
@@ -284,6 +285,7 @@ def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
             found.retry.attempts if groups and found else 0,
             limits,
             _rules(plan, model, key) if groups and model else (),
+            tuple(translation_explained.translated(found, plan.messages)) if groups and found else (),
         )
 
     if key is None and not plan.open:

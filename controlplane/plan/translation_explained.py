@@ -23,12 +23,12 @@ def decisions(plan: Plan) -> Iterator[Decision]:
     """For each model, in the order of the policy, what is translated, and which endpoints nobody serves."""
     for route in plan.routes:
         path = ("models", route.name)
-        translated = "; ".join(_translated(route, plan.messages))
-        if translated:
+        what = "; ".join(translated(route, plan.messages))
+        if what:
             mechanism = "ext_proc in the provider's lane, for each attempt, from the original body"
             price = f"about {WHOLE_US} us of CPU for a request, {STREAMED_US} for a part of a stream"
             why = f"{price}; other requests do not pay; requests fail without it"
-            yield Decision(path, f"translate {translated}", Tier.INLINE, mechanism, why)
+            yield Decision(path, f"translate {what}", Tier.INLINE, mechanism, why)
         refused = [_SPOKEN[surface] for way in route.ways if way.route is None for surface in way.surfaces]
         if refused:
             rule = f"refuse {', '.join(refused)}"
@@ -36,7 +36,8 @@ def decisions(plan: Plan) -> Iterator[Decision]:
             yield Decision(path, rule, Tier.NATIVE, "direct response, found by the path", why)
 
 
-def _translated(route: Route, messages: bool) -> Iterator[str]:
+def translated(route: Route, messages: bool) -> Iterator[str]:
+    """Which requests for a model are translated, and for which of its providers."""
     named = {surface for way in route.ways for surface in way.surfaces}
     everything = (Surface.CHAT, Surface.EMBEDDINGS, *((Surface.MESSAGES,) if messages else ()))
     rest = Way(tuple(surface for surface in everything if surface not in named), route)

@@ -27,6 +27,8 @@ _CAPPED_BY = {
     Endpoint.MESSAGES: "max_tokens",
     Endpoint.RESPONSES: "max_output_tokens",
 }
+# OpenAI's models that think refuse the older name of the cap, other servers the newer one.
+_NEWER = re.compile(r"(?:.*/)?(?:o[1-9]|gpt-[5-9])")
 Change = Callable[[Document, Request], object]
 
 
@@ -219,6 +221,7 @@ def _capping(cap: Cap) -> Change:
                 if value is not None:
                     document.set((name,), value)
         if cap.add and not stated and request.endpoint in _CAPPED_BY:
-            document.set((_CAPPED_BY[request.endpoint],), cap.most)
+            newer = request.endpoint is Endpoint.CHAT and _NEWER.match(request.model)
+            document.set(("max_completion_tokens" if newer else _CAPPED_BY[request.endpoint],), cap.most)
 
     return change

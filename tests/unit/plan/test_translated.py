@@ -77,3 +77,9 @@ def test_explain_tells_tier_and_price() -> None:
     assert f"about {WHOLE_US} us" in found.why
     assert told["sonnet", "refuse OpenAI's embeddings, OpenAI's other endpoints"].tier is Tier.NATIVE
     assert ("four", "translate Anthropic's messages for gpt") in told
+
+
+def test_explain_tells_what_of_a_request_is_translated() -> None:
+    assert explain.request(MADE, "sonnet", None).translated == ("OpenAI's chats for claude",)
+    only = "version: 1\nproviders: {g: {kind: openai}}\nmodels: {m: g}\n"
+    assert explain.request(compiled(only).plan, "m", None).translated == ()

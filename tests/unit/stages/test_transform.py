@@ -78,6 +78,14 @@ def test_max_tokens_by_any_name(endpoint: Endpoint, before: Any, now: Any) -> No
     assert after(asked(before, endpoint), {"max_tokens": {"most": 100, "add": True}}) == now
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("gpt-5-mini", "max_completion_tokens"), ("openai/o3", "max_completion_tokens"), ("olmo", "max_tokens")],
+)
+def test_a_cap_that_is_added_has_the_name_that_the_model_knows(model: str, name: str) -> None:
+    assert after(asked({}, model=model), {"max_tokens": {"most": 100, "add": True}}) == {name: 100}
+
+
 USER = {"role": "user", "content": "hi"}
 SYSTEM = {"role": "system", "content": "own"}
 
