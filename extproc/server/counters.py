@@ -58,9 +58,11 @@ class Counters:
         if isinstance(value, dict):
             for inner, each in value.items():
                 self._sum(f"{name}.{inner}", each)
-        elif isinstance(value, int) and not isinstance(value, bool):
-            if name in self.found or len(self.found) < _MOST_NAMES:
-                self.found[name] += value
+        elif isinstance(value, int) and not isinstance(value, bool) and self._has_room(name):
+            self.found[name] += value
+
+    def _has_room(self, name: str) -> bool:
+        return name in self.found or len(self.found) < _MOST_NAMES
 
     def failures(self, failed: list[str]) -> None:
         """Counts rules that failed; each is told once."""
