@@ -12,7 +12,7 @@ from datetime import datetime
 
 from controlplane.plan.build import plan
 from controlplane.plan.ir import Plan
-from controlplane.plan.tokens import Tokens, missing
+from controlplane.plan.tokens import Tokens, conflicts
 from controlplane.policy.check import check, redis_problems, resolve, secret_refs
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.language import Policy
@@ -59,7 +59,7 @@ class Compiler:
         secrets, problems = resolve(secret_refs(checked.policy), self.read, checked.places)
         problems += tuple(check_key_sets(checked.policy.issuers, secrets, checked.places))
         tokens = self.tokens(now)
-        problems += (*missing(checked.policy, tokens), *check_webhooks(checked.policy, secrets, checked.places))
+        problems += (*conflicts(checked.policy, tokens), *check_webhooks(checked.policy, secrets, checked.places))
         prices, wrong = imported(checked.policy, self.read, checked.places)
         problems += wrong
         problems += redis_problems(checked.policy, secrets, checked.places)

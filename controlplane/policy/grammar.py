@@ -13,6 +13,8 @@ from functools import cache
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
+from extproc.usage.prices import MAX_PER_MILLION, MAX_PER_UNIT
+
 _DURATION_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SIZE_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _RATE_PREFIXES = {"": 1, "k": 1000, "M": 1_000_000}
@@ -92,6 +94,27 @@ def amount(value: int | float | str) -> Decimal:
         raise ValueError(expected) from None
     exponent = found.as_tuple().exponent
     if not isinstance(exponent, int) or not 0 <= found <= 10**9 or exponent < -12:
+        raise ValueError(expected)
+    return found
+
+
+def token_price(value: int | float | str) -> Decimal:
+    """US dollars for 1,000,000 tokens."""
+    return _price(value, MAX_PER_MILLION)
+
+
+def request_price(value: int | float | str) -> Decimal:
+    """US dollars for a request."""
+    return _price(value, MAX_PER_UNIT)
+
+
+def _price(value: int | float | str, most: int) -> Decimal:
+    expected = f"a price in US dollars such as 0.15, at most {most} and with at most 12 decimals"
+    try:
+        found = amount(value)
+    except ValueError:
+        raise ValueError(expected) from None
+    if found > most:
         raise ValueError(expected)
     return found
 
