@@ -179,10 +179,17 @@ def issued(view: View) -> None:
     until = f", good until {_time(view['expires'])}" if view["expires"] else ""
     err.print(f"key [bold]{escape(view['name'])}[/] is live{until}. Its secret, shown this once:")
     out.print(view["secret"], soft_wrap=True, highlight=False, markup=False)
+    _pending(view)
 
 
 def revoked(view: View) -> None:
     out.print(f"key {escape(view['name'])} is revoked")
+    _pending(view)
+
+
+def _pending(view: View) -> None:
+    if view["pending"]:
+        err.print(f"[red]the edge does not know it yet[/], and is told as soon as it can be: {escape(view['pending'])}")
 
 
 def keys(view: View) -> None:
@@ -210,6 +217,7 @@ def signing_rotated(view: View) -> None:
     out.print(
         f"keys are signed with {view['signing_key']} from now on; the old ones count until {_time(view['until'])}"
     )
+    _pending(view)
     if view["ends"]:
         err.print(f"{view['ends']} issued keys then end before their time: rotate them (`ctl keys rotate NAME`)")
 

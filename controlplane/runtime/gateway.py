@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +36,7 @@ from controlplane.runtime.command import envoy_child
 from controlplane.runtime.controller import Controller
 from controlplane.runtime.envoy import find_envoy
 from controlplane.runtime.envoy_admin import EnvoyAdmin
-from controlplane.runtime.failures import ApplyError, NotReadyError
+from controlplane.runtime.failures import ApplyError, KeysUnavailableError, NotReadyError
 from controlplane.runtime.folder import RunFolder, lock, run_folder, usage_log
 from controlplane.runtime.judge import in_envoys_words
 from controlplane.runtime.keys import Keys
@@ -49,6 +50,8 @@ from controlplane.runtime.watch import changes
 from controlplane.xds.server import AdsServer
 
 _READY_S = 30.0
+_LONGEST_S = 3600.0  # between looks for keys that ended
+_AGAIN_S = 5.0  # between attempts to tell the edge what became of keys
 
 
 class Console(Protocol):
@@ -304,7 +307,7 @@ async def _follow(gateway: Gateway) -> None:
             if gateway.policy in changed:
                 seen = await _apply_file(gateway, seen)
             if changed - {gateway.policy}:
-                await _refresh(gateway)
+                await _refresh(gateway, files=True)
 
 
 async def _enforce(gateway: Gateway) -> None:
@@ -341,23 +344,32 @@ def _tell_pending(gateway: Gateway) -> None:
         gateway.console.pending(names)
 
 
-async def _refresh(gateway: Gateway) -> None:
+async def _refresh(gateway: Gateway, *, files: bool = False) -> None:
     live = gateway.controller.live
     try:
-        await gateway.controller.refresh()
+        await gateway.controller.refresh(files=files)
     except (PolicyError, ApplyError) as error:
         gateway.console.failed(error, live.text if live else "")
 
 
 async def _expire(gateway: Gateway) -> None:
-    """Compiles the live policy again whenever a key expires, or a rotated one ends."""
+    """Compiles the live policy again whenever a key expires, or a rotated one ends, and where that failed."""
     while True:
-        moments = (gateway.controller.next_expiry(), gateway.keys.next_change(utc_now()))
-        until = min((moment for moment in moments if moment is not None), default=None)
-        wait = 3600.0 if until is None else min(3600.0, max(0.0, (until - utc_now()).total_seconds()))
+        until, wait = _next_expiry(gateway), _LONGEST_S
+        if until is not None:
+            wait = min(wait, max(0.0, (until - utc_now()).total_seconds()))
+        if gateway.controller.behind:
+            wait = min(wait, _AGAIN_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait + 0.01):
                 await gateway.controller.changed()
                 continue
-        if until is not None and until <= utc_now():
+        if gateway.controller.behind or (until is not None and until <= utc_now()):
             await _refresh(gateway)
+
+
+def _next_expiry(gateway: Gateway) -> datetime | None:
+    moments = [gateway.controller.next_expiry()]
+    with contextlib.suppress(KeysUnavailableError):  # which the next compile tells
+        moments.append(gateway.keys.next_change(utc_now()))
+    return min((moment for moment in moments if moment is not None), default=None)
