@@ -175,10 +175,7 @@ def _parsed(parse: Callable[[str], Any], text: str, field: str) -> Any:
 def _until(text: str | None, now: datetime) -> datetime | None:
     if text is None:
         return None
-    try:
-        return now + timedelta(milliseconds=grammar.clock(text))
-    except ValueError:
-        at: datetime = _parsed(grammar.moment, text, "expires")
+    at: datetime = _parsed(lambda given: grammar.later(given, now), text, "expires")
     if at <= now:
         raise HTTPException(422, f"expires: {text} is in the past")
     return at

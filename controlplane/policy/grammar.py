@@ -7,7 +7,7 @@ import ipaddress
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from urllib.parse import urlsplit
@@ -296,6 +296,22 @@ def moment(text: str) -> datetime:
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError(expected) from None
+
+
+def earlier(text: str, now: datetime) -> datetime:
+    """A time, or an age before `now`."""
+    try:
+        return now - timedelta(milliseconds=duration(text)) if matches(DURATION, text) else moment(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or an age such as 24h or 30d") from None
+
+
+def later(text: str, now: datetime) -> datetime:
+    """A time, or how long it is until then from `now`."""
+    try:
+        return now + timedelta(milliseconds=clock(text)) if matches(DURATION, text) else moment(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or a duration such as 30d") from None
 
 
 def is_ip(host: str) -> bool:
