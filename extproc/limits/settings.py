@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import orjson
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from extproc.limits.tariff import Tariff
@@ -219,8 +220,9 @@ def read(path: Path) -> Settings:
 
 
 def fingerprint(settings: Settings) -> str:
-    """Tells settings apart."""
-    return blake2b(dump(settings), digest_size=16).hexdigest()
+    """Tells settings apart that are not equal; in which order their rules stand makes no difference."""
+    plain = _ADAPTER.dump_python(settings, mode="json", exclude_defaults=True)
+    return blake2b(orjson.dumps(plain, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
 def dump(settings: Settings) -> bytes:

@@ -277,6 +277,15 @@ def test_streams_and_failures_settle(provider: MockProvider) -> None:
         eventually(lambda: left() == _AMOUNT - _USED - _RESERVED, "what is not told counts as it was reserved")
 
 
+def test_a_limit_in_front_of_others_is_taken_over_at_once(provider: MockProvider) -> None:
+    last = "l: {tokens: 1k/d, enforce: strict}}"
+    with _gateway(provider, "limits: [l]", f"limits: {{{last}") as gateway:
+        front = f"limits: {{a: {{concurrent: 5}}, {last}"
+        gateway.apply_edit(_POLICY.format(base_url=provider.base_url, key="limits: [a, l]", rules=front))
+        assert _ask(gateway).status_code == 200
+        assert "does not start" not in gateway.output()
+
+
 def test_edits_under_load_lose_no_request_and_keep_the_count(provider: MockProvider) -> None:
     def rules(amount: int) -> str:
         strict = "enforce: strict"
