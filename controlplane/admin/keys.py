@@ -96,9 +96,10 @@ class _Calls:
                 budget=body.budget, addresses=addresses or None, expires=expires, who=who, now=now,
             )
         )  # fmt: skip
+        ends = issued.expires.isoformat() if issued.expires else None
         pending = await self._tell(
             request, who, Action.KEY_ISSUED, name, team=team, models=body.models, limits=body.limits,
-            budget=body.budget, addresses=body.addresses, expires=expires.isoformat() if expires else None,
+            budget=body.budget, addresses=body.addresses, expires=ends,
         )  # fmt: skip
         return _shown(issued, pending)
 

@@ -58,7 +58,7 @@ def rotate_key(
     name: Annotated[str | None, typer.Argument(help="The key's name.", metavar="[NAME]", show_default=False)] = None,
     signing: Annotated[bool, typer.Option("--signing", help="The key that signs all issued keys, instead.")] = False,
     overlap: Annotated[
-        str | None, typer.Option(help="How long the old one is still accepted [default: 1h, or 30d with --signing]")
+        str | None, typer.Option(help="How long the old one is still accepted (1h by default, 30d with --signing)")
     ] = None,
     server: Server = None,
     output: FormatOption = Format.TEXT,

@@ -273,7 +273,7 @@ def run() -> None:
     except RemoteError as error:
         _remote_refusal(error)
     except PolicyError as error:
-        console.diagnostics(error.diagnostics, "")
+        console.diagnostics(error.diagnostics, local.text_at(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         console.err.print(f"[red]error[/]: {escape(where + (error.strerror or str(error)))}")

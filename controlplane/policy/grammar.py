@@ -300,8 +300,12 @@ def moment(text: str) -> datetime:
 
 def earlier(text: str, now: datetime) -> datetime:
     """A time, or an age before `now`."""
+    if matches(DURATION, text):
+        with suppress(ValueError):
+            return now - timedelta(milliseconds=duration(text))
+        raise ValueError("an age of at most 365d, such as 24h")
     try:
-        return now - timedelta(milliseconds=duration(text)) if matches(DURATION, text) else moment(text)
+        return moment(text)
     except ValueError as error:
         raise ValueError(f"{error}, or an age such as 24h or 30d") from None
 

@@ -156,3 +156,17 @@ def test_what_could_not_be_issued_closes_no_gateway() -> None:
         assert (answer.status_code, "name fewer models" in answer.text) == (422, True)
         gateway.apply_edit("providers: {p: {kind: mock}}\nmodels: {m: p, n: p}\n")
         assert gateway.chat("n").status_code == 200
+
+
+def test_an_address_of_the_admin_api_that_is_taken_is_told_before_anything_starts(gateway: Gateway) -> None:
+    other = Gateway("providers: {p: {kind: mock}}\nmodels: {m: p}\n")
+    other.admin_port = gateway.admin_port
+    try:
+        other.spawn()
+        assert other.wait() == 1
+        assert (
+            f"cannot listen on 127.0.0.1:{gateway.admin_port} (gateway.admin): Address already in use" in other.output()
+        )
+        assert other.processes() == {}
+    finally:
+        other.close()
