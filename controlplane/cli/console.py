@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 
 from controlplane.cli.tables import show as _show
 from controlplane.cli.tables import table as _table
@@ -303,9 +304,17 @@ def _without(view: View, name: str) -> View:
 
 def decisions(rows: list[View]) -> None:
     for row in rows:
-        out.print(f"tier {row['tier']}  [bold]{escape(row['path'])}[/]  {escape(row['rule'])}")
+        _paragraph(f"tier {row['tier']}  [bold]{escape(row['path'])}[/]  {escape(row['rule'])}")
         why = f"; {row['why']}" if row["why"] else ""
-        out.print(f"        [dim]{escape(row['mechanism'] + why)}[/]")
+        _paragraph(f"[dim]{escape(row['mechanism'] + why)}[/]", indent=8)
+
+
+def _paragraph(text: str, indent: int = 0) -> None:
+    """A line in a pipe; in a terminal as many as it takes, broken between words."""
+    if out.is_terminal:
+        out.print(Padding(text, (0, 0, 0, indent)), soft_wrap=False)
+    else:
+        out.print(" " * indent + text)
 
 
 def answer(view: View) -> None:
