@@ -13,7 +13,8 @@ from datetime import datetime
 from controlplane.plan.build import plan
 from controlplane.plan.ir import Plan
 from controlplane.plan.tokens import Tokens, conflicts
-from controlplane.policy.check import check, redis_problems, resolve, secret_refs
+from controlplane.policy.check import check, resolve, secret_refs
+from controlplane.policy.databases import check_databases
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.language import Policy
 from controlplane.policy.load import LoadCache
@@ -67,7 +68,7 @@ class Compiler:
             imported(checked.policy, self.read, checked.places) if known is None else (known.plan.imported, ())
         )
         problems += wrong
-        problems += redis_problems(checked.policy, secrets, checked.places)
+        problems += tuple(check_databases(checked.policy, secrets, checked.places))
         diagnostics = (*checked.diagnostics, *problems)
         if any(diagnostic.severity is Severity.ERROR for diagnostic in problems):
             raise PolicyError(diagnostics)

@@ -188,7 +188,7 @@ def usage(
 
 @app.command()
 def budgets(server: Server = None, output: FormatOption = Format.TEXT) -> None:
-    """Shows how budgets and token limits stand."""
+    """Shows how budgets stand, and token limits that are counted after requests."""
     show(output, remote(server).get("/budgets"), console.budgets)
 
 

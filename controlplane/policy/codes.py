@@ -50,6 +50,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "unfit-budget": "Two settings of a budget do not fit together. The message says what to change.",
         "fleet-without-redis": "Counters of a fleet are kept in Redis. Set `gateway.redis`, or write `scope: node`.",
         "invalid-redis": "`gateway.redis` holds no URL of a Redis. It begins with redis://, rediss:// or unix://.",
+        "invalid-ledger": "`gateway.ledger` holds no URL that begins with sqlite:/// or postgresql://. Correct it.",
         "redis-unused": "Warning: nothing of the policy has `scope: fleet`, so Redis is not used. Leave it out.",
         "duplicate-item": "An entry of a list stands there twice. Remove one of the two.",
         # What fits together.
