@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.limits.settings import Estimate
 from tests.unit.native.module import Ending, Filter
 
 MODEL, LIMITS, RULES = Filter("model"), Filter("model", "limits"), Filter("model", "rules")
@@ -60,6 +61,12 @@ def test_separators_in_a_usage_do_not_part_it() -> None:
         ({"max_tokens": 7, "n": 2, "best_of": 5}, "35"),
         ({"max_tokens": 10**30, "n": 10**30}, str(2**64 - 1)),
         ({"max_tokens": 7.0}, "7"),
+        ({"n": 3}, str(3 * Estimate().output)),
+        ({"n": 1, "prompt": "one"}, None),
+        ({"n": 2, "max_tokens": 7, "prompt": ["a [", 'b"', "c"]}, "42"),
+        ({"prompt": [[1, 2], [3]], "max_tokens": 7}, "14"),
+        ({"prompt": [1, 2, 3], "max_tokens": 7}, "7"),
+        ({"prompt": [], "max_tokens": 7}, "7"),
         ({"metadata": {"max_tokens": 7}}, None),
         ({"max_tokens": None}, None),
         ({"max_tokens": "7"}, None),
