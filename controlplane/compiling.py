@@ -12,8 +12,9 @@ from datetime import datetime
 
 from controlplane.plan.build import plan
 from controlplane.plan.ir import Plan
-from controlplane.plan.tokens import Tokens, missing
-from controlplane.policy.check import check, redis_problems, resolve, secret_refs
+from controlplane.plan.tokens import Tokens, conflicts
+from controlplane.policy.check import check, resolve, secret_refs
+from controlplane.policy.databases import check_databases
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.language import Policy
 from controlplane.policy.load import LoadCache
@@ -47,22 +48,27 @@ class Compiler:
     cache: LoadCache
     tokens: Callable[[datetime], Tokens | None] = lambda _: None  # the issued keys, if any were ever issued
 
-    def compile(self, text: str | bytes, now: datetime) -> Compiled:
-        """Raises PolicyError with every diagnostic if there is an error among them."""
-        with _uncollected():
-            return self._compile(text, now)
+    def compile(self, text: str | bytes, now: datetime, known: Compiled | None = None) -> Compiled:
+        """`known`, of the same text: its secrets and prices are taken, and no file is read.
 
-    def _compile(self, text: str | bytes, now: datetime) -> Compiled:
+        Raises PolicyError with every diagnostic if there is an error among them.
+        """
+        with _uncollected():
+            return self._compile(text, now, known)
+
+    def _compile(self, text: str | bytes, now: datetime, known: Compiled | None) -> Compiled:
         checked = check(text, self.file, self.cache)
         if checked.policy is None:
             raise PolicyError(checked.diagnostics)
-        secrets, problems = resolve(secret_refs(checked.policy), self.read, checked.places)
+        secrets, problems = resolve(secret_refs(checked.policy), self._reader(known), checked.places)
         problems += tuple(check_key_sets(checked.policy.issuers, secrets, checked.places))
         tokens = self.tokens(now)
-        problems += (*missing(checked.policy, tokens), *check_webhooks(checked.policy, secrets, checked.places))
-        prices, wrong = imported(checked.policy, self.read, checked.places)
+        problems += (*conflicts(checked.policy, tokens), *check_webhooks(checked.policy, secrets, checked.places))
+        prices, wrong = (
+            imported(checked.policy, self.read, checked.places) if known is None else (known.plan.imported, ())
+        )
         problems += wrong
-        problems += redis_problems(checked.policy, secrets, checked.places)
+        problems += tuple(check_databases(checked.policy, secrets, checked.places))
         diagnostics = (*checked.diagnostics, *problems)
         if any(diagnostic.severity is Severity.ERROR for diagnostic in problems):
             raise PolicyError(diagnostics)
@@ -70,6 +76,9 @@ class Compiler:
             diagnostics = tuple(diagnostic for diagnostic in diagnostics if diagnostic.code != "open-gateway")
         made = plan(checked.policy, now=now, tokens=tokens, imported=prices)
         return Compiled(checked.policy, secrets, made, lower(made, secrets, self.around), diagnostics)
+
+    def _reader(self, known: Compiled | None) -> Callable[[SecretRef], str]:
+        return self.read if known is None else lambda ref: known.secrets[ref].reveal()
 
 
 @contextmanager

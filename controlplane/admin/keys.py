@@ -16,9 +16,11 @@ from controlplane.keys.issue import Issued
 from controlplane.keys.signing import SigningError
 from controlplane.keys.store import IssuedKey, KeyExistsError, KeysError
 from controlplane.policy import grammar
+from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.language import Policy
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.controller import Controller
+from controlplane.runtime.failures import ApplyError
 from controlplane.runtime.keys import Keys, UnknownNameError
 
 
@@ -56,7 +58,7 @@ class SigningBody(BaseModel):
 
 
 def router(controller: Controller, keys: Keys, auditing: Auditing) -> APIRouter:
-    """Every change is live at the edge when its answer comes."""
+    """Every change is live at the edge when its answer comes, unless that says in `pending` why it is not."""
     made, calls = APIRouter(), _Calls(controller, keys, auditing)
     made.get("/keys", summary="Issued keys, without their secrets")(calls.listed)
     made.post("/keys", status_code=201, summary="Issues a key; its secret is shown this once")(calls.issue)
@@ -94,31 +96,32 @@ class _Calls:
                 budget=body.budget, addresses=addresses or None, expires=expires, who=who, now=now,
             )
         )  # fmt: skip
-        await self._tell(
+        ends = issued.expires.isoformat() if issued.expires else None
+        pending = await self._tell(
             request, who, Action.KEY_ISSUED, name, team=team, models=body.models, limits=body.limits,
-            budget=body.budget, addresses=body.addresses, expires=expires.isoformat() if expires else None,
+            budget=body.budget, addresses=body.addresses, expires=ends,
         )  # fmt: skip
-        return _shown(issued)
+        return _shown(issued, pending)
 
     async def rotate(self, name: str, body: RotateBody, request: Request, caller: Called) -> dict[str, Any]:
         self._expect(caller, Permission.ISSUE_KEYS, name)
         overlap, who = _overlap(body.overlap), caller.who(body.who)
         issued = _sayable(lambda: self._keys.rotate(name, overlap, who, datetime.now(UTC)))
-        await self._tell(request, who, Action.KEY_ROTATED, name, overlap=body.overlap)
-        return _shown(issued)
+        pending = await self._tell(request, who, Action.KEY_ROTATED, name, overlap=body.overlap)
+        return _shown(issued, pending)
 
     async def revoke(self, name: str, request: Request, caller: Called, who: str = "") -> dict[str, Any]:
         self._expect(caller, Permission.REVOKE_KEYS, name)
         ended = _sayable(lambda: self._keys.revoke(name, caller.who(who), datetime.now(UTC)))
-        await self._tell(request, caller.who(who), Action.KEY_REVOKED, name, revoked=len(ended))
-        return {"name": name, "revoked": len(ended)}
+        pending = await self._tell(request, caller.who(who), Action.KEY_REVOKED, name, revoked=len(ended))
+        return {"name": name, "revoked": len(ended), "pending": pending}
 
     async def rotate_signing(self, body: SigningBody, request: Request, caller: Called) -> dict[str, Any]:
         now = datetime.now(UTC)
         until = now + _overlap(body.overlap)
         fresh, ends = _sayable(lambda: self._keys.rotate_signing(until, now))
-        await self._tell(request, caller.who(body.who), Action.SIGNING_ROTATED, fresh, overlap=body.overlap)
-        return {"signing_key": fresh, "until": until.isoformat(timespec="seconds"), "ends": ends}
+        pending = await self._tell(request, caller.who(body.who), Action.SIGNING_ROTATED, fresh, overlap=body.overlap)
+        return {"signing_key": fresh, "until": until.isoformat(timespec="seconds"), "ends": ends, "pending": pending}
 
     def _policy(self) -> Policy:
         if self._controller.live is None:
@@ -135,10 +138,14 @@ class _Calls:
             raise HTTPException(404, f"there is no issued key {name!r}")
         caller.expect(action, target)
 
-    async def _tell(self, request: Request, who: str, action: Action, name: str, **details: Any) -> None:
-        """Records what was done, and has the edge know it."""
+    async def _tell(self, request: Request, who: str, action: Action, name: str, **details: Any) -> str | None:
+        """Records what was done, and has the edge know it. Why it does not know yet: a secret is shown all the same."""
         await self._auditing.tell(Event(Actor("user", who or "unknown", origin(request)), action, name, details))
-        await self._controller.refresh()
+        try:
+            await self._controller.refresh()
+        except (PolicyError, ApplyError) as error:
+            return str(error)
+        return None
 
 
 def _overlap(text: str) -> timedelta:
@@ -149,7 +156,7 @@ def _sayable(call: Callable[[], Any]) -> Any:
     """Runs a call, with its errors as answers."""
     try:
         return call()
-    except UnknownNameError as error:
+    except (UnknownNameError, ValueError) as error:
         raise HTTPException(422, str(error)) from None
     except KeyExistsError as error:
         raise HTTPException(409, str(error)) from None
@@ -169,20 +176,19 @@ def _parsed(parse: Callable[[str], Any], text: str, field: str) -> Any:
 def _until(text: str | None, now: datetime) -> datetime | None:
     if text is None:
         return None
-    try:
-        return now + timedelta(milliseconds=grammar.clock(text))
-    except ValueError:
-        at: datetime = _parsed(grammar.moment, text, "expires")
+    at: datetime = _parsed(lambda given: grammar.later(given, now), text, "expires")
     if at <= now:
         raise HTTPException(422, f"expires: {text} is in the past")
     return at
 
 
-def _shown(issued: Issued) -> dict[str, Any]:
+def _shown(issued: Issued, pending: str | None) -> dict[str, Any]:
+    """`pending`: why the edge does not know the key yet, if it does not."""
     return {
         "name": issued.name,
         "secret": issued.secret,
         "expires": issued.expires.isoformat() if issued.expires else None,
+        "pending": pending,
     }
 
 

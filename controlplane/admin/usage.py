@@ -150,22 +150,19 @@ def _owner_of(policy: Policy, teams: Mapping[str, str], account: Mapping[str, An
 
 def _range(since: str, until: str) -> tuple[int, int]:
     now = datetime.now(UTC)
-    return _moment(since, now, "since"), _moment(until, now, "until") + (1 if not until else 0)
+    start, end = _moment(since, now, "since"), _moment(until, now, "until") + (1 if not until else 0)
+    if start >= end:
+        raise HTTPException(422, f"since is {since!r}, expected a time before {repr(until) if until else 'now'}")
+    return start, end
 
 
 def _moment(text: str, now: datetime, name: str) -> int:
     """Microseconds since the epoch of a time, or of an age before now; now itself for none."""
-    at_us = int(now.timestamp() * 1_000_000)
-    if not text:
-        return at_us
     try:
-        return at_us - grammar.duration(text) * 1000
-    except ValueError:
-        pass
-    try:
-        return int(grammar.moment(text).timestamp() * 1_000_000)
+        at = grammar.earlier(text, now) if text else now
     except ValueError as error:
-        raise HTTPException(422, f"{name} is {text!r}, expected {error}, or an age such as 24h or 30d") from None
+        raise HTTPException(422, f"{name} is {text!r}, expected {error}") from None
+    return int(at.timestamp() * 1_000_000)
 
 
 def _iso(at_us: int) -> str:

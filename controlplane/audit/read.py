@@ -1,9 +1,8 @@
 """Reads entries of an audit log."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from controlplane.audit import files
@@ -74,9 +73,7 @@ def since_when(text: str, now: datetime) -> datetime | None:
     """The time that an age such as 24h, or a time, stands for; None for "". Raises ValueError."""
     if not text:
         return None
-    with suppress(ValueError):
-        return now - timedelta(milliseconds=grammar.duration(text))
     try:
-        return grammar.moment(text)
+        return grammar.earlier(text, now)
     except ValueError as error:
-        raise ValueError(f"expected {error}, or an age such as 24h") from None
+        raise ValueError(f"expected {error}") from None

@@ -33,7 +33,7 @@ FormatOption = Annotated[Format, typer.Option("--format", help="For people or fo
 Server = Annotated[
     str | None,
     typer.Option(
-        "--server", envvar="HEADGATE_SERVER", help=f"URL of the control plane's admin API [default: {DEFAULT}]"
+        "--server", envvar="HEADGATE_SERVER", help=f"URL of the control plane's admin API ({DEFAULT} by default)"
     ),
 ]
 Why = Annotated[str, typer.Option("--why", "-m", help="Why, for the history.")]

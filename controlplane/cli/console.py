@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
 
+from controlplane.cli.tables import show as _show
+from controlplane.cli.tables import table as _table
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.place import path_text
 from controlplane.policy.render import render
@@ -44,11 +46,11 @@ def difference(view: View) -> None:
         out.print(f"  {escape(change['path'])}: {change['text']}")
     if view["xds"]:
         out.print()
-        table = _table("", "resource", "name", "effect on traffic")
+        table = _table("", "resource", "name", "effect on traffic", prose=["name"])
         for change in view["xds"]:
             sign, colour = _SIGNS[change["action"]]
             table.add_row(f"[{colour}]{sign}[/]", change["kind"], escape(change["name"]), change["effect"])
-        out.print(table)
+        _show(out, table)
     out.print(f"\nEffect on traffic: {view['effect']}.")
     _at_next_start(view["at_next_start"])
 
@@ -88,18 +90,18 @@ def status(view: View) -> None:
     if view["failure"]:
         _failure(view["failure"])
     if view["nodes"]:
-        table = _table("node", "state", "acknowledged", "rejected")
+        table = _table("node", "state", "acknowledged", "rejected", prose=["acknowledged", "rejected"])
         for node in view["nodes"]:
             table.add_row(*_node(node))
-        out.print(table)
+        _show(out, table)
     else:
         out.print("[yellow]no node is connected[/]")
-    table = _table("process", "state", "since", "restarts", "last exit")
+    table = _table("process", "state", "since", "restarts", "last exit", prose=["last exit"])
     for process in view["processes"]:
         since = _time(process["since"])
         table.add_row(process["name"], process["status"], since, str(process["restarts"]), process["last_exit"] or "")
     if view["processes"]:
-        out.print(table)
+        _show(out, table)
     for alarm in view["alarms"]:
         out.print(f"[red]alarm[/] {escape(alarm['name'])}: {escape(alarm['message'])}", soft_wrap=True)
 
@@ -121,12 +123,15 @@ def _failure(failure: View) -> None:
 
 
 def history(rows: list[View]) -> None:
-    table = _table("revision", "state", "at", "by", "why")
+    table = _table("revision", "state", "at", "by", "why", prose=["why"])
     for row in rows:
         colour = _STATES.get(row["state"], "dim")
         why = row["error"] or row["why"] or ""
         table.add_row(str(row["revision"]), f"[{colour}]{row['state']}[/]", _time(row["at"]), _by(row), escape(why))
-    out.print(table if rows else "no revisions yet")
+    if rows:
+        _show(out, table)
+    else:
+        out.print("no revisions yet")
 
 
 def usage(view: View) -> None:
@@ -145,7 +150,7 @@ def usage(view: View) -> None:
         cost = "unknown" if row["cost"] is None else row["cost"] + ("+" if row["unpriced"] else "")
         times = ["" if latency[p] is None else f"{latency[p]:,.0f}" for p in ("p50", "p99")]
         table.add_row(*(escape(str(row[name]) or "-") for name in groups), *figures, cost, *times)
-    out.print(table)
+    _show(out, table)
     if any(row["unpriced"] for row in rows):
         out.print("+ or unknown: some requests have no known price; `ctl usage --unpriced` lists their models")
 
@@ -171,7 +176,7 @@ def unpriced(view: View) -> None:
     for row in view["rows"]:
         names = (escape(row[name]) for name in ("provider", "model", "served_model"))
         table.add_row(*names, *(f"{row[name]:,}" for name in ("requests", "input_tokens", "output_tokens")))
-    out.print(table)
+    _show(out, table)
     out.print("add them to `prices` in the policy: their requests to come then have a cost")
 
 
@@ -180,17 +185,35 @@ def issued(view: View) -> None:
     until = f", good until {_time(view['expires'])}" if view["expires"] else ""
     err.print(f"key [bold]{escape(view['name'])}[/] is live{until}. Its secret, shown this once:")
     out.print(view["secret"], soft_wrap=True, highlight=False, markup=False)
+    _pending(view)
 
 
 def revoked(view: View) -> None:
     out.print(f"key {escape(view['name'])} is revoked")
+    _pending(view)
+
+
+def _pending(view: View) -> None:
+    if view["pending"]:
+        err.print(f"[red]the edge does not know it yet[/], and is told as soon as it can be: {escape(view['pending'])}")
 
 
 def keys(view: View) -> None:
     if not view["rows"]:
         out.print("no keys were issued yet; `ctl keys issue NAME`")
         return
-    table = _table("key", "state", "team", "models", "limits", "budget", "from", "issued", "expires")
+    table = _table(
+        "key",
+        "state",
+        "team",
+        "models",
+        "limits",
+        "budget",
+        "from",
+        "issued",
+        "expires",
+        prose=["models", "limits", "from"],
+    )
     for row in view["rows"]:
         models = "all" if row["models"] is None else ", ".join(row["models"])
         dates = ((row[name] or "never")[:10] for name in ("issued", "expires"))
@@ -204,13 +227,14 @@ def keys(view: View) -> None:
             ", ".join(row["addresses"] or ["anywhere"]),
         )
         table.add_row(*(escape(cell) for cell in (*cells, *dates)))
-    out.print(table)
+    _show(out, table)
 
 
 def signing_rotated(view: View) -> None:
     out.print(
         f"keys are signed with {view['signing_key']} from now on; the old ones count until {_time(view['until'])}"
     )
+    _pending(view)
     if view["ends"]:
         err.print(f"{view['ends']} issued keys then end before their time: rotate them (`ctl keys rotate NAME`)")
 
@@ -225,12 +249,17 @@ def verified(view: View) -> None:
 
 def audited(view: View) -> None:
     """Entries of the audit log, newest first."""
-    table = _table("at", "who", "from", "action", "target", "details")
+    table = _table("at (UTC)", "who", "from", "action", "what", prose=["what"])
     for entry in view["rows"]:
-        actor, details = entry["actor"], ", ".join(f"{k}={short(v)}" for k, v in entry["details"].items())
-        cells = (actor["name"] or actor["kind"], actor["from"], entry["action"], entry["target"], details)
-        table.add_row(_time(entry["at"]), *(escape(cell) for cell in cells))
-    out.print(table if view["rows"] else "no such entries")
+        actor = entry["actor"]
+        details = ", ".join(f"{k}={short(v)}" for k, v in entry["details"].items() if v not in (None, "", []))
+        what = f"{entry['target']}  {details}" if details else entry["target"]
+        cells = (actor["name"] or actor["kind"], actor["from"], entry["action"], what.strip())
+        table.add_row(_time(entry["at"]).removesuffix(" UTC"), *(escape(cell) for cell in cells))
+    if view["rows"]:
+        _show(out, table)
+    else:
+        out.print("no such entries")
     if view["damaged"]:
         out.print(f"[red]{view['damaged']} lines are damaged[/]: `ctl audit verify` says which")
 
@@ -245,15 +274,15 @@ def budgets(view: View) -> None:
         spent = row["spent_until"]
         state = f"[red]spent until {_time(spent)}[/] ({row['on_spent']})" if spent else "[green]open[/]"
         table.add_row(escape(row["budget"]), escape(owner), str(row["used"]), str(row["amount"]), row["unit"], state)
-    out.print(table)
+    _show(out, table)
 
 
 def models(rows: list[View]) -> None:
-    table = _table("model", "goes to", "attempts")
+    table = _table("model", "goes to", "attempts", prose=["goes to"])
     for row in rows:
         groups = [", ".join(_target(target, len(group)) for target in group) for group in row["groups"]]
         table.add_row(escape(row["model"]), escape(" then ".join(groups)), str(row["attempts"]))
-    out.print(table)
+    _show(out, table)
 
 
 def _target(target: View, number: int) -> str:
@@ -276,9 +305,17 @@ def _without(view: View, name: str) -> View:
 
 def decisions(rows: list[View]) -> None:
     for row in rows:
-        out.print(f"tier {row['tier']}  [bold]{escape(row['path'])}[/]  {escape(row['rule'])}")
+        _paragraph(f"tier {row['tier']}  [bold]{escape(row['path'])}[/]  {escape(row['rule'])}")
         why = f"; {row['why']}" if row["why"] else ""
-        out.print(f"        [dim]{escape(row['mechanism'] + why)}[/]")
+        _paragraph(f"[dim]{escape(row['mechanism'] + why)}[/]", indent=8)
+
+
+def _paragraph(text: str, indent: int = 0) -> None:
+    """A line in a pipe; in a terminal as many as it takes, broken between words."""
+    if out.is_terminal:
+        out.print(Padding(text, (0, 0, 0, indent)), soft_wrap=False)
+    else:
+        out.print(" " * indent + text)
 
 
 def answer(view: View) -> None:
@@ -352,10 +389,3 @@ def _time(iso: str) -> str:
 def _by(row: View) -> str:
     who = row["who"] or "unknown"
     return escape(who if who == row["source"] else f"{who}, {row['source']}")
-
-
-def _table(*names: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
-        table.add_column(name, overflow="fold")
-    return table

@@ -8,6 +8,8 @@ import typer
 from controlplane.cli import console
 from controlplane.cli.common import Format, FormatOption, Server, remote, show, who
 
+Names = list[str] | None
+
 app = typer.Typer(no_args_is_help=True, help="Keys that the gateway issues itself.")
 
 
@@ -15,10 +17,12 @@ app = typer.Typer(no_args_is_help=True, help="Keys that the gateway issues itsel
 def issue_key(
     name: Annotated[str, typer.Argument(help="A name for the key.")],
     team: Annotated[str | None, typer.Option(help="A team of the live policy.")] = None,
-    models: Annotated[str, typer.Option(help="Models it may use, comma-separated, exact or ending in *.")] = "",
-    limits: Annotated[str, typer.Option(help="Limits of the live policy, comma-separated.")] = "",
+    models: Annotated[Names, typer.Option(help="Models it may use, comma-separated, exact or ending in *.")] = None,
+    limits: Annotated[Names, typer.Option(help="Limits of the live policy, comma-separated.")] = None,
     budget: Annotated[str | None, typer.Option(help="A budget of the live policy.")] = None,
-    addresses: Annotated[str, typer.Option(help="Networks it may be used from, comma-separated; all by default.")] = "",
+    addresses: Annotated[
+        Names, typer.Option(help="Networks it may be used from, comma-separated; all by default.")
+    ] = None,
     expires: Annotated[str | None, typer.Option(help="When it ends: a time, or how long it is good (30d).")] = None,
     server: Server = None,
     output: FormatOption = Format.TEXT,
@@ -45,6 +49,8 @@ def revoke_key(
     """Revokes a key: the edge refuses it from now on."""
     view = remote(server).delete(f"/keys/{quote(name, safe='')}", who=who())
     show(output, view, console.revoked)
+    if view["pending"]:
+        raise typer.Exit(1)
 
 
 @app.command("rotate")
@@ -52,7 +58,7 @@ def rotate_key(
     name: Annotated[str | None, typer.Argument(help="The key's name.", metavar="[NAME]", show_default=False)] = None,
     signing: Annotated[bool, typer.Option("--signing", help="The key that signs all issued keys, instead.")] = False,
     overlap: Annotated[
-        str | None, typer.Option(help="How long the old one is still accepted [default: 1h, or 30d with --signing]")
+        str | None, typer.Option(help="How long the old one is still accepted (1h by default, 30d with --signing)")
     ] = None,
     server: Server = None,
     output: FormatOption = Format.TEXT,
@@ -67,5 +73,6 @@ def rotate_key(
         show(output, remote(server).post(f"/keys/{quote(name, safe='')}/rotate", body), console.issued)
 
 
-def _listed(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
+def _listed(texts: Names) -> list[str]:
+    """Names between commas, of an option that may be given several times."""
+    return [name.strip() for text in texts or () for name in text.split(",") if name.strip()]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from controlplane.audit.read import read, since_when
 from controlplane.audit.verify import head, verify
 from controlplane.compiling import Compiled, Compiler
 from controlplane.plan import explain
+from controlplane.plan.build import plan
 from controlplane.plan.ir import Plan
 from controlplane.policy.check import check
 from controlplane.policy.diagnostics import Diagnostic, PolicyError
 from controlplane.policy.load import LoadCache
 from controlplane.policy.place import path_text
+from controlplane.policy.prices import imported
 from controlplane.runtime.changes import difference, utc_now, verdict
 from controlplane.runtime.surroundings import secret_reader, surroundings
 from controlplane.xds.accounting import lower
@@ -47,6 +50,25 @@ def compiled(policy: Path, text: str | None = None) -> Compiled:
     """Raises PolicyError, OSError."""
     compiler = Compiler(str(policy), secret_reader(policy.parent), surroundings(None), LoadCache())
     return compiler.compile(text_of(policy) if text is None else text, utc_now())
+
+
+def planned(policy: Path) -> Plan:
+    """What a policy means: no secret is needed for that. Raises PolicyError, OSError, UseError."""
+    checked = check(text_of(policy), str(policy))
+    if checked.policy is None:
+        raise PolicyError(checked.diagnostics)
+    prices, wrong = imported(checked.policy, secret_reader(policy.parent), checked.places)
+    if wrong:
+        raise PolicyError(wrong)
+    return plan(checked.policy, now=utc_now(), imported=prices)
+
+
+def text_at(error: PolicyError) -> str:
+    """The policy that an error is about, as far as it can be read."""
+    files = {each.place.file for each in error.diagnostics if each.place is not None}
+    with suppress(OSError, UnicodeDecodeError):
+        return Path(files.pop()).read_text(encoding="utf-8") if len(files) == 1 else ""
+    return ""
 
 
 def validate(policy: Path) -> Validated:
@@ -87,36 +109,36 @@ def server_of(policy: Path) -> str:
 
 
 def models(policy: Path) -> list[dict[str, Any]]:
-    return views.models(compiled(policy).plan)
+    return views.models(planned(policy))
 
 
 def decisions(policy: Path) -> list[dict[str, Any]]:
-    plan = compiled(policy).plan
-    return [{**asdict(d), "path": path_text(d.path), "tier": int(d.tier)} for d in explain.decisions(plan)]
+    made = planned(policy)
+    return [{**asdict(d), "path": path_text(d.path), "tier": int(d.tier)} for d in explain.decisions(made)]
 
 
 def answer(policy: Path, request: Path | None, key: str | None) -> dict[str, Any]:
     """The way of a request. Raises UseError for a request or a key that there is not."""
-    plan = compiled(policy).plan
+    made = planned(policy)
     try:
         body = json.loads(request.read_text()) if request else {}
     except ValueError as error:
         raise UseError(f"{request} is not JSON: {error}") from error
     model = body.get("model") if isinstance(body, dict) else None
     try:
-        found = explain.request(plan, model if isinstance(model, str) else None, key)
+        found = explain.request(made, model if isinstance(model, str) else None, key)
     except KeyError:
-        names = ", ".join(k.name for k in plan.keys[:10]) or "none"
+        names = ", ".join(k.name for k in made.keys[:10]) or "none"
         raise UseError(f"the policy has no valid key named {key!r}; it has: {names}") from None
     groups = [[dict(zip(("provider", "model", "weight"), t, strict=True)) for t in g] for g in found.groups]
     asked = dict.fromkeys((provider, model) for group in found.groups for provider, model, _ in group)
-    return {**asdict(found), "groups": groups, "prices": _priced(plan, asked)}
+    return {**asdict(found), "groups": groups, "prices": _priced(made, asked)}
 
 
 def prices(policy: Path, model: str) -> list[dict[str, Any]]:
     """What a model costs at each provider of a policy, as its provider names it."""
-    plan = compiled(policy).plan
-    return _priced(plan, ((provider, model) for provider in plan.upstreams))
+    made = planned(policy)
+    return _priced(made, ((provider, model) for provider in made.upstreams))
 
 
 def _priced(plan: Plan, asked: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:

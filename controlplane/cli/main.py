@@ -188,7 +188,7 @@ def usage(
 
 @app.command()
 def budgets(server: Server = None, output: FormatOption = Format.TEXT) -> None:
-    """Shows how budgets and token limits stand."""
+    """Shows how budgets stand, and token limits that are counted after requests."""
     show(output, remote(server).get("/budgets"), console.budgets)
 
 
@@ -273,7 +273,7 @@ def run() -> None:
     except RemoteError as error:
         _remote_refusal(error)
     except PolicyError as error:
-        console.diagnostics(error.diagnostics, "")
+        console.diagnostics(error.diagnostics, local.text_at(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         console.err.print(f"[red]error[/]: {escape(where + (error.strerror or str(error)))}")

@@ -52,9 +52,17 @@ def budget_tag(name: str) -> str:
     return f"${name}"
 
 
-def missing(policy: Policy, tokens: Tokens | None) -> Iterator[Diagnostic]:
-    """Names that issued keys bear and the policy no longer has: leaving them out would lift a bound unseen."""
+def conflicts(policy: Policy, tokens: Tokens | None) -> Iterator[Diagnostic]:
+    """Where issued keys and the policy do not fit together.
+
+    Names that keys bear and the policy no longer has: leaving them out would lift a bound unseen. And two keys of one
+    name.
+    """
     for key in tokens.keys if tokens else ():
+        if key.name in policy.keys:
+            message = f"an issued key is called `{key.name}` too, and usage could not tell the two apart"
+            hint = f"rename it, or `ctl keys revoke {key.name}`"
+            yield Diagnostic(Severity.ERROR, "issued-key-name", message, None, "another name in `keys`", hint=hint)
         wanted = [("limits", name) for name in key.limits] + [("budgets", key.budget)] * (key.budget is not None)
         for section, name in wanted:
             if name in getattr(policy, section):

@@ -14,9 +14,11 @@ from controlplane.policy.types import (
     Fraction,
     ModelName,
     OrganizationName,
+    RequestPrice,
     SecretType,
     Strict,
     TimeZone,
+    TokenPrice,
     WebhookName,
     WebhookUrl,
 )
@@ -118,12 +120,14 @@ class Webhook(Strict):
 class Price(Strict):
     """What a model costs: US dollars per 1,000,000 tokens, or for one of something."""
 
-    input: Amount | None = Field(None, description="Per 1,000,000 input tokens.")
-    output: Amount | None = Field(None, description="Per 1,000,000 output tokens.")
-    cached_input: Amount | None = Field(None, description="Per 1,000,000 input tokens read from a cache.")
-    cache_write: Amount | None = Field(None, description="Per 1,000,000 input tokens written to a cache.")
-    reasoning: Amount | None = Field(None, description="Per 1,000,000 reasoning tokens; as output by default.")
-    request: Amount | None = Field(None, description="For each request; without a price for tokens it includes them.")
+    input: TokenPrice | None = Field(None, description="Per 1,000,000 input tokens.")
+    output: TokenPrice | None = Field(None, description="Per 1,000,000 output tokens.")
+    cached_input: TokenPrice | None = Field(None, description="Per 1,000,000 input tokens read from a cache.")
+    cache_write: TokenPrice | None = Field(None, description="Per 1,000,000 input tokens written to a cache.")
+    reasoning: TokenPrice | None = Field(None, description="Per 1,000,000 reasoning tokens; as output by default.")
+    request: RequestPrice | None = Field(
+        None, description="For each request; without a price for tokens it includes them."
+    )
 
     def stated(self) -> dict[str, Decimal]:
         """The rates that are set."""

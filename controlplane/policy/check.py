@@ -169,15 +169,6 @@ def _refs(model: BaseModel, path: Path) -> Iterable[tuple[SecretRef, Path]]:
                     yield from _refs(each, (*path, name, key))
 
 
-def redis_problems(policy: Policy, secrets: Secrets, places: Places) -> tuple[Diagnostic, ...]:
-    """What is wrong with the URL of Redis; none of it is quoted, for it may hold a password."""
-    ref = policy.gateway.redis
-    if ref is None or ref not in secrets or secrets[ref].reveal().startswith(("redis://", "rediss://", "unix://")):
-        return ()
-    place = places(("gateway", "redis"))
-    return (Diagnostic(Severity.ERROR, "invalid-redis", f"{ref} holds no URL of a Redis", place, "redis://HOST:PORT"),)
-
-
 @dataclass(frozen=True, slots=True)
 class _Unread:
     """Why there is no value, without a word of it."""

@@ -42,6 +42,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "matches-nothing": "Warning: a key or rule names a model or key that the policy lacks. Correct or remove it.",
         "too-many-targets": "A model comes down to more targets than it may have. Name fewer, or fewer models of many.",
         "issued-key-needs": "An issued key bears a limit or budget that the policy lacks. Put it back, or revoke it.",
+        "issued-key-name": "An issued key has the name of a key of the policy. Rename this, or revoke the issued one.",
         "one-amount": "A budget has one of `usd`, `tokens`, `requests`; a limit has one at least. Write what is meant.",
         "one-action": "An entry of a rule's `do` is one action. Write a list of entries with one each.",
         "invalid-rule": "The actions of a rule cannot be put together. The message says which and why.",
@@ -49,6 +50,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "unfit-budget": "Two settings of a budget do not fit together. The message says what to change.",
         "fleet-without-redis": "Counters of a fleet are kept in Redis. Set `gateway.redis`, or write `scope: node`.",
         "invalid-redis": "`gateway.redis` holds no URL of a Redis. It begins with redis://, rediss:// or unix://.",
+        "invalid-ledger": "`gateway.ledger` holds no URL that begins with sqlite:/// or postgresql://. Correct it.",
         "redis-unused": "Warning: nothing of the policy has `scope: fleet`, so Redis is not used. Leave it out.",
         "duplicate-item": "An entry of a list stands there twice. Remove one of the two.",
         # What fits together.

@@ -7,11 +7,13 @@ import ipaddress
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
+
+from extproc.usage.prices import MAX_PER_MILLION, MAX_PER_UNIT
 
 _DURATION_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SIZE_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -92,6 +94,27 @@ def amount(value: int | float | str) -> Decimal:
         raise ValueError(expected) from None
     exponent = found.as_tuple().exponent
     if not isinstance(exponent, int) or not 0 <= found <= 10**9 or exponent < -12:
+        raise ValueError(expected)
+    return found
+
+
+def token_price(value: int | float | str) -> Decimal:
+    """US dollars for 1,000,000 tokens."""
+    return _price(value, MAX_PER_MILLION)
+
+
+def request_price(value: int | float | str) -> Decimal:
+    """US dollars for a request."""
+    return _price(value, MAX_PER_UNIT)
+
+
+def _price(value: int | float | str, most: int) -> Decimal:
+    expected = f"a price in US dollars such as 0.15, at most {most} and with at most 12 decimals"
+    try:
+        found = amount(value)
+    except ValueError:
+        raise ValueError(expected) from None
+    if found > most:
         raise ValueError(expected)
     return found
 
@@ -273,6 +296,26 @@ def moment(text: str) -> datetime:
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError(expected) from None
+
+
+def earlier(text: str, now: datetime) -> datetime:
+    """A time, or an age before `now`."""
+    if matches(DURATION, text):
+        with suppress(ValueError):
+            return now - timedelta(milliseconds=duration(text))
+        raise ValueError("an age of at most 365d, such as 24h")
+    try:
+        return moment(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or an age such as 24h or 30d") from None
+
+
+def later(text: str, now: datetime) -> datetime:
+    """A time, or how long it is until then from `now`."""
+    try:
+        return now + timedelta(milliseconds=clock(text)) if matches(DURATION, text) else moment(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or a duration such as 30d") from None
 
 
 def is_ip(host: str) -> bool:

@@ -11,7 +11,14 @@ from pydantic import Field
 
 from controlplane.policy.diagnostics import Diagnostic
 from controlplane.policy.document import Path
+from controlplane.policy.grammar import Rate
 from controlplane.policy.types import Count, LimitName, RateType, Strict
+from extproc.limits.settings import MAX_AMOUNT, MAX_WINDOW_S
+from extproc.usage.record import PICO
+
+_DAY_S = 86_400
+_MOST_USD = MAX_AMOUNT // PICO  # of a strict budget
+_EVENTUAL = "enforce: eventual"
 
 
 class Per(StrEnum):
@@ -147,6 +154,11 @@ def _limit(path: Path, limit: Limit, error: _Error) -> Iterator[Diagnostic]:
         message = "`burst` is of one rate, and there are two" if limit.requests else "`burst` is of a rate"
         hint = "make two limits of it" if limit.requests else "add `requests` or `tokens`, or leave `burst` out"
         yield error("unfit-limit", message, (*path, "burst"), "one of `requests` and `tokens`", hint=hint)
+    rate = limit.tokens or (limit.requests if limit.fleet else None)
+    if limit.burst is not None and rate is not None and _window_s(rate, limit.burst) > MAX_WINDOW_S:
+        message = f"{limit.burst} at once take longer than {MAX_WINDOW_S // _DAY_S} days to come back at this rate"
+        hint = "a smaller `burst`, or a higher rate"
+        yield error("unfit-limit", message, (*path, "burst"), "a burst that comes back within a year", hint=hint)
     if limit.enforce is not None and limit.tokens is None:
         message = "requests and concurrency are always exact: `enforce` is for tokens"
         yield error("unfit-limit", message, (*path, "enforce"), "`tokens`", hint="leave `enforce` out")
@@ -156,11 +168,23 @@ def _limit(path: Path, limit: Limit, error: _Error) -> Iterator[Diagnostic]:
         yield error("unfit-limit", message, (*path, "on_error"), expected, hint="leave `on_error` out")
 
 
+def _window_s(rate: Rate, burst: int) -> int:
+    return -(-rate.per_seconds * burst // rate.amount)
+
+
 def _budget(path: Path, budget: Any, error: _Error) -> Iterator[Diagnostic]:
     strict = budget.enforce == "strict"
+    if strict and budget.usd is not None and not 0 < budget.usd <= _MOST_USD:
+        message = "a strict budget is counted ahead, which such an amount cannot be"
+        yield error(
+            "unfit-budget", message, (*path, "usd"), f"more than 0, at most {_MOST_USD}", hint=f"write {_EVENTUAL}"
+        )
+    if budget.window == "rolling" and "timezone" in budget.model_fields_set:
+        message = "`timezone` says where calendar periods begin, and a rolling one begins nowhere"
+        yield error("unfit-budget", message, (*path, "timezone"), "`window: calendar`", hint="leave `timezone` out")
     if strict and budget.on_spent != "block":
         message = "a strict budget refuses what does not fit, before it runs"
-        hint = "write on_spent: block, or enforce: eventual"
+        hint = f"write on_spent: block, or {_EVENTUAL}"
         yield error("unfit-budget", message, (*path, "on_spent"), "`block`", hint=hint)
     for field, given in (("scope", budget.scope == "fleet"), ("on_error", budget.on_error is not None)):
         if given and not strict:

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from controlplane.policy import grammar
 from controlplane.policy.grammar import ENV, Address, Rate, Url
 from controlplane.policy.secrets import SecretRef
+from extproc.usage.prices import MAX_PER_MILLION, MAX_PER_UNIT
 
 
 class Strict(BaseModel):
@@ -96,8 +97,17 @@ OrganizationName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["acme"
 BudgetName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["monthly"])]
 WebhookName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["ops"])]
 TimeZone = Annotated[str, _by(grammar.timezone), _text(r"^[A-Za-z0-9_+/-]+$", ["Europe/Berlin"])]
-_NUMBER = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}]}
-Amount = Annotated[InstanceOf[Decimal], _by(grammar.amount, (int, float, str)), WithJsonSchema(_NUMBER)]
+
+
+def _number(**bound: int) -> WithJsonSchema:
+    text = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}
+    return WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, **bound}, text]})
+
+
+_NUMBERS = (int, float, str)
+Amount = Annotated[InstanceOf[Decimal], _by(grammar.amount, _NUMBERS), _number()]
+TokenPrice = Annotated[InstanceOf[Decimal], _by(grammar.token_price, _NUMBERS), _number(maximum=MAX_PER_MILLION)]
+RequestPrice = Annotated[InstanceOf[Decimal], _by(grammar.request_price, _NUMBERS), _number(maximum=MAX_PER_UNIT)]
 Fraction = Annotated[
     InstanceOf[Decimal],
     _by(grammar.fraction, (int, float, str)),

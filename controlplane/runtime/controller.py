@@ -5,6 +5,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
+import structlog
+
 from controlplane.audit.entry import Action, Actor, Event
 from controlplane.compiling import Compiled, Compiler
 from controlplane.plan.build import next_expiry
@@ -23,6 +25,7 @@ from controlplane.xds.resource import EMPTY, LISTENER, ROUTES, Snapshot
 from controlplane.xds.server import AdsServer, NodeView, Verdict
 
 ACKNOWLEDGE_S = 10.0
+_log = structlog.get_logger(__name__)
 
 
 async def _nothing(_: Compiled) -> None:
@@ -63,6 +66,12 @@ class Controller:
         self._draining = False
         self._spent = spent
         self._started: Gateway | None = None
+        self._behind = False
+
+    @property
+    def behind(self) -> bool:
+        """Whether keys changed in a way that nodes were not told: `refresh` failed, and is to be called again."""
+        return self._behind
 
     @property
     def live(self) -> Live | None:
@@ -76,9 +85,12 @@ class Controller:
     def nodes(self) -> tuple[NodeView, ...]:
         return tuple(self._ads.nodes())
 
-    async def compile(self, text: str) -> Compiled:
-        """Raises PolicyError. Runs aside, so that a large policy does not hold up the xDS streams."""
-        return await asyncio.to_thread(self._compiler.compile, text, self._now())
+    async def compile(self, text: str, known: Compiled | None = None) -> Compiled:
+        """`known`: see `Compiler.compile`. Runs aside, so that a large policy does not hold up the xDS streams.
+
+        Raises PolicyError, KeysUnavailableError.
+        """
+        return await asyncio.to_thread(self._compiler.compile, text, self._now(), known)
 
     async def validate(self, text: str) -> tuple[Compiled, Word]:
         """The compiled policy and Envoy's own verdict on all of it. Raises PolicyError."""
@@ -135,7 +147,7 @@ class Controller:
         return (*live.values(), *self._pushed.values())
 
     async def changed(self) -> None:
-        """Returns once another policy is live."""
+        """Returns once another policy is live, or could not be made so."""
         await self._changed.wait()
         self._changed.clear()
 
@@ -159,7 +171,8 @@ class Controller:
         async with self._changing:
             actor = Actor("user", who or "unknown", origin or source)
             try:
-                applied = await self._apply(text, who, why, source, expected, timeout_s)
+                with failures.of_this_machine():
+                    applied = await self._apply(text, who, why, source, expected, timeout_s)
             except (PolicyError, failures.ApplyError) as error:
                 self._failure = failures.failure(error, self._now(), source)
                 await self._tell(Event(actor, Action.POLICY_REJECTED, "policy", {"error": self._failure.code}))
@@ -180,17 +193,43 @@ class Controller:
         why = why or f"back to revision {number}"
         return await self.apply(earlier.policy_text, who, why, "rollback", origin=origin)
 
-    async def refresh(self) -> None:
-        """Compiles the live policy again: a file that it names changed, or a key expired or was issued."""
+    async def refresh(self, *, files: bool = False) -> None:
+        """Compiles the live policy again: a key expired, was issued or revoked; or, with `files`, one that it names
+        changed. Only then are these read: a file that is gone must not keep a key from being revoked.
+
+        Raises PolicyError, and ApplyError; after TimedOutError nodes are told as soon as they answer.
+        """
+        source = "secrets" if files else "keys"
         async with self._changing:
             if self._live is None:
                 return
-            compiled = await self._checked(self._live.text)
+            try:
+                with failures.of_this_machine():
+                    await self._refresh(self._live, files=files)
+            except (PolicyError, failures.ApplyError) as error:
+                told = isinstance(error, failures.TimedOutError)
+                self._behind = not told and (self._behind or not files)
+                self._failure = failures.failure(error, self._now(), source)
+                self._changed.set()
+                raise
+            self._behind = False
+            if self._failure is not None and self._failure.source == source:
+                self._failure = None
+
+    async def _refresh(self, live: Live, *, files: bool) -> None:
+        compiled = await self._checked(live.text, None if files else live.compiled)
+        try:
             await self._prepare(compiled)
-            if compiled.snapshot.version != self._live.compiled.snapshot.version:
-                await self._push(compiled, self._live, ACKNOWLEDGE_S)
-            # Also where nothing changed for the edge: when it will change next may be another moment now.
-            self._go_live(self._live.text, compiled, self._live.revision)
+            if compiled.snapshot.version != live.compiled.snapshot.version:
+                await self._push(compiled, ACKNOWLEDGE_S)
+        except failures.TimedOutError:
+            self._go_live(live.text, compiled, live.revision)
+            raise
+        except Exception:
+            await self._take_back(live)
+            raise
+        # Also where nothing changed for the edge: when it will change next may be another moment now.
+        self._go_live(live.text, compiled, live.revision)
 
     async def enforce(self, spent: tuple[Spent, ...]) -> None:
         """Refuses or downgrades requests of these accounts from now on, and no longer those of others."""
@@ -227,32 +266,41 @@ class Controller:
         if change.xds:
             await _approve(compiled, live.compiled.snapshot if live else EMPTY)
             _expect_free(compiled, live.compiled if live else None)
-        await self._prepare(compiled)
-        revision = await asyncio.to_thread(
-            self._store.begin, text, compiled.snapshot.version, who, why, source, self._now()
-        )
         try:
-            nodes = await self._push(compiled, live, timeout_s)
+            await self._prepare(compiled)
+            revision, nodes = await self._push_recorded(text, compiled, (who, why, source), timeout_s)
+        except Exception:
+            await self._take_back(live)
+            raise
+        self._go_live(text, compiled, revision)
+        return Applied(revision, True, change, nodes)
+
+    async def _push_recorded(
+        self, text: str, compiled: Compiled, about: tuple[str, str, Source], timeout_s: float
+    ) -> tuple[Revision, tuple[str, ...]]:
+        """Pushes under a revision that tells what became of it."""
+        version = compiled.snapshot.version
+        revision = await asyncio.to_thread(self._store.begin, text, version, *about, self._now())
+        try:
+            nodes = await self._push(compiled, timeout_s)
         except failures.ApplyError as error:
             error.revision = revision.number
             await asyncio.to_thread(self._store.finish, revision.number, "rolled-back", str(error))
             raise
-        done = await asyncio.to_thread(self._store.finish, revision.number, "live")
-        self._go_live(text, compiled, done)
-        return Applied(done, True, change, nodes)
+        return await asyncio.to_thread(self._store.finish, revision.number, "live"), nodes
 
     def _go_live(self, text: str, compiled: Compiled, revision: Revision) -> Live:
         self._live = Live(text, compiled, revision)
         self._changed.set()
         return self._live
 
-    async def _checked(self, text: str) -> Compiled:
-        compiled = await self.compile(text)
+    async def _checked(self, text: str, known: Compiled | None = None) -> Compiled:
+        compiled = await self.compile(text, known)
         await _approve(compiled)
         return compiled
 
-    async def _push(self, compiled: Compiled, before: Live | None, timeout_s: float) -> tuple[str, ...]:
-        """Publishes and waits; on a rejection or a timeout publishes what was before."""
+    async def _push(self, compiled: Compiled, timeout_s: float) -> tuple[str, ...]:
+        """Publishes and waits. Raises RejectedError, TimedOutError: what was published then stays so."""
         snapshot = self._served(compiled)
         self._pushed = compiled.secrets
         self._ads.publish(snapshot)
@@ -260,12 +308,21 @@ class Controller:
         if outcome.ok or outcome.verdict is Verdict.NO_NODES:
             await self._conclude(compiled)
             return outcome.nodes
-        if before is not None:
-            self._ads.publish(self._served(before.compiled))
-            await self._conclude(before.compiled)
         if outcome.verdict is Verdict.REJECTED:
             raise failures.RejectedError(str(outcome))
         raise failures.TimedOutError(str(outcome))
+
+    async def _take_back(self, before: Live | None) -> None:
+        """Nodes, and what runs beside Envoy (prices and budgets, limits, rules), go by the policy before again."""
+        if before is None:
+            return
+        self._ads.publish(self._served(before.compiled))
+        try:
+            with failures.of_this_machine():
+                await self._prepare(before.compiled)
+        except failures.ApplyError as error:
+            _log.error("what runs beside Envoy may go by a policy that was taken back", reason=str(error))
+        await self._conclude(before.compiled)
 
     def _expected_live(self) -> Live:
         if self._live is None:

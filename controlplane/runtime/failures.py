@@ -1,9 +1,14 @@
 """Why an edit did not go live: one exception per reason, each able to say so to people and to programs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 from controlplane.policy.diagnostics import Diagnostic, PolicyError
+from controlplane.revisions.revision import RevisionsError
+from controlplane.runtime.child import StartError
+from controlplane.runtime.folder import RunFolderError
 
 
 class ApplyError(Exception):
@@ -58,6 +63,18 @@ class LimitsError(ApplyError):
     code = "limits-not-ready"
 
 
+class KeysUnavailableError(ApplyError):
+    """The store of issued keys, or the keys that sign them, cannot be used: nothing was pushed."""
+
+    code = "keys-unavailable"
+
+
+class MachineError(ApplyError):
+    """This machine does not let a policy go live: a full disk, a process that cannot be started."""
+
+    code = "machine-refuses"
+
+
 class NotReadyError(Exception):
     """Envoy did not take the first policy. Its text says where its log is."""
 
@@ -71,6 +88,18 @@ class Failure:
     code: str
     message: str
     diagnostics: tuple[Diagnostic, ...] = ()
+
+
+@contextmanager
+def of_this_machine() -> Iterator[None]:
+    """Turns what the machine refuses into an ApplyError: it ends an edit, never the gateway."""
+    try:
+        yield
+    except (RunFolderError, RevisionsError, StartError, NotReadyError) as error:
+        raise MachineError(str(error)) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise MachineError(f"{where}{error.strerror or error}. Check the free space and the permissions.") from error
 
 
 def failure(error: PolicyError | ApplyError, at: datetime, source: str) -> Failure:

@@ -8,14 +8,14 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
-import uvicorn
+from fastapi import FastAPI
 
 from controlplane.admin.app import create_app
-from controlplane.admin.clients import create_clients_app
 from controlplane.admin.usage import Usage
 from controlplane.audit.log import AuditLog
 from controlplane.compiling import Compiled, Compiler
@@ -25,7 +25,7 @@ from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.language import Gateway as Settings
 from controlplane.policy.load import LoadCache
 from controlplane.revisions.store import Store
-from controlplane.runtime import rules
+from controlplane.runtime import apis, rules
 from controlplane.runtime.accounting import NAME, Accounting
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.bootstrap import Node, build_bootstrap
@@ -35,7 +35,7 @@ from controlplane.runtime.command import envoy_child
 from controlplane.runtime.controller import Controller
 from controlplane.runtime.envoy import find_envoy
 from controlplane.runtime.envoy_admin import EnvoyAdmin
-from controlplane.runtime.failures import ApplyError, NotReadyError
+from controlplane.runtime.failures import ApplyError, KeysUnavailableError, NotReadyError
 from controlplane.runtime.folder import RunFolder, lock, run_folder, usage_log
 from controlplane.runtime.judge import in_envoys_words
 from controlplane.runtime.keys import Keys
@@ -49,6 +49,8 @@ from controlplane.runtime.watch import changes
 from controlplane.xds.server import AdsServer
 
 _READY_S = 30.0
+_LONGEST_S = 3600.0  # between looks for keys that ended
+_AGAIN_S = 5.0  # between attempts to tell the edge what became of keys
 
 
 class Console(Protocol):
@@ -105,6 +107,7 @@ async def _running(
     state = policy.parent / started.state
     async with AsyncExitStack() as stack:
         stack.enter_context(lock(state))
+        listener = stack.enter_context(apis.listening(started.admin.listen))
         folder = run_folder(state)
         store = stack.enter_context(Store.open(state / "revisions.db"))
         ads = AdsServer(f"unix:{folder.xds_socket}", redact=lambda words: in_envoys_words(words, controller.secrets()))
@@ -139,9 +142,10 @@ async def _running(
                 raise NotReadyError(f"Envoy is not ready after {_READY_S:g} s; its log is {folder.log('envoy')}")
             usage = stack.enter_context(Usage(accounting))
             pulse = Pulse()
-            api = _admin_api(controller, store, supervisor, live, usage, keys, auditing, pulse, limiting, folder)
-            await stack.enter_async_context(api)
-            await stack.enter_async_context(_clients_api(usage, folder))
+            local = started.admin.listen.loopback
+            api = _admin_api(controller, store, supervisor, usage, keys, auditing, pulse, limiting, folder, local)
+            await stack.enter_async_context(apis.serving(api, listener))
+            await stack.enter_async_context(apis.serving_clients(usage, folder.usage_socket))
         except Exception:
             if adopting:  # the traffic of an earlier control plane goes on, whatever keeps this one from starting
                 await supervisor.leave()
@@ -199,66 +203,30 @@ async def _listens(socket: str, log: Path) -> None:
     raise NotReadyError(f"a sidecar does not listen at {socket}; its log is {log}")
 
 
-@asynccontextmanager
-async def _admin_api(
+def _admin_api(
     controller: Controller,
     store: Store,
     supervisor: Supervisor,
-    live: Live,
     usage: Usage,
     keys: Keys,
     auditing: Auditing,
     pulse: Pulse,
     limiting: Limiting,
     folder: RunFolder,
-) -> AsyncIterator[None]:
-    """The admin API in this process."""
+    loopback: bool,
+) -> FastAPI:
+    """The admin API of this process."""
 
     async def alarms() -> list[dict[str, str]]:
         ours = [*usage.alarms(), *auditing.alarms(), *pulse.alarms(), *rules.alarms(supervisor.states())]
         return [*ours, *await limiting.alarms()]
 
-    own = live.compiled.policy.gateway.admin
-
     async def counters() -> dict[str, Any]:
         return await rules.counters(supervisor.states(), folder)
 
-    app = create_app(
-        controller, store, supervisor.states, usage, keys, auditing, alarms, counters, loopback=own.listen.loopback
+    return create_app(
+        controller, store, supervisor.states, usage, keys, auditing, alarms, counters, loopback=loopback
     )  # fmt: skip
-    config = uvicorn.Config(
-        app, host=own.listen.host, port=own.listen.port, log_config=None, lifespan="off", access_log=False
-    )
-    async with _serving_on(config):
-        yield
-
-
-@asynccontextmanager
-async def _clients_api(usage: Usage, folder: RunFolder) -> AsyncIterator[None]:
-    """What clients may ask about themselves, behind Envoy."""
-    _remove(folder.usage_socket)  # of a control plane that was killed
-    config = uvicorn.Config(
-        create_clients_app(usage), uds=folder.usage_socket, log_config=None, lifespan="off", access_log=False
-    )
-    async with _serving_on(config):
-        yield
-
-
-def _remove(path: str) -> None:
-    Path(path).unlink(missing_ok=True)
-
-
-@asynccontextmanager
-async def _serving_on(config: uvicorn.Config) -> AsyncIterator[None]:
-    """An API in this process. Its signals are the gateway's, so uvicorn must not take them."""
-    server = uvicorn.Server(config)
-    sock = config.bind_socket()
-    task = asyncio.create_task(server._serve([sock]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await task
 
 
 async def _until_signalled(gateway: Gateway) -> None:
@@ -304,7 +272,7 @@ async def _follow(gateway: Gateway) -> None:
             if gateway.policy in changed:
                 seen = await _apply_file(gateway, seen)
             if changed - {gateway.policy}:
-                await _refresh(gateway)
+                await _refresh(gateway, files=True)
 
 
 async def _enforce(gateway: Gateway) -> None:
@@ -341,23 +309,32 @@ def _tell_pending(gateway: Gateway) -> None:
         gateway.console.pending(names)
 
 
-async def _refresh(gateway: Gateway) -> None:
+async def _refresh(gateway: Gateway, *, files: bool = False) -> None:
     live = gateway.controller.live
     try:
-        await gateway.controller.refresh()
+        await gateway.controller.refresh(files=files)
     except (PolicyError, ApplyError) as error:
         gateway.console.failed(error, live.text if live else "")
 
 
 async def _expire(gateway: Gateway) -> None:
-    """Compiles the live policy again whenever a key expires, or a rotated one ends."""
+    """Compiles the live policy again whenever a key expires, or a rotated one ends, and where that failed."""
     while True:
-        moments = (gateway.controller.next_expiry(), gateway.keys.next_change(utc_now()))
-        until = min((moment for moment in moments if moment is not None), default=None)
-        wait = 3600.0 if until is None else min(3600.0, max(0.0, (until - utc_now()).total_seconds()))
+        until, wait = _next_expiry(gateway), _LONGEST_S
+        if until is not None:
+            wait = min(wait, max(0.0, (until - utc_now()).total_seconds()))
+        if gateway.controller.behind:
+            wait = min(wait, _AGAIN_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait + 0.01):
                 await gateway.controller.changed()
                 continue
-        if until is not None and until <= utc_now():
+        if gateway.controller.behind or (until is not None and until <= utc_now()):
             await _refresh(gateway)
+
+
+def _next_expiry(gateway: Gateway) -> datetime | None:
+    moments = [gateway.controller.next_expiry()]
+    with contextlib.suppress(KeysUnavailableError):  # which the next compile tells
+        moments.append(gateway.keys.next_change(utc_now()))
+    return min((moment for moment in moments if moment is not None), default=None)

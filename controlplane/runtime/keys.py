@@ -1,5 +1,6 @@
 """Issued keys at the rim: their store and the keys that sign them, in the state folder."""
 
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -8,11 +9,12 @@ from typing import Self
 import orjson
 
 from controlplane.keys.issue import Issued, Request
-from controlplane.keys.signing import SigningKeys
-from controlplane.keys.store import IssuedKey, Store
+from controlplane.keys.signing import SigningError, SigningKeys
+from controlplane.keys.store import IssuedKey, KeysError, Store
 from controlplane.plan import tokens
 from controlplane.plan.tokens import Tokens, identity_of, owner
 from controlplane.policy.language import Policy
+from controlplane.runtime.failures import KeysUnavailableError
 from extproc.usage.identity import owner as owner_in
 
 
@@ -42,7 +44,13 @@ class Keys:
         return self._folder.is_dir()
 
     def tokens(self, now: datetime) -> Tokens | None:
-        """What the edge must know. Raises KeysError, SigningError."""
+        """What the edge must know. Raises KeysUnavailableError."""
+        try:
+            return self._tokens(now)
+        except (KeysError, SigningError) as error:
+            raise KeysUnavailableError(str(error)) from None
+
+    def _tokens(self, now: datetime) -> Tokens | None:
         if not self.used:
             return None
         signing = SigningKeys.open(self._folder, now)
@@ -55,11 +63,14 @@ class Keys:
         )
 
     def next_change(self, now: datetime) -> datetime | None:
-        """When `tokens` changes by itself: an overlap ends."""
+        """When `tokens` changes by itself: an overlap ends. Raises KeysUnavailableError."""
         if not self.used:
             return None
-        signing = SigningKeys.open(self._folder, now).next_change(now)
-        return min((at for at in (signing, self._opened().next_change(now)) if at is not None), default=None)
+        try:
+            signing = SigningKeys.open(self._folder, now).next_change(now)
+            return min((at for at in (signing, self._opened().next_change(now)) if at is not None), default=None)
+        except (KeysError, SigningError) as error:
+            raise KeysUnavailableError(str(error)) from None
 
     def issue(
         self,
@@ -75,7 +86,7 @@ class Keys:
         who: str,
         now: datetime,
     ) -> Issued:
-        """Raises UnknownNameError, KeyExistsError, KeysError, SigningError."""
+        """Raises UnknownNameError, KeyExistsError, KeysError, SigningError, ValueError for a key that cannot be."""
         if name in policy.keys:
             raise UnknownNameError(f"the policy has a key `{name}` already: choose another name")
         wanted = [("team", "teams", team), ("budget", "budgets", budget)]
@@ -88,8 +99,13 @@ class Keys:
         who_is = owner(policy, name, team)
         identity = identity_of(who_is, limits, () if budget is None else (budget,))
         request = Request(name, identity, expires, team, models, limits, budget, addresses)
-        store = self._opened()  # before the folder: a store that cannot be opened must not close the gateway
-        return store.issue(SigningKeys.open(self._folder, now).current, request, now, who)
+        store, first = self._opened(), not self.used
+        try:
+            return store.issue(SigningKeys.open(self._folder, now).current, request, now, who)
+        except (ValueError, KeysError):
+            if first:  # what was not issued must not close the gateway
+                shutil.rmtree(self._folder)
+            raise
 
     def rotate(self, name: str, overlap: timedelta, who: str, now: datetime) -> Issued:
         """A new token for a key; the old one is accepted until the overlap ends. Raises KeyError and as `issue`."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,7 +39,8 @@ class Limiting:
     supervisor: Supervisor
     journal: Path
     _told: Settings | None = None
-    _url: str = ""
+    _url: str = field(default="", repr=False)
+    _told_url: str = field(default="", repr=False)  # another one, such as a new password, takes another process
 
     async def prepare(self, compiled: Compiled) -> None:
         """Before the push: the service runs, and knows the rules of this policy and of the one before.
@@ -95,7 +96,8 @@ class Limiting:
             return None
 
     async def _tell(self, settings: Settings) -> None:
-        if settings == self._told and (await self._status() or {}).get("settings") == fingerprint(settings):
+        same = settings == self._told and self._url == self._told_url
+        if same and (await self._status() or {}).get("settings") == fingerprint(settings):
             return
         file = self.folder.write(_SETTINGS, dump(settings))
         argv = [sys.executable, "-m", "extproc.limits", "--socket", self.folder.limits_socket, "--settings", str(file)]
@@ -103,7 +105,7 @@ class Limiting:
         env = MappingProxyType({REDIS_URL: self._url} if settings.redis else {})
         await self.supervisor.start(Child(name=NAME, argv=tuple(argv), env=env, stop_s=10.0))
         status = await self._until(fingerprint(settings))
-        self._told = settings
+        self._told, self._told_url = settings, self._url
         if status["redis"] == "away":
             _log.warning(_AWAY)
 

@@ -1,7 +1,7 @@
-"""Whether the collector goes on: a process that hangs counts nothing, so that nothing is spent at the edge."""
+"""Whether the collector goes on: one that hangs or keeps ending counts nothing, and nothing is spent at the edge."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -28,23 +28,37 @@ class Pulse:
     deadline_s: float = DEADLINE_S
     message: str = ""  # the alarm; "" when there is none
     _pid: int | None = None
+    _pid_s: float = 0.0  # when it was first seen
     _seen: int | None = None  # the heartbeat's time, as the file system says it
-    _since: float = field(default=0.0)
+    _beat_s: float | None = None  # when that was first seen
+    _ended: int = 0  # processes, since then
 
     def alarms(self) -> list[dict[str, str]]:
         return [{"name": "collector", "message": self.message}] if self.message else []
 
-    def hangs(self, pid: int | None, started_s: float, beat_ns: int | None, now_s: float) -> bool:
-        """Looks at a process: whether it is beyond its deadline. `started_s` by the file system's clock."""
-        if pid != self._pid or beat_ns != self._seen:
-            self._pid, self._seen, self._since = pid, beat_ns, now_s
-        quiet = now_s - self._since
-        alive = pid is None or quiet < self.alarm_s
+    def hangs(self, pid: int | None, started_s: float, beat_ns: int | None, now_s: float, words: str = "") -> bool:
+        """Looks at a process: whether it is beyond its deadline. `started_s` by the file system's clock.
+
+        `words`: the last of the process before it.
+        """
+        if beat_ns != self._seen or self._beat_s is None:
+            self._seen, self._beat_s, self._ended = beat_ns, now_s, 0
+        if pid != self._pid:
+            self._ended += self._pid is not None
+            self._pid, self._pid_s = pid, now_s
         begun = beat_ns is not None and beat_ns >= int(started_s * 1e9)
-        hanging = f"the collector hangs, so that nothing more is spent; it is started again after {self.deadline_s:g} s"
-        waiting = "the collector has not reached its ledger since it was started"
-        self.message = "" if alive else hanging if begun else waiting
-        return not alive and begun and quiet >= self.deadline_s
+        quiet_s = now_s - max(self._beat_s, self._pid_s)
+        silent_s = now_s - self._beat_s if self._ended > 1 else quiet_s
+        self.message = self._alarm(begun, quiet_s, words) if silent_s >= self.alarm_s else ""
+        return begun and pid is not None and quiet_s >= self.deadline_s
+
+    def _alarm(self, begun: bool, quiet_s: float, words: str) -> str:
+        if self._ended > 1 and (self._pid is None or quiet_s < self.alarm_s):
+            return "the collector keeps ending, so that nothing more is counted" + (f": {words}" if words else "")
+        if begun:
+            again = f"it is started again after {self.deadline_s:g} s"
+            return f"the collector hangs, so that nothing more is spent; {again}"
+        return "the collector has not reached its ledger since it was started"
 
 
 async def watch(pulse: Pulse, supervisor: Supervisor, name: str, heartbeat: Path, look_s: float = _LOOK_S) -> None:
@@ -53,7 +67,7 @@ async def watch(pulse: Pulse, supervisor: Supervisor, name: str, heartbeat: Path
     told = ""
     while True:
         state = next((each for each in supervisor.states() if each.name == name), None)
-        if state is not None and pulse.hangs(_pid(state), state.since.timestamp(), _beat(heartbeat), loop.time()):
+        if state is not None and _hangs(pulse, state, heartbeat, loop.time()):
             _log.error("process hangs", process=name, pid=state.pid)
             supervisor.kill(name)
         if pulse.message and pulse.message != told:
@@ -62,6 +76,11 @@ async def watch(pulse: Pulse, supervisor: Supervisor, name: str, heartbeat: Path
             _log.warning("alarm over", name=name)
         told = pulse.message
         await asyncio.sleep(look_s)
+
+
+def _hangs(pulse: Pulse, state: ProcessState, heartbeat: Path, now_s: float) -> bool:
+    words = state.last_log[-1] if state.last_log else ""
+    return pulse.hangs(_pid(state), state.since.timestamp(), _beat(heartbeat), now_s, words)
 
 
 def _pid(state: ProcessState) -> int | None:

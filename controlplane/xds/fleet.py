@@ -27,7 +27,7 @@ from extproc.limits.settings import Kind, Unit
 TYPE = "envoy.extensions.filters.http.ratelimit.v3.RateLimit"
 NO_COUNTS_TYPE = "envoy.extensions.filters.http.set_metadata.v3.Config"
 NAMESPACE = "headgate"  # of the dynamic metadata that holds the tokens used, as numbers
-COUNTS = ("total_tokens", "input_tokens", "output_tokens", "cached_tokens")
+COUNTS = ("total_tokens", "input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens")
 TICKETS = "envoy.filters.http.ratelimit"  # the namespace in which the filter keeps the service's dynamic metadata
 
 _Action = selection.Action

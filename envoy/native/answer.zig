@@ -244,6 +244,8 @@ pub const Counts = struct {
     input: u64 = 0,
     output: u64 = 0,
     cached: u64 = 0,
+    /// To a cache; part of the input, as those cached are.
+    written: u64 = 0,
     total: u64 = 0,
 
     pub fn of(said: *const Said) Counts {
@@ -253,7 +255,13 @@ pub const Counts = struct {
         // Anthropic's input leaves out what its cache had part in; elsewhere the cached tokens are part of it.
         const input = found.input +| found.cache_read +| found.cache_written;
         const total = @max(found.total, input +| found.output);
-        return .{ .input = input, .output = found.output, .cached = found.cached +| found.cache_read, .total = total };
+        return .{
+            .input = input,
+            .output = found.output,
+            .cached = found.cached +| found.cache_read,
+            .written = found.written +| found.cache_written,
+            .total = total,
+        };
     }
 };
 
@@ -263,6 +271,7 @@ const Found = struct {
     cached: u64 = 0,
     cache_read: u64 = 0,
     cache_written: u64 = 0,
+    written: u64 = 0,
     total: u64 = 0,
 
     const fields = .{
@@ -286,8 +295,9 @@ const Found = struct {
     fn addDetails(self: *Found, usage: []const u8, open: usize) void {
         if (open == usage.len or usage[open] != '{') return;
         var members: scan.Members = .{ .text = usage, .at = open };
-        while (members.next()) |member| if (std.mem.eql(u8, member.key, "cached_tokens")) {
-            self.cached = scan.whole(usage, member.value) orelse continue;
+        const parts = .{ .{ "cached_tokens", "cached" }, .{ "cache_write_tokens", "written" } };
+        while (members.next()) |member| inline for (parts) |part| if (std.mem.eql(u8, member.key, part[0])) {
+            if (scan.whole(usage, member.value)) |value| @field(self, part[1]) = value;
         };
     }
 };

@@ -170,6 +170,7 @@ pub const Filter = struct {
         abi.noteNumber(self.stream, namespace, "input_tokens", counts.input);
         abi.noteNumber(self.stream, namespace, "output_tokens", counts.output);
         abi.noteNumber(self.stream, namespace, "cached_tokens", counts.cached);
+        abi.noteNumber(self.stream, namespace, "cache_write_tokens", counts.written);
         abi.noteNumber(self.stream, namespace, "total_tokens", counts.total);
     }
 

@@ -3,6 +3,8 @@ const std = @import("std");
 const scan = @import("scan.zig");
 
 const longest_name = 256;
+/// Output tokens of an answer whose request states no cap, as extproc/limits/settings.py estimates them.
+const unstated = 4096;
 
 /// A part of the body.
 pub const Span = struct { from: usize, to: usize };
@@ -52,6 +54,7 @@ fn readJson(body: []const u8) ?Asked {
     var models: usize = 0;
     var output: ?u64 = null;
     var choices: u64 = 1;
+    var asking: u64 = 1;
     while (members.next()) |member| {
         var room: [64]u8 = undefined;
         const key = scan.decoded(member.key, &room);
@@ -68,11 +71,40 @@ fn readJson(body: []const u8) ?Asked {
             if (scan.whole(body, member.value)) |value| output = @max(output orelse 0, value);
         } else if (std.mem.eql(u8, key, "n") or std.mem.eql(u8, key, "best_of")) {
             choices = @max(choices, scan.whole(body, member.value) orelse 1);
+        } else if (std.mem.eql(u8, key, "prompt")) {
+            asking = @max(asking, prompts(body, member.value));
         }
     }
     if (models != 1 or (members.depth == 0 and scan.skipSpace(body, members.at) != body.len)) return null;
-    if (output) |value| asked.cap = value *| choices;
+    const answers = choices *| asking;
+    if (output) |value| asked.cap = value *| answers else if (answers > 1) asked.cap = unstated *| answers;
     return asked;
+}
+
+/// How many prompts a value holds: a list of texts, or of lists of tokens, gets an answer for each.
+fn prompts(body: []const u8, open: usize) u64 {
+    if (open == body.len or body[open] != '[') return 1;
+    var count: u64 = 0;
+    var depth: usize = 0;
+    var at = open;
+    while (scan.structural(body, at)) |place| {
+        at = place + 1;
+        switch (body[place]) {
+            '{', '[' => {
+                depth += 1;
+                if (depth == 2) count += 1;
+            },
+            '}', ']' => {
+                depth -= 1;
+                if (depth == 0) break;
+            },
+            else => {
+                if (depth == 1) count += 1;
+                at = (scan.closingQuote(body, place) orelse break) + 1;
+            },
+        }
+    }
+    return count;
 }
 
 fn isCap(key: []const u8) bool {

@@ -3,8 +3,9 @@
 At the request, a descriptor for each limit that applies: ("limit", NAME), then where they are known ("who", WHO) or
 ("remote_address", WHO), ("model", MODEL), ("bytes", N) of the body, ("cap", N) tokens of output. When the stream is
 done: ("ticket", TICKET), ("count", WHAT), with the number as the descriptor's hits; WHAT is `status` of the answer,
-0 when none began, and `total_tokens`, `input_tokens`, `output_tokens`, `cached_tokens`, each absent or 0 when the
-provider did not report it. `controlplane.xds.fleet` makes Envoy send this.
+0 when none began, and `total_tokens`, `input_tokens`, `output_tokens`, `cached_tokens`,
+`cache_write_tokens`, each absent or 0 when the provider did not report it. `controlplane.xds.fleet` makes Envoy send
+this.
 
 https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/service/ratelimit/v3/rls.proto
 """

@@ -19,6 +19,7 @@ from extproc.usage.windows import SECOND, STEPS
 
 _LONG_US = 3600 * SECOND
 _MANY = 100_000  # lines between two replacements
+_AGAIN = 1000  # lines that could not be written, after which a replacement is tried: the disk may have room again
 _log = structlog.get_logger(__name__)
 
 State: TypeAlias = list[Any]  # of one counter, as `MemoryStore.states` gives it
@@ -46,7 +47,10 @@ def long(bucket: Bucket) -> bool:
 
 
 class Journal:
-    """The file. What cannot be written is told in the log, once: requests go on, and a restart forgets them."""
+    """The file. What cannot be written is told in the log, once, and requests go on.
+
+    Later the whole file is written anew, with what it lacks; a restart before that forgets it.
+    """
 
     def __init__(self, path: Path, most: int = _MANY) -> None:
         self._path, self._most = path, most
@@ -70,13 +74,15 @@ class Journal:
         """Puts these counters in the place of all it holds."""
         fresh = self._path.with_name(f".{self._path.name}.new")
         try:
-            handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            _write(handle, b"".join(orjson.dumps(["c", *state]) + b"\n" for state in states))
+            handle = _written(fresh, b"".join(orjson.dumps(["c", *state]) + b"\n" for state in states))
             fresh.replace(self._path)
         except OSError as error:
+            fresh.unlink(missing_ok=True)  # on a full disk, every byte counts
             self._fail(error)
             return
         self.close()
+        if self._failed:
+            _log.warning("what is spent is written down again", journal=str(self._path))
         self._handle, self._lines, self._failed = handle, 0, False
 
     def taken(self, now: int, call: str, holds: Sequence[Hold], ends: Sequence[int]) -> None:
@@ -98,8 +104,8 @@ class Journal:
             self._add(["s", now, call, rows])
 
     def tidy(self, states: Callable[[], Iterable[State]]) -> None:
-        """Replaces itself when it has grown."""
-        if self._lines >= self._most:
+        """Replaces itself when it has grown, or lacks something."""
+        if self._lines >= (_AGAIN if self._failed else self._most):
             self._lines = 0
             self.replace(states())
 
@@ -110,18 +116,28 @@ class Journal:
 
     def _add(self, line: list[Any]) -> None:
         self._lines += 1
-        if self._handle is None:
+        if self._handle is None or self._failed:  # behind a torn line another one could not be read
             return
         try:
             _write(self._handle, orjson.dumps(line) + b"\n")
-            self._failed = False
         except OSError as error:
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
         if not self._failed:
             _log.error("what is spent cannot be written down", journal=str(self._path), reason=error.strerror)
-        self._failed = True
+        self._failed, self._lines = True, 0
+
+
+def _written(path: Path, content: bytes) -> int:
+    """A handle of a new file that holds `content`, to append to."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        _write(handle, content)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 def _write(handle: int, content: bytes) -> None:

@@ -109,9 +109,8 @@ class Lane:
         price = self.tariff.find(model)
         if price is None:
             return None
-        if total is not None and prompt is not None and output is None:
-            output = max(total - prompt, 0)
-        return tariffs.spent(price, total, prompt, output, counts.get("cached_tokens"))
+        cached, written = counts.get("cached_tokens", 0), counts.get("cache_write_tokens", 0)
+        return tariffs.spent(price, total, prompt, output, cached, written)
 
     def _ends(self, now: int) -> tuple[int, ...]:
         """Ends of the calendar windows that may be current by the store's clock."""

@@ -55,16 +55,28 @@ def most(price: Price, prompt: int, output: int) -> int | None:
     return ceil(prompt * dearest[0] + output * dearest[1] + (price.request or 0))
 
 
-def spent(price: Price, total: int | None, prompt: int | None, output: int | None, cached: int | None) -> int | None:
-    """Picodollars of what a provider reported. With a total alone, all of it at the dearest rate. None: not known."""
-    if prompt is not None and output is not None:
+def spent(
+    price: Price, total: int | None, prompt: int | None, output: int | None, cached: int = 0, written: int = 0
+) -> int | None:
+    """Picodollars of what a provider reported. With a total alone, all of it at the dearest rate. None: not known.
+
+    Tokens that only the total holds are thinking, and charged as output. Which part of the output is thinking nobody
+    tells in time: where it costs more, all of it does.
+    """
+    if prompt is not None and (output is not None or total is not None):
+        hidden = 0 if total is None else max(total - prompt - (output or 0), 0)
+        if output is None or hidden != cached + written:  # seen elsewhere: a total that counts these twice
+            output = (output or 0) + hidden
+        cached = min(cached, prompt)
+        tokens = Tokens(prompt, output, cached, min(written, prompt - cached))
         try:
-            return cost(price, Tokens(prompt, output, min(cached or 0, prompt)), NO_UNITS)
+            bounds = cost(price, tokens, NO_UNITS), cost(price, tokens._replace(reasoning=output), NO_UNITS)
         except ValueError:
             return None  # no answer has so many tokens
-    if total is None:
+    elif total is not None:
+        bounds = most(price, total, 0), most(price, 0, total)
+    else:
         return None
-    bounds = (most(price, total, 0), most(price, 0, total))
     return None if None in bounds else max(bound for bound in bounds if bound is not None)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from extproc.usage.budgets import Standing
+from extproc.usage.budgets import Standing, Unit
 from extproc.usage.files import replace
 
 _TELL_S = 1.0  # between reports of accounts of which none was spent or restored
@@ -54,9 +54,14 @@ def _shown(standing: Standing) -> dict[str, object]:
         "owner_kind": account.owner_kind,
         "owner": account.owner,
         "unit": account.unit,
-        "used": standing.used,
-        "amount": standing.amount,
+        "used": _number(account.unit, standing.used),
+        "amount": _number(account.unit, standing.amount),
         "window": standing.window,
         "on_spent": account.on_spent,
         "until_us": standing.until_us,
     }
+
+
+def _number(unit: Unit, number: int) -> int | str:
+    """Picodollars as a text: JSON's numbers end at 64 bits, which 18 million dollars do not fit into."""
+    return str(number) if unit == "pico" else number

@@ -162,6 +162,22 @@ def test_redis_goes_and_comes_back(provider: MockProvider, on_error: str, status
         assert [_ask(gateway).status_code for _ in range(6)] == [200] * 5 + [429]
 
 
+def test_another_redis_is_taken_over_when_its_file_changes(shared_redis: RedisServer) -> None:
+    policy = (
+        "providers: {p: {kind: mock}}\nmodels: {m: p}\nlimits: {l: {requests: 5/h, scope: fleet}}\n"
+        "keys: {alice: {secret: {env: ALICE}, limits: [l]}}\n"
+    )
+    settings, key = "redis: {file: redis-url}", _KEY["ALICE"]
+    with (
+        redis_server() as other,
+        Gateway(policy, settings=settings, env=_KEY, files={"redis-url": shared_redis.url}, key=key) as gateway,
+    ):
+        shared_redis.client().flushall()
+        assert gateway.chat().headers["x-ratelimit-remaining-requests"] == "4"
+        gateway.write("redis-url", other.url)
+        eventually(lambda: gateway.chat().status_code == 200 and other.client().keys("*:l:*"), "the other one counts")
+
+
 def test_a_gateway_starts_without_its_redis_and_says_so(provider: MockProvider) -> None:
     limit = "limits: {l: {requests: 5/d, scope: fleet}}"
     with _gateway(provider, "limits: [l]", limit, "redis://:hush-hush@127.0.0.1:1/0") as gateway:
@@ -259,6 +275,15 @@ def test_streams_and_failures_settle(provider: MockProvider) -> None:
         eventually(lambda: left() == _AMOUNT - _USED, "a failure costs nothing")
         assert _ask(gateway, no_usage="1").status_code == 200
         eventually(lambda: left() == _AMOUNT - _USED - _RESERVED, "what is not told counts as it was reserved")
+
+
+def test_a_limit_in_front_of_others_is_taken_over_at_once(provider: MockProvider) -> None:
+    last = "l: {tokens: 1k/d, enforce: strict}}"
+    with _gateway(provider, "limits: [l]", f"limits: {{{last}") as gateway:
+        front = f"limits: {{a: {{concurrent: 5}}, {last}"
+        gateway.apply_edit(_POLICY.format(base_url=provider.base_url, key="limits: [a, l]", rules=front))
+        assert _ask(gateway).status_code == 200
+        assert "does not start" not in gateway.output()
 
 
 def test_edits_under_load_lose_no_request_and_keep_the_count(provider: MockProvider) -> None:

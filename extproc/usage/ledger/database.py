@@ -42,7 +42,7 @@ class Database:
         Raises:
             ValueError: the URL is none, or of a database that is not supported. It is not repeated: see its password.
         """
-        self._url = _parsed(url)
+        self._url = parsed(url)
         self._path = Path(self._url.database or "").absolute() if self.dialect == "sqlite" else None
         self._on_reset = on_reset
         self._inode: int | None = None  # of a SQLite file
@@ -151,7 +151,8 @@ class Database:
         return LedgerUnavailable(f"cannot use the ledger {self.name}: {reason}. {_next_step(reason)}")
 
 
-def _parsed(text: str) -> URL:
+def parsed(text: str) -> URL:
+    """Raises ValueError for what is no URL, or of a database that is not supported; it is not repeated there."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):

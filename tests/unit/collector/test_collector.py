@@ -29,7 +29,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def used(place: Place) -> dict[str, int]:
-    return {account["budget"]: account["used"] for account in place.told()["accounts"]}
+    return {account["budget"]: int(account["used"]) for account in place.told()["accounts"]}
 
 
 def spent(place: Place) -> set[str]:
@@ -612,3 +612,11 @@ def test_entries_that_the_ledger_refuses_for_now_are_learned_from_once(
 def test_the_stand_in_is_as_envoy_is(place: Place) -> None:
     assert isinstance(place.envoy, NoEnvoy)
     assert {name for name in dir(NoEnvoy) if name in dir(module.Envoy)} >= {"reopen_logs", "failed_writes"}
+
+
+def test_the_largest_budget_is_told(place: Place) -> None:
+    most = 10**9 * 10**12  # picodollars of the largest amount that a policy takes
+    place.document(AccountSpec("company", "", "", "pico", most, period="month"))
+    drained(place.collector()).finish()
+    (account,) = place.told()["accounts"]
+    assert int(account["amount"]) == most

@@ -47,8 +47,8 @@ def compiled(text: str) -> None:
         if ref.name == "prices.json":
             return json.dumps({"version": 1, "families": {}, "models": []})
         of_webhooks = WEBHOOK_SECRET if "WEBHOOK" in ref.name else "https://h/" if "-url" in ref.name else None
-        redis = "redis://h" if ref.name.startswith("REDIS") else None
-        return of_webhooks or redis or f"value-of-{ref.name}"
+        stores = {"REDIS_URL": "redis://h", "LEDGER_URL": "postgresql://h/d"}
+        return of_webhooks or stores.get(ref.name) or f"value-of-{ref.name}"
 
     Compiler("policy.yaml", read, AROUND, LoadCache()).compile(text, NOW)
 

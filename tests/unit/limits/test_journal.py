@@ -1,11 +1,15 @@
 """A store that is started again knows what it knew, whenever it was killed."""
 
+import errno
+import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extproc.limits import journal
 from extproc.limits.journal import Journal
 from extproc.limits.memory import MemoryStore
 from extproc.limits.stores import Bucket, Charge, Form, Hold
@@ -91,3 +95,27 @@ def test_it_does_not_grow_for_ever(tmp_path: Path) -> None:
         store.reserve_now(str(number), [hold(BUCKETS[0], 1, 0)])
     assert len(path.read_bytes().splitlines()) <= 12
     assert used(MemoryStore(clock, Journal(path)))[0] == 100
+
+
+def test_what_a_full_disk_kept_out_is_written_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, path = Clock(), tmp_path / "journal"
+    store = MemoryStore(clock, Journal(path))
+    store.reserve_now("a", [hold(BUCKETS[0], 7, 0)])
+    real, full = os.write, True
+
+    def write(handle: int, content: bytes) -> int:
+        if full and len(content) < 4:
+            raise OSError(errno.ENOSPC, "no space left")
+        return real(handle, content[:3] if full else content)  # torn in the middle of a line
+
+    monkeypatch.setattr(journal.os, "write", write)
+    monkeypatch.setattr(journal, "_AGAIN", 3)
+    for number in range(5):
+        store.reserve_now(f"b{number}", [hold(BUCKETS[0], 1, 0)])
+    assert sorted(tmp_path.iterdir()) == [path]
+    full = False
+    for number in range(3):
+        store.reserve_now(f"c{number}", [hold(BUCKETS[0], 1, 0)])
+    assert used(MemoryStore(clock, Journal(path)))[0] == 7 + 5 + 3

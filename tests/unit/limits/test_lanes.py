@@ -115,12 +115,19 @@ def test_what_is_charged(status: int, counts: dict[str, int], actual: int) -> No
         ({"input_tokens": 100, "total_tokens": 110}, 350_000_000),
         ({"input_tokens": 100, "output_tokens": 10, "cached_tokens": 60}, 275_000_000),
         ({"input_tokens": 100, "output_tokens": 10, "cached_tokens": 600}, 225_000_000),
+        ({"input_tokens": 100, "output_tokens": 10, "total_tokens": 130}, 550_000_000),  # thinking, in the total alone
         ({"total_tokens": 110}, 1_100_000_000),
         ({}, 7),
     ],
 )
 def test_money_is_charged_as_the_price_says(counts: dict[str, int], actual: int) -> None:
     assert lane(Kind.BUDGET, unit=Unit.PICODOLLARS).actual(7, "gpt-4o", 200, counts) == actual
+
+
+def test_money_is_charged_for_what_costs_more_than_its_like() -> None:
+    """Writing to a cache; and thinking, of which nobody tells in time which part of the output it was."""
+    price = price_from_json({"input": "3", "cache_write": "3.75", "output": "10", "reasoning": "20"})
+    assert spent(price, None, 100, 10, written=40) == 60 * 3_000_000 + 40 * 3_750_000 + 10 * 20_000_000
 
 
 def test_no_price_bounds_nothing() -> None:
@@ -145,5 +152,9 @@ def test_no_request_costs_more_than_its_bound(
     real = cost(price, Tokens(prompt, used, cached))
     assert real is not None
     assert real <= bound
-    with_total_alone = spent(price, prompt + used, None, None, None)
+    written = data.draw(st.integers(0, prompt - cached))
+    real = cost(price, Tokens(prompt, used, cached, written, data.draw(st.integers(0, used)))) or 0
+    reported = spent(price, prompt + used, prompt, used, cached, written)
+    assert reported is None or real <= reported <= bound
+    with_total_alone = spent(price, prompt + used, None, None)
     assert with_total_alone is None or with_total_alone >= real

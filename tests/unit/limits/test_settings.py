@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.limits.settings import By, Estimate, Kind, Redis, Rule, Settings, SettingsError, Unit, dump, parse
+from extproc.limits.settings import (
+    By,
+    Estimate,
+    Kind,
+    Redis,
+    Rule,
+    Settings,
+    SettingsError,
+    Unit,
+    dump,
+    fingerprint,
+    parse,
+)
 
 
 def document(**rule: Any) -> bytes:
@@ -83,3 +95,14 @@ def test_shared_rules_need_a_redis() -> None:
 def test_bytes_are_settings_or_an_error(text: bytes) -> None:
     with pytest.raises(SettingsError):
         parse(text, "f")
+
+
+def test_the_order_of_rules_makes_no_other_settings() -> None:
+    """Else the service, which sees no change, would never say that it has them."""
+    one, other = Rule(Kind.CONCURRENT, 1), Rule(Kind.TOKENS, 2**61, per_s=60)
+    prices = {"m": {"input": "1"}, "n": {"input": "2"}}
+    first = Settings({"a": one, "b": other}, prices)
+    second = Settings({"b": other, "a": one}, dict(reversed(prices.items())))
+    assert first == second
+    assert fingerprint(first) == fingerprint(second)
+    assert fingerprint(first) != fingerprint(Settings({"a": one, "b": one}, prices))

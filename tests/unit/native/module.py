@@ -158,9 +158,8 @@ class Filter:
             after = {name: value for name in headers if (value := _get(_RESPONSE, name)) is not None}
             stream.on("stream_complete")
             left = _get(_DYNAMIC, "headgate/entry")
-            counted = {
-                name: _get(_DYNAMIC, f"headgate/{name}_tokens") for name in ("input", "output", "cached", "total")
-            }
+            kinds = ("input", "output", "cached", "cache_write", "total")
+            counted = {name: _get(_DYNAMIC, f"headgate/{name}_tokens") for name in kinds}
         numbers = {name: int(value) for name, value in counted.items() if value is not None}
         return Answer(sent, after, tuple((left or "").split("\x1f")), numbers)
 

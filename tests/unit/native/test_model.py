@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.limits.settings import Estimate
 from tests.unit.native.module import Ending, Filter
 
 MODEL, LIMITS, RULES = Filter("model"), Filter("model", "limits"), Filter("model", "rules")
@@ -60,6 +61,12 @@ def test_separators_in_a_usage_do_not_part_it() -> None:
         ({"max_tokens": 7, "n": 2, "best_of": 5}, "35"),
         ({"max_tokens": 10**30, "n": 10**30}, str(2**64 - 1)),
         ({"max_tokens": 7.0}, "7"),
+        ({"n": 3}, str(3 * Estimate().output)),
+        ({"n": 1, "prompt": "one"}, None),
+        ({"n": 2, "max_tokens": 7, "prompt": ["a [", 'b"', "c"]}, "42"),
+        ({"prompt": [[1, 2], [3]], "max_tokens": 7}, "14"),
+        ({"prompt": [1, 2, 3], "max_tokens": 7}, "7"),
+        ({"prompt": [], "max_tokens": 7}, "7"),
         ({"metadata": {"max_tokens": 7}}, None),
         ({"max_tokens": None}, None),
         ({"max_tokens": "7"}, None),
@@ -103,7 +110,20 @@ def test_a_message_is_counted_over_both_of_its_usages() -> None:
     end = {"type": "message_delta", "usage": {"output_tokens": 15}}
     events = [f"data: {json.dumps(each)}\n\n".encode() for each in (start, end)]
     found = LIMITS.answer(events, {"content-type": "text/event-stream"}).numbers
-    assert found == {"input": 32, "output": 15, "cached": 7, "total": 47}
+    assert found == {"input": 32, "output": 15, "cached": 7, "cache_write": 0, "total": 47}
+
+
+@pytest.mark.parametrize(
+    ("usage", "written"),
+    [
+        ({"input_tokens": 8, "cache_creation_input_tokens": 2, "output_tokens": 1}, (10, 2)),
+        ({"prompt_tokens": 8, "prompt_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 2}}, (8, 2)),
+        ({"prompt_tokens": 8}, (8, 0)),
+    ],
+)
+def test_what_is_written_to_a_cache_is_part_of_the_input(usage: dict[str, Any], written: tuple[int, int]) -> None:
+    found = LIMITS.answer([json.dumps({"model": "m", "usage": usage}).encode()], JSON).numbers
+    assert (found["input"], found["cache_write"]) == written
 
 
 @pytest.mark.parametrize(("kind", "text"), [("model", "what"), ("other", ""), ("attempt", "one line")])

@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controlplane.plan.limits import counted
 from controlplane.policy import grammar
 from controlplane.policy.accounts import Downgrade
 from controlplane.policy.check import check
 from controlplane.policy.diagnostics import Severity
 from controlplane.policy.language import Policy
 from controlplane.policy.place import path_text
+from extproc.usage.prices import price_from_json
 
 BASE = """\
 version: 1
@@ -129,7 +131,7 @@ def test_a_budget_with_its_defaults() -> None:
 
 def test_a_budget_with_everything() -> None:
     text = (
-        "b: {tokens: 5, per: day, window: rolling, timezone: Asia/Tokyo, warn: [0.5, 1], on_spent: {downgrade: cheap}}"
+        "b: {tokens: 5, per: day, window: calendar, timezone: Asia/Tokyo, warn: [0.5, 1], on_spent: {downgrade: cheap}}"
     )
     found = policy(f"budgets: {{{text}}}\n").budgets["b"]
     assert (found.tokens, found.warn, found.on_spent) == (5, [Decimal("0.5"), Decimal(1)], Downgrade(downgrade="cheap"))
@@ -174,3 +176,28 @@ def test_a_fraction_is_above_zero_and_at_most_one(value: float) -> None:
         assert 0 < grammar.fraction(value) <= 1
     except ValueError as error:
         assert "such as 0.8" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "where"),
+    [
+        ("budgets: {b: {usd: 0, per: day, enforce: strict}}\n", "unfit-budget", "budgets.b.usd"),
+        ("budgets: {b: {usd: 2305844, per: day, enforce: strict}}\n", "unfit-budget", "budgets.b.usd"),
+        ("budgets: {b: {usd: 1, per: day, window: rolling, timezone: UTC}}\n", "unfit-budget", "budgets.b.timezone"),
+        ("limits: {l: {tokens: 1/d, burst: 367}}\n", "unfit-limit", "limits.l.burst"),
+        ("prices: {m: {output: 10000.01}}\n", "invalid-value", "prices.m.output"),
+        ("prices: {m: {request: 1001}}\n", "invalid-value", "prices.m.request"),
+    ],
+)
+def test_amounts_that_nothing_could_count_by(text: str, code: str, where: str) -> None:
+    assert problems(text) == [(code, where, None)]
+
+
+def test_the_largest_amounts_can_be_counted_by() -> None:
+    """What a policy may say the service and the collector take."""
+    found = policy(
+        "gateway: {limits: [l], budget: b}\nlimits: {l: {tokens: 1/d, burst: 366, enforce: strict}}\n"
+        "budgets: {b: {usd: 2305843, per: day, enforce: strict}}\nprices: {m: {input: 10000, request: 1000}}\n"
+    )
+    assert len(list(counted(found, None))) == 2
+    price_from_json({name: format(rate, "f") for name, rate in found.prices["m"].stated().items()})

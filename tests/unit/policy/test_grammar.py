@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -114,3 +115,21 @@ def test_refused(parse: Callable[[str], Any], text: str) -> None:
 )  # fmt: skip
 def test_loopback(address: str, loopback: bool) -> None:
     assert grammar.address(address).loopback is loopback
+
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def test_times_before_and_after_now() -> None:
+    assert grammar.earlier("24h", NOW) == datetime(2026, 2, 28, 12, tzinfo=UTC)
+    assert grammar.later("24h", NOW) == datetime(2026, 3, 2, 12, tzinfo=UTC)
+    assert grammar.earlier("2026-01-01", NOW) == grammar.later("2026-01-01", NOW) == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("parse", [grammar.earlier, grammar.later])
+@pytest.mark.parametrize(("text", "expected"), [("366d", "at most 365d"), ("soon", "2027-01-01"), ("", "2027-01-01")])
+def test_a_time_that_is_none_says_what_was_expected(
+    parse: Callable[[str, datetime], datetime], text: str, expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        parse(text, NOW)

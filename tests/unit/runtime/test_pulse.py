@@ -52,13 +52,31 @@ def test_one_that_has_not_begun_is_told_and_left_alone(beat: int | None) -> None
     assert "has not reached its ledger" in pulse.message
 
 
-def test_another_process_begins_anew_and_none_is_no_alarm() -> None:
+def test_another_process_has_a_deadline_of_its_own() -> None:
+    pulse = Pulse()
+    assert not pulse.hangs(1, START, BEAT, 0.0)
+    assert not pulse.hangs(2, START, BEAT, DEADLINE_S + 1)
+    assert not pulse.hangs(2, START, BEAT, 2 * DEADLINE_S)
+    assert pulse.hangs(2, START, BEAT, 2 * DEADLINE_S + 1)
+
+
+def test_one_that_ends_once_is_no_alarm() -> None:
     pulse = Pulse()
     pulse.hangs(1, START, BEAT, 0.0)
-    assert not pulse.hangs(2, START, BEAT, 1000.0)
-    assert pulse.message == ""
-    assert not pulse.hangs(None, START, BEAT, 1000.0)
-    assert not pulse.hangs(None, START, BEAT, 5000.0)  # the supervisor knows, and tells
+    pulse.hangs(None, START, BEAT, 1.0)
+    pulse.hangs(2, START + 2, None, 2.0)
+    pulse.hangs(2, START + 2, BEAT + 3 * 10**9, 3.0)
+    assert not pulse.hangs(2, START + 2, BEAT + 3 * 10**9, 3.0 + ALARM_S - 0.1)
+    assert pulse.alarms() == []
+
+
+def test_one_that_keeps_ending_is_told_with_its_last_words() -> None:
+    pulse = Pulse()
+    for number in range(int(ALARM_S) + 1):
+        assert not pulse.hangs(number or None, START, None, float(number), "the ledger is from a newer version")
+    assert pulse.message.startswith("the collector keeps ending")
+    assert pulse.message.endswith(": the ledger is from a newer version")
+    pulse.hangs(99, START, BEAT, 100.0)
     assert pulse.message == ""
 
 
