@@ -6,7 +6,7 @@ https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 import asyncio
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from enum import IntEnum
 from typing import NamedTuple
 from urllib.parse import quote
@@ -79,7 +79,7 @@ class Call:
         self._wanted = 0  # size of a message that is larger than the stream's window, until it is answered
         self._turned = False  # it is being answered
         self._begun = False
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Future[Answer] | None = None
         self._timer: asyncio.TimerHandle | None = None
         if timeout_s is not None:
             self._timer = asyncio.get_running_loop().call_later(timeout_s, self._late)
@@ -150,23 +150,30 @@ class Call:
             if isinstance(answer, Answer):
                 self._answered(answer)
             else:
-                self._task = asyncio.get_running_loop().create_task(self._await(answer))
+                self._wait(answer)
 
-    async def _await(self, answer: Awaitable[Answer]) -> None:
-        try:
-            made = await answer
-        except Exception as error:
-            self._task = None
-            self._failed(error)
-            return
+    def _wait(self, answer: Awaitable[Answer]) -> None:
+        self._task = asyncio.ensure_future(answer)
+        self._task.add_done_callback(self._waited)
+
+    def _waited(self, task: asyncio.Future[Answer]) -> None:
         self._task = None
-        self._answered(made)
-        self._go()
+        if task.cancelled():
+            self._end(Status.CANCELLED, "it was given up")
+            return
+        error = task.exception()
+        if error is None:
+            self._answered(task.result())
+            self._go()
+        elif isinstance(error, Exception):
+            self._failed(error)
 
     def _answered(self, answer: Answer) -> None:
         if self._over is None:
+            if isinstance(answer.then, Coroutine):
+                answer.then.close()
             return
-        if self._turned:
+        if self._turned and answer.then is None:
             self._turned, self._wanted = False, 0
             self._turns.done(self)
         head = b"" if self._begun else _HEAD
@@ -180,7 +187,7 @@ class Call:
         if more >= STREAM_WINDOW // 2 and not self._stream.ended:
             self._stream.let(more)
         if answer.then is not None:
-            self._task = asyncio.get_running_loop().create_task(self._await(answer.then))
+            self._wait(answer.then)
 
     def _ended(self) -> None:
         """The client has nothing more to say."""
@@ -192,9 +199,9 @@ class Call:
     def _failed(self, error: Exception) -> None:
         if isinstance(error, CallError):
             self._end(error.status, str(error))
-            return
-        _log.error("a call failed", exc_info=error)
-        self._end(Status.UNKNOWN, "see the log")
+        elif self._over is not None:
+            _log.error("a call failed", exc_info=error)
+            self._end(Status.UNKNOWN, "see the log")
 
     def _late(self) -> None:
         self._end(Status.DEADLINE_EXCEEDED, "the call's time is over")

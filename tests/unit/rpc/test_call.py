@@ -81,6 +81,7 @@ def test_what_is_no_message_ends_the_call(data: bytes, status: Status) -> None:
 
 
 @given(st.text(max_size=100))
+@settings(deadline=None)
 def test_an_error_tells_its_text(text: str) -> None:
     def fails(_: bytes) -> Answer:
         raise CallError(Status.FAILED_PRECONDITION, text)
@@ -132,6 +133,15 @@ async def test_a_late_failure_is_a_failure() -> None:
     peer = Peer(_method(fails))
     number = peer.call(b"a")
     await _settled(peer, lambda: peer.told[number].status == Status.FAILED_PRECONDITION)
+
+
+async def test_work_that_gives_itself_up_ends_the_call() -> None:
+    async def gives_up(_: bytes) -> Answer:
+        raise asyncio.CancelledError
+
+    peer = Peer(_method(gives_up))
+    number = peer.call(b"a")
+    await _settled(peer, lambda: peer.told[number].status == Status.CANCELLED)
 
 
 async def test_an_answer_may_be_followed_by_another() -> None:
@@ -297,7 +307,7 @@ async def test_a_message_that_waits_for_its_turn_keeps_it_while_others_are_answe
 
 
 @given(st.lists(st.integers(0, 150_000), min_size=1, max_size=6), st.lists(st.booleans(), min_size=6, max_size=6))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_messages_of_any_size_come_through_one_behind_the_other(sizes: list[int], late: list[bool]) -> None:
     """Whether answers are there at once or later, and however much of the next message is there by then."""
 

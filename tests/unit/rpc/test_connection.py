@@ -41,6 +41,7 @@ def _cut(data: bytes, sizes: list[int]) -> Iterator[bytes]:
 
 
 @given(_cuts(), st.lists(st.lists(st.binary(max_size=3000), max_size=4), min_size=1, max_size=6))
+@settings(deadline=None)
 def test_bytes_may_be_cut_anywhere(sizes: list[int], calls: list[list[bytes]]) -> None:
     peer = Peer(_METHODS, cut=lambda data: _cut(data, sizes))
     numbers = [peer.call(*messages) for messages in calls]
@@ -51,7 +52,7 @@ def test_bytes_may_be_cut_anywhere(sizes: list[int], calls: list[list[bytes]]) -
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_calls_may_interleave(data: st.DataObject) -> None:
     """Any frames of several calls in any order that keeps each call's own."""
     texts = data.draw(st.lists(st.binary(min_size=1, max_size=400), min_size=2, max_size=5))
@@ -73,7 +74,7 @@ def test_calls_may_interleave(data: st.DataObject) -> None:
 
 
 @given(st.lists(st.binary(max_size=60_000), min_size=1, max_size=3), st.integers(1, 5000))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_a_client_with_a_small_window_gets_everything(texts: list[bytes], window: int) -> None:
     peer = Peer(_METHODS, window=window)
     number = peer.call(*texts)
@@ -335,6 +336,7 @@ def test_a_table_is_used_until_it_is_given_up() -> None:
 
 
 @given(st.binary(max_size=400), _cuts())
+@settings(deadline=None)
 def test_no_bytes_break_it(junk: bytes, sizes: list[int]) -> None:
     raw = Raw(_METHODS).greet()
     for piece in _cut(_OPEN + junk, sizes):
@@ -350,7 +352,7 @@ _FRAMES = st.builds(_frame, _KINDS, st.integers(0, 255), st.integers(0, 5), _PAY
 
 
 @given(st.lists(_FRAMES, max_size=30))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_no_frames_break_it(sent: list[bytes]) -> None:
     """Whatever they are, it answers in frames, keeps no more than its windows, and knows when it is over."""
     raw = Raw(_METHODS).greet()
