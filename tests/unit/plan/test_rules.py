@@ -96,15 +96,16 @@ def _is_for(rule: rules.Rule, model: str, owner: Owner, path: str, stream: bool)
 def test_lookups_lead_to_the_rules_that_are_for_a_request(written: list[dict[str, Any]]) -> None:
     inline = _inline(written)
     known = Version(inline.document, "here")
+    shown = {path: inline.shown(path) for path in (*PATHS, None)}
     for model in _MODELS:
         place = _place(inline, model)
         for name, owner in _KEYS.items():
             for path in PATHS:
                 for stream in (False, True):
                     leaf = _leaf(place.branch, _IDENTITIES[name], path, stream)
-                    for shown in (inline.shown(path), inline.shown()):
-                        assert shown.request or not leaf.request
-                        assert shown.answer or not leaf.answer
+                    for request, answer in (shown[path], shown[None]):
+                        assert request or not leaf.request
+                        assert answer or not leaf.answer
                     expected = [r for r in inline.rules.rules if _is_for(r, model, owner, path, stream)]
                     if leaf.messages:
                         assert [inline.rules.rules[at] for at in leaf.rules] == expected
