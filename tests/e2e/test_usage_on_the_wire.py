@@ -118,8 +118,13 @@ def test_a_stream_has_usage_that_its_client_does_not_see(client: openai.OpenAI, 
     assert chunks[-1].choices[0].finish_reason == "stop"
     assert wire.seen().json()["stream_options"] == {"include_usage": True}
     entry = wire.entry()
-    assert (entry.client, entry.model, entry.answered_model) == ("alice", _SPENT, _SPENT)
-    assert (entry.streamed, entry.complete, entry.status, entry.surface) == (True, True, 200, "chat/completions")
+    assert (entry.names.client, entry.names.model, entry.names.answered) == ("alice", _SPENT, _SPENT)
+    assert (entry.course.streamed, entry.course.complete, entry.course.status, entry.course.surface) == (
+        True,
+        True,
+        200,
+        "chat/completions",
+    )
     usage = wire.usage()
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (19, 10, 29)
     assert usage["prompt_tokens_details"]["cached_tokens"] == 8
@@ -175,7 +180,7 @@ def test_embeddings_of_more_than_a_mebibyte(client: openai.OpenAI, wire: Wire) -
     assert len(answer.data) == 64
     entry = wire.entry()
     assert entry.bytes_out > 1 << 20
-    assert (entry.answered_model, wire.usage()["prompt_tokens"]) == ("mock", answer.usage.prompt_tokens)
+    assert (entry.names.answered, wire.usage()["prompt_tokens"]) == ("mock", answer.usage.prompt_tokens)
 
 
 def test_a_streamed_response(client: openai.OpenAI, wire: Wire) -> None:
@@ -204,7 +209,7 @@ def test_an_abandoned_stream(client: openai.OpenAI, wire: Wire) -> None:
         for _ in range(2):
             next(chunks)
     entry = wire.entry()
-    assert (entry.complete, entry.usage, entry.model, entry.status) == (False, (), model, 200)
+    assert (entry.course.complete, entry.usage, entry.names.model, entry.course.status) == (False, (), model, 200)
     assert 0 < entry.bytes_out < 5000
 
 
@@ -268,7 +273,7 @@ def test_every_attempt_of_a_chain_is_asked(client: openai.OpenAI, wire: Wire, mo
         assert seen.json()["model"] == model
         assert seen.header("content-length") == str(len(seen.body))
     entry = wire.entry()
-    assert (entry.attempts, entry.model, entry.answered_model) == (2, "lanes", "last-resort")
+    assert (entry.course.attempts, entry.names.model, entry.names.answered) == (2, "lanes", "last-resort")
     assert wire.usage()["completion_tokens"] > 0
 
 
