@@ -32,9 +32,12 @@ class _Kind:
 
     known: tuple[str | int, ...]  # of the record, from `key` to `status`
     model: str  # as the estimator knows it
+    counted: bool  # its tokens are estimated where they are not reported
+    generates: bool
     streamed: bool
     complete: bool
-    free: bool  # an error: providers charge nothing for it
+    good: bool  # answered with success
+    free: bool  # answered with an error: providers charge nothing for it
     price: Price | None
     weights: Weights | None  # the same, for most prices
 
@@ -49,24 +52,28 @@ class Billing:
 
     def bill(self, entry: Entry, number: str) -> Billed | None:
         """The record with the id `number`; None for a request that reached no provider: it used nothing."""
-        kind = self._kind(entry.names, entry.course)
+        _, at_us, names, course, first_us, took_us, bytes_in, bytes_out, _, usage = entry
+        kind = self._kind(names, course)
         if kind is None:
             return None
-        tokens, estimated, problem = self._tokens(entry, kind)
+        if kind.free:
+            tokens, estimated, problem = NO_TOKENS, False, ""
+        else:
+            tokens, estimated, problem = self._tokens(kind, bytes_in, bytes_out, usage)
         # By place and past its constructor, which takes twice as long: every request makes one.
         record = tuple.__new__(
             UsageRecord,
             (
                 number,
-                entry.at_us,
+                at_us,
                 *kind.known,
                 tokens,
                 estimated,
-                _cost(kind, entry.course.status, tokens),
-                entry.first_us,
-                entry.took_us,
-                entry.bytes_in,
-                entry.bytes_out,
+                _cost(kind, tokens),
+                first_us,
+                took_us,
+                bytes_in,
+                bytes_out,
                 kind.streamed,
                 kind.complete,
                 False,  # no cache was hit
@@ -95,8 +102,11 @@ class Billing:
                 course.status,
             ),
             model=f"{name}/{asked}",
+            counted=course.surface in _COUNTED,
+            generates=course.surface != "embeddings",
             streamed=course.streamed,
             complete=course.complete,
+            good=200 <= course.status < 300,
             free=course.status != 0 and not 200 <= course.status < 300,
             price=price,
             weights=None if price is None else weights(price),
@@ -115,26 +125,23 @@ class Billing:
                 return found.price
         return None
 
-    def _tokens(self, entry: Entry, kind: _Kind) -> tuple[Tokens, bool, str]:
+    def _tokens(self, kind: _Kind, bytes_in: int, bytes_out: int, usage: tuple[str, ...]) -> tuple[Tokens, bool, str]:
         """Tokens, whether they are estimated, and what was wrong with those reported."""
-        if kind.free:
-            return NO_TOKENS, False, ""
-        stated, problem = reading.tokens(entry.usage)
-        sizes = entry.bytes_in, entry.bytes_out
+        stated, problem = reading.tokens(usage)
         # A stream may state its usage so far; what was cut off after that is in the estimate.
         if stated is not None and kind.complete:
-            self._estimator.observe(kind.model, kind.streamed, *sizes, stated)
+            self._estimator.observe(kind.model, kind.streamed, bytes_in, bytes_out, stated)
             return stated, False, ""
-        surface = entry.course.surface
-        if surface not in _COUNTED:
+        if not kind.counted:
             return stated or NO_TOKENS, False, problem
-        generates = surface != "embeddings"
-        guess = self._estimator.estimate(kind.model, kind.streamed, *sizes, complete=kind.complete, generates=generates)
+        guess = self._estimator.estimate(
+            kind.model, kind.streamed, bytes_in, bytes_out, complete=kind.complete, generates=kind.generates
+        )
         return guess if stated is None else topped_up(stated, guess), True, problem
 
 
-def _cost(kind: _Kind, status: int, tokens: Tokens) -> int | None:
-    if tokens is NO_TOKENS and not 200 <= status < 300:
+def _cost(kind: _Kind, tokens: Tokens) -> int | None:
+    if tokens is NO_TOKENS and not kind.good:
         return 0
     if kind.weights is not None:
         put_in, put_out, cached, cache_write, reasoning = tokens
