@@ -108,8 +108,8 @@ RUN = 4096
 RUNS = f"(usage_records.number / {RUN})"
 
 
-# What tells the rows of a table apart, besides the start of a bucket or the time of a record.
 def key(table: Table) -> tuple[str, str]:
+    """The columns that tell rows apart: time and id of a record, bucket and series of a sum."""
     return "at_us", "id" if table is records else "series"
 
 
