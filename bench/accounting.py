@@ -1,9 +1,11 @@
 """What accounting costs: the collector's CPU per record, and how many records a second its ledger keeps up with."""
 
 import os
+import random
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,9 @@ from extproc.usage.ledger import Ledger
 
 RECORDS = 100_000
 _DEADLINE_S = 120.0
+_ACCOUNTING = Accounting(
+    {"up": Provider("up", "openai", "api.openai.com")}, prices={"": {"gpt-*": {"input": "1", "output": "2"}}}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +32,9 @@ class Collecting:
 
 
 def collector_costs(folder: Path) -> Collecting:
-    """The collector takes a log of answers by 10 models to 100 keys."""
+    """The collector takes a log of answers by 10 models to 100 keys: all ids are random, no two answers are alike."""
     path, document = folder / "requests.log", folder / "accounting.json"
-    document.write_bytes(accounting.dump(Accounting({"up": Provider("up", "openai", "api.openai.com")})))
+    document.write_bytes(accounting.dump(_ACCOUNTING))
     argv = [sys.executable, "-m", "extproc.usage", "--log", str(path), "--document", str(document)]
     argv += ["--standing", str(folder / "standing.json"), "--memory", str(folder / "memory.json")]
     argv += ["--heartbeat", str(folder / "beat"), "--outbox", str(folder / "outbox")]
@@ -50,15 +55,19 @@ def collector_costs(folder: Path) -> Collecting:
 
 
 def _entries() -> bytes:
-    now = time.time_ns() // 1000
-    usage = '{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29,"prompt_tokens_details":{"cached_tokens":0}}'
+    now, chance = time.time_ns() // 1000, random.Random(1)
     lines = []
     for number in range(RECORDS):
+        put_in, put_out = chance.randrange(10, 3000), chance.randrange(5, 500)
+        usage = (
+            f'{{"prompt_tokens":{put_in},"completion_tokens":{put_out},"total_tokens":{put_in + put_out},'
+            '"prompt_tokens_details":{"cached_tokens":0}}'
+        )
         known = {
-            "id": f"8b446297-6232-4103-8aac-{number:012x}", "at": now + number * 10, "cluster": "up", "attempts": 1,
-            "status": 200, "flags": "-", "details": "via_upstream", "path": "/v1/chat/completions",
-            "type": "application/json", "first": 410_000 + number % 9000, "took": 900_000 + number % 9000, "ms": 900,
-            "in": 250, "out": 600, "from": "10.0.0.9",
+            "id": uuid.UUID(int=chance.getrandbits(128), version=4), "at": now + number * 10, "cluster": "up",
+            "attempts": 1, "status": 200, "flags": "-", "details": "via_upstream", "path": "/v1/chat/completions",
+            "type": "application/json", "first": 410_000 + number % 9000, "took": 410_000 + put_out * 8_000, "ms": 900,
+            "in": put_in * 4 + number % 200, "out": put_out * 4 + 350 + number % 40, "from": "10.0.0.9",
         }  # fmt: skip
         values = [known[name] for name, _ in FIELDS]
         values += [f"key-{number % 100}", f"gpt-{number % 10}", "", "gpt-4o-mini", usage]

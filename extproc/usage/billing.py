@@ -1,19 +1,22 @@
 """Entries of the access log -> usage records: tokens read or estimated, and what they cost."""
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from extproc.usage import reading
 from extproc.usage.accounting import Accounting
-from extproc.usage.entries import Entry
+from extproc.usage.entries import Course, Entry, Names
 from extproc.usage.estimate import Estimator, topped_up
 from extproc.usage.identity import owner
 from extproc.usage.price_book import undated_name
-from extproc.usage.prices import cost
+from extproc.usage.prices import Price, Weights, cost, weights
 from extproc.usage.record import Tokens, UsageRecord
 
 # What reports its tokens: an answer without them gets an estimate. Other APIs charge by other units.
 _COUNTED = frozenset({"chat/completions", "completions", "embeddings", "responses", "messages"})
 NO_TOKENS = Tokens()
+_KINDS = 16_384  # of requests, that are remembered
 
 
 class Billed(NamedTuple):
@@ -23,80 +26,125 @@ class Billed(NamedTuple):
     problem: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What all requests of the same names and course have in common."""
+
+    known: tuple[str | int, ...]  # of the record, from `key` to `status`
+    model: str  # as the estimator knows it
+    counted: bool  # its tokens are estimated where they are not reported
+    generates: bool
+    streamed: bool
+    complete: bool
+    good: bool  # answered with success
+    free: bool  # answered with an error: providers charge nothing for it
+    price: Price | None
+    weights: Weights | None  # the same, for most prices
+
+
 class Billing:
     """What an entry becomes under one accounting document. The estimator learns from finished answers."""
 
     def __init__(self, accounting: Accounting, estimator: Estimator) -> None:
         self._accounting, self._estimator = accounting, estimator
         self._prices, self._families = accounting.price_book(), accounting.catalog_family
+        self._kind = lru_cache(_KINDS)(self._kind_of)
 
     def bill(self, entry: Entry, number: str) -> Billed | None:
         """The record with the id `number`; None for a request that reached no provider: it used nothing."""
-        if not entry.cluster or not entry.attempts or not entry.model:
+        _, at_us, names, course, first_us, took_us, bytes_in, bytes_out, _, usage = entry
+        kind = self._kind(names, course)
+        if kind is None:
             return None
-        provider = self._accounting.clusters.get(entry.cluster)
-        name = provider.name if provider else entry.cluster
-        asked = self._accounting.upstream_name(entry.instead or entry.model, entry.cluster)
-        tokens, estimated, problem = self._tokens(entry, f"{name}/{asked}")
-        who = owner(entry.client)
-        return Billed(
-            # By place, since every request makes one: in the order of the record's fields.
-            UsageRecord(
+        if kind.free:
+            tokens, estimated, problem = NO_TOKENS, False, ""
+        else:
+            tokens, estimated, problem = self._tokens(kind, bytes_in, bytes_out, usage)
+        # By place and past its constructor, which takes twice as long: every request makes one.
+        record = tuple.__new__(
+            UsageRecord,
+            (
                 number,
-                entry.at_us,
+                at_us,
+                *kind.known,
+                tokens,
+                estimated,
+                _cost(kind, tokens),
+                first_us,
+                took_us,
+                bytes_in,
+                bytes_out,
+                kind.streamed,
+                kind.complete,
+                False,  # no cache was hit
+            ),
+        )
+        return tuple.__new__(Billed, (record, problem))
+
+    def _kind_of(self, names: Names, course: Course) -> _Kind | None:
+        if not course.cluster or not course.attempts or not names.model:
+            return None
+        provider = self._accounting.clusters.get(course.cluster)
+        name = provider.name if provider else course.cluster
+        asked = self._accounting.upstream_name(names.instead or names.model, course.cluster)
+        who = owner(names.client)
+        price = self._price(names, course, asked, name)
+        return _Kind(
+            known=(
                 who.key,
                 who.team,
                 who.organization,
-                entry.model,
+                names.model,
                 name,
-                entry.answered_model or asked,
-                entry.surface,
-                entry.attempts,
-                entry.status,
-                tokens,
-                estimated,
-                self._cost(entry, asked, name, tokens),
-                entry.first_us,
-                entry.took_us,
-                entry.bytes_in,
-                entry.bytes_out,
-                entry.streamed,
-                entry.complete,
-                cache_hit=False,
+                names.answered or asked,
+                course.surface,
+                course.attempts,
+                course.status,
             ),
-            problem,
+            model=f"{name}/{asked}",
+            counted=course.surface in _COUNTED,
+            generates=course.surface != "embeddings",
+            streamed=course.streamed,
+            complete=course.complete,
+            good=200 <= course.status < 300,
+            free=course.status != 0 and not 200 <= course.status < 300,
+            price=price,
+            weights=None if price is None else weights(price),
         )
 
-    def _tokens(self, entry: Entry, model: str) -> tuple[Tokens, bool, str]:
-        """Tokens, whether they are estimated, and what was wrong with those reported."""
-        if entry.status and not 200 <= entry.status < 300:
-            return NO_TOKENS, False, ""  # providers charge nothing for errors
-        found = reading.tokens(entry.usage)
-        # A stream may state its usage so far; what was cut off after that is in the estimate.
-        if found.tokens is not None and entry.complete:
-            self._estimator.observe(model, entry.streamed, entry.bytes_in, entry.bytes_out, found.tokens)
-            return found.tokens, False, ""
-        if entry.surface not in _COUNTED:
-            return found.tokens or NO_TOKENS, False, found.problem
-        generates = entry.surface != "embeddings"
-        sizes = entry.bytes_in, entry.bytes_out
-        guess = self._estimator.estimate(model, entry.streamed, *sizes, complete=entry.complete, generates=generates)
-        if found.tokens is not None:
-            guess = topped_up(found.tokens, guess)
-        return guess, True, found.problem
-
-    def _cost(self, entry: Entry, asked: str, provider: str, tokens: Tokens) -> int | None:
+    def _price(self, names: Names, course: Course, asked: str, provider: str) -> Price | None:
         """What was asked for decides the price: a provider may say another name, but not thereby change its price.
 
         Only a dated name of the same model, which the provider chose by itself, is looked up first.
         """
-        if tokens is NO_TOKENS and not 200 <= entry.status < 300:
-            return 0
-        family = self._families.get(entry.cluster, "")
-        answered = entry.answered_model
-        names = (answered, asked) if undated_name(answered) == asked else (asked,)
-        for name in names:
+        family = self._families.get(course.cluster, "")
+        answered = names.answered
+        for name in (answered, asked) if undated_name(answered) == asked else (asked,):
             found = self._prices.find(name, family, provider)
             if found is not None:
-                return cost(found.price, tokens)
+                return found.price
         return None
+
+    def _tokens(self, kind: _Kind, bytes_in: int, bytes_out: int, usage: tuple[str, ...]) -> tuple[Tokens, bool, str]:
+        """Tokens, whether they are estimated, and what was wrong with those reported."""
+        stated, problem = reading.tokens(usage)
+        # A stream may state its usage so far; what was cut off after that is in the estimate.
+        if stated is not None and kind.complete:
+            self._estimator.observe(kind.model, kind.streamed, bytes_in, bytes_out, stated)
+            return stated, False, ""
+        if not kind.counted:
+            return stated or NO_TOKENS, False, problem
+        guess = self._estimator.estimate(
+            kind.model, kind.streamed, bytes_in, bytes_out, complete=kind.complete, generates=kind.generates
+        )
+        return guess if stated is None else topped_up(stated, guess), True, problem
+
+
+def _cost(kind: _Kind, tokens: Tokens) -> int | None:
+    if tokens is NO_TOKENS and not kind.good:
+        return 0
+    if kind.weights is not None:
+        put_in, put_out, cached, cache_write, reasoning = tokens
+        by = kind.weights
+        return put_in * by[0] + put_out * by[1] + cached * by[2] + cache_write * by[3] + reasoning * by[4]
+    return None if kind.price is None else cost(kind.price, tokens)

@@ -341,7 +341,6 @@ class Budgets:
     def add(self, record: UsageRecord) -> None:
         """Counts a new record. A negative amount, which no honest provider reports, counts as zero."""
         owners, at = self._owners, record.at_us
-        amounts = {"pico": record.cost_pico or 0, "tokens": record.tokens.total, "requests": 1}
         for states in (
             owners["key"].get(record.key),
             owners["team"].get(record.team),
@@ -349,7 +348,8 @@ class Budgets:
             owners[""].get(""),
         ):
             for state in states or ():
-                amount = amounts[state.unit]
+                unit = state.unit
+                amount = record.cost_pico or 0 if unit == "pico" else record.tokens.total if unit == "tokens" else 1
                 if amount > 0:
                     state.sums.add(at, amount)
                     self._touched[state] = None

@@ -224,6 +224,7 @@ class Collector:
 
     def _records(self, block: log.Block) -> list[UsageRecord]:
         records = []
+        suffix = block.log[:8]
         for at, line in block.lines():
             try:
                 entry = parse(line)
@@ -232,10 +233,10 @@ class Collector:
                     "an entry of the access log is damaged", file=str(self._paths.log), offset=at, reason=str(error)
                 )
                 continue
-            if refused := denial(entry):
-                self._denials.add(refused, time.monotonic())
-            billed = self._billing.bill(entry, f"{entry.id[:REQUEST_ID_LIMIT]}.{block.log[:8]}{at:x}")
+            billed = self._billing.bill(entry, f"{entry.id[:REQUEST_ID_LIMIT]}.{suffix}{at:x}")
             if billed is None:
+                if refused := denial(entry):
+                    self._denials.add(refused, time.monotonic())
                 continue
             records.append(billed.record)
             if billed.problem:

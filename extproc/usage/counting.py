@@ -5,7 +5,7 @@ request is in the ledger already when the client's own accounts are made, and co
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -86,15 +86,14 @@ class Counting:
         self._budgets = Budgets(self._accounts)
         self._unseeded = list(self._accounts)
 
-    def add(self, records: Iterable[UsageRecord]) -> None:
+    def add(self, records: Sequence[UsageRecord]) -> None:
         """Counts what is new in the ledger."""
-        fresh: dict[str, None] = {}
-        for record in records:
+        for record in records if self._accounts else ():
             self._budgets.add(record)
-            if record.key not in self._met and of_every_client(record.key) in self._templates:
-                fresh[record.key] = None
+        fresh = {record.key: None for record in records if record.key not in self._met} if self._templates else {}
         for client in fresh:  # what they spent so far, the ledger tells
-            self._meet(client)
+            if of_every_client(client) in self._templates:
+                self._meet(client)
 
     def _meet(self, client: str) -> None:
         self._met[client] = None

@@ -33,14 +33,15 @@ class Denial(NamedTuple):
 
 def denial(entry: Entry) -> Denial | None:
     """What an entry of the access log adds; None for a request that the edge did not refuse."""
-    reason = _REASONS.get(entry.status)
-    if reason is None or entry.attempts:  # a provider's own answer
+    names, course = entry.names, entry.course
+    reason = _REASONS.get(course.status)
+    if reason is None or course.attempts:  # a provider's own answer
         return None
-    if "[address-not-allowed]" in entry.details:
+    if "[address-not-allowed]" in course.details:
         reason = "address_not_allowed"
-    elif entry.answered_model in _SPENT:
-        reason = entry.answered_model
-    return Denial(*(text[:_LONGEST_NAME] for text in (owner(entry.client).key, reason, entry.model, entry.address)))
+    elif names.answered in _SPENT:
+        reason = names.answered
+    return Denial(*(text[:_LONGEST_NAME] for text in (owner(names.client).key, reason, names.model, entry.address)))
 
 
 class Denials:

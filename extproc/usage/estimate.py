@@ -28,7 +28,7 @@ _SMALL = 10.0  # tokens: errors below this are small however large they are rela
 _FIRST_SPREAD, _LEAST_SPREAD, _MOST_SPREAD = 0.3, 0.02, 2.0
 _SPREAD_STEP = 1.15
 _YOUNG, _SOLVE_EVERY = 50, 4  # observations
-_SETTLED, _PASS = 200, 3  # observations, and answers that are passed over for each that is learned from
+_SETTLED, _SAMPLE = 200, 8  # observations, and of how many answers one is learned from then
 _MOST_BYTES = 2**40
 _MOST_ERROR = 10.0
 _MOST_EXPECTED = 1e12  # tokens: squares of it are numbers
@@ -118,13 +118,21 @@ class _Line:
 class _Model:
     """The lines of one served model, and how well they did."""
 
-    __slots__ = ("error", "finished", "lines", "passed")
+    __slots__ = ("bulky", "error", "finished", "input", "plain", "stream")
 
     def __init__(self) -> None:
-        self.lines = {name: _Line(prior) for name, prior in PRIORS.items()}
+        self.input, self.bulky = _Line(PRIORS["input"]), _Line(PRIORS["bulky"])
+        self.plain, self.stream = _Line(PRIORS["plain"]), _Line(PRIORS["stream"])
         self.finished = 0
         self.error = 0.0
-        self.passed = 0  # answers since the last that was learned from
+
+    def lines(self) -> dict[str, _Line]:
+        """By the names of PRIORS."""
+        return {"input": self.input, "bulky": self.bulky, "plain": self.plain, "stream": self.stream}
+
+    def lines_for(self, streamed: bool, bytes_in: int) -> tuple[_Line, _Line]:
+        """Of the input and of the output of one request."""
+        return self.bulky if bytes_in > BULKY_BYTES else self.input, self.stream if streamed else self.plain
 
 
 class Estimator:
@@ -146,11 +154,9 @@ class Estimator:
         else:
             self._models.move_to_end(model)
         known.finished += 1
-        into, out = _lines(known, streamed, bytes_in)
-        if into.settled and out.settled and known.passed < _PASS:
-            known.passed += 1
+        into, out = known.lines_for(streamed, bytes_in)
+        if into.settled and out.settled and known.finished % _SAMPLE:
             return
-        known.passed = 0
         bytes_in, bytes_out = min(bytes_in, _MOST_BYTES), min(bytes_out, _MOST_BYTES)
         expected = 0.0
         for line, size, seen in ((into, bytes_in, tokens.input), (out, bytes_out, tokens.output)):
@@ -175,7 +181,7 @@ class Estimator:
         `generates=False` for embeddings and their like, which have no output. Counts are from 0 to MOST_TOKENS; input
         is at least 1 when there was a body.
         """
-        into, out = _lines(self._models.get(model) or _UNKNOWN, streamed, bytes_in)
+        into, out = (self._models.get(model) or _UNKNOWN).lines_for(streamed, bytes_in)
         asked = answered = 0
         if bytes_in > 0:
             asked = max(1, _whole(into.at(min(bytes_in, _MOST_BYTES))))
@@ -200,7 +206,7 @@ class Estimator:
                 name: {
                     "finished": model.finished,
                     "error": model.error,
-                    "lines": {kind: [line.spread, *line.sums] for kind, line in model.lines.items()},
+                    "lines": {kind: [line.spread, *line.sums] for kind, line in model.lines().items()},
                 }
                 for name, model in self._models.items()
             },
@@ -233,11 +239,6 @@ def topped_up(reported: Tokens, estimated: Tokens) -> Tokens:
     return reported._replace(output=max(reported.output, estimated.output))
 
 
-def _lines(model: _Model, streamed: bool, bytes_in: int) -> tuple[_Line, _Line]:
-    lines = model.lines
-    return lines["bulky" if bytes_in > BULKY_BYTES else "input"], lines["stream" if streamed else "plain"]
-
-
 def _whole(tokens: float) -> int:
     return round(min(MOST_TOKENS, tokens))
 
@@ -249,7 +250,7 @@ def _loaded(state: Any) -> _Model:
         raise ValueError(f"finished is {model.finished!r}, expected 1 or more")
     if not 0 <= _finite(model.error) <= _MOST_ERROR:
         raise ValueError(f"error is {model.error!r}, expected 0 to {_MOST_ERROR:g}")
-    for kind, line in model.lines.items():
+    for kind, line in model.lines().items():
         spread, *sums = map(_finite, state["lines"][kind])
         count, one, sx, sxx, sy, sxy = sums
         # Cauchy and Schwarz: sums of observations obey it, and without it the fit could be anything.

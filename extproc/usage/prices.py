@@ -127,6 +127,26 @@ def cost(price: Price, tokens: Tokens, units: Units = NO_UNITS) -> int | None:
     return total if isinstance(total, int) else round(total)
 
 
+# Picodollars for one of each count in `Tokens`, in their order.
+Weights = tuple[int, int, int, int, int]
+
+
+def weights(price: Price) -> Weights | None:
+    """A price as weights: `cost` is then the sum of counts times weights, for counts that can be (see `check`).
+
+    None for a price that is more than a whole number of picodollars for a token of every kind.
+    """
+    rates = price.rates
+    cached = rates.input if rates.cached is None else rates.cached
+    cache_write = rates.input if rates.cache_write is None else rates.cache_write
+    reasoning = rates.output if rates.reasoning is None else rates.reasoning
+    match rates.input, rates.output, cached, cache_write, reasoning:
+        case int(put_in), int(put_out), int(), int(), int() if price == Price(rates):
+            # A part is counted in its whole as well: what it adds is the difference.
+            return put_in, put_out, cached - put_in, cache_write - put_in, reasoning - put_out
+    return None
+
+
 def check(tokens: Tokens, units: Units = NO_UNITS) -> None:
     """ValueError when a count is negative or above its bound, or a part is more than the whole it is part of."""
     if not (

@@ -23,6 +23,10 @@ _CACHED = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens", "cac
 _ANTHROPIC = ("cache_read_input_tokens", "cache_creation_input_tokens", "iterations")
 _CACHE_WRITE = ("cache_creation_input_tokens", "cache_write_tokens")
 
+# What OpenAI's chat completions state, and most others after them. Of the input's details, those that are no charge.
+_USUAL = {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
+_USUAL_DETAILS = {"cached_tokens", "audio_tokens"}
+
 _Object = dict[str, Any]
 
 
@@ -69,6 +73,8 @@ def tokens(texts: Sequence[str | bytes]) -> Reading:
             return Reading(None, f"usage is {_shown(found)}, expected an object")
     if not usage:
         return ABSENT
+    if (usual := _usual(usage)) is not None:
+        return tuple.__new__(Reading, (usual, ""))
     try:
         counted = _count(usage)
     except _BadUsageError as bad:
@@ -78,6 +84,31 @@ def tokens(texts: Sequence[str | bytes]) -> Reading:
 
 def _merged(earlier: _Object, later: _Object) -> _Object:
     return {**earlier, **{name: value for name, value in later.items() if value is not None}}
+
+
+def _usual(usage: _Object) -> Tokens | None:
+    """What most answers state, by a shortcut: counts under the usual names alone that add up. None for all else.
+
+    It says what `_count` says, in half the time; a test holds them together.
+    """
+    if not usage.keys() <= _USUAL:
+        return None
+    details, thought = usage.get("prompt_tokens_details", _NOTHING), usage.get("completion_tokens_details", _NOTHING)
+    if type(details) is not dict or type(thought) is not dict or not details.keys() <= _USUAL_DETAILS:
+        return None
+    stated, output, total = usage.get("prompt_tokens"), usage.get("completion_tokens"), usage.get("total_tokens")
+    cached, reasoning = details.get("cached_tokens", 0), thought.get("reasoning_tokens", 0)
+    if (
+        type(stated) is type(output) is type(total) is type(cached) is type(reasoning) is int
+        and 0 <= cached <= stated
+        and 0 <= reasoning <= output
+        and stated + output == total <= MOST_TOKENS
+    ):
+        return tuple.__new__(Tokens, (stated, output, cached, 0, reasoning))
+    return None
+
+
+_NOTHING: _Object = {}
 
 
 def _count(usage: _Object) -> Tokens | None:

@@ -118,8 +118,13 @@ def test_a_stream_has_usage_that_its_client_does_not_see(client: openai.OpenAI, 
     assert chunks[-1].choices[0].finish_reason == "stop"
     assert wire.seen().json()["stream_options"] == {"include_usage": True}
     entry = wire.entry()
-    assert (entry.client, entry.model, entry.answered_model) == ("alice", _SPENT, _SPENT)
-    assert (entry.streamed, entry.complete, entry.status, entry.surface) == (True, True, 200, "chat/completions")
+    assert (entry.names.client, entry.names.model, entry.names.answered) == ("alice", _SPENT, _SPENT)
+    assert (entry.course.streamed, entry.course.complete, entry.course.status, entry.course.surface) == (
+        True,
+        True,
+        200,
+        "chat/completions",
+    )
     usage = wire.usage()
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (19, 10, 29)
     assert usage["prompt_tokens_details"]["cached_tokens"] == 8
@@ -135,7 +140,7 @@ def test_the_stream_is_the_one_of_a_provider_that_was_not_asked(wire: Wire, mock
     events = direct(mock, asked).split(b"\n\n")
     assert answer.content.split(b"\n\n") == [event for event in events if b'"choices":[]' not in event]
     assert "content-length" not in answer.headers
-    assert wire.entry().complete
+    assert wire.entry().course.complete
 
 
 def test_a_client_that_asked_sees_the_usage(client: openai.OpenAI, wire: Wire) -> None:
@@ -158,14 +163,14 @@ def test_a_plain_answer(client: openai.OpenAI, wire: Wire) -> None:
     assert answer.usage is not None
     assert wire.usage() == answer.usage.model_dump(exclude_unset=True)
     assert "stream_options" not in wire.seen().json()
-    assert (wire.entry().streamed, wire.entry().complete) == (False, True)
+    assert (wire.entry().course.streamed, wire.entry().course.complete) == (False, True)
 
 
 def test_text_completions(client: openai.OpenAI, wire: Wire) -> None:
     chunks = list(client.completions.create(model=_SPENT, prompt="one two", stream=True, extra_headers=wire.headers))
     assert all(chunk.choices and chunk.usage is None for chunk in chunks)
     assert wire.usage()["total_tokens"] == 29
-    assert wire.entry().surface == "completions"
+    assert wire.entry().course.surface == "completions"
 
 
 def test_embeddings_of_more_than_a_mebibyte(client: openai.OpenAI, wire: Wire) -> None:
@@ -175,7 +180,7 @@ def test_embeddings_of_more_than_a_mebibyte(client: openai.OpenAI, wire: Wire) -
     assert len(answer.data) == 64
     entry = wire.entry()
     assert entry.bytes_out > 1 << 20
-    assert (entry.answered_model, wire.usage()["prompt_tokens"]) == ("mock", answer.usage.prompt_tokens)
+    assert (entry.names.answered, wire.usage()["prompt_tokens"]) == ("mock", answer.usage.prompt_tokens)
 
 
 def test_a_streamed_response(client: openai.OpenAI, wire: Wire) -> None:
@@ -204,25 +209,25 @@ def test_an_abandoned_stream(client: openai.OpenAI, wire: Wire) -> None:
         for _ in range(2):
             next(chunks)
     entry = wire.entry()
-    assert (entry.complete, entry.usage, entry.model, entry.status) == (False, (), model, 200)
+    assert (entry.course.complete, entry.usage, entry.names.model, entry.course.status) == (False, (), model, 200)
     assert 0 < entry.bytes_out < 5000
 
 
 def test_a_stream_that_the_provider_breaks_off(client: openai.OpenAI, wire: Wire) -> None:
     with pytest.raises((openai.APIError, httpx.RemoteProtocolError)):
         stream(client, wire, "mock+fail-after=3")
-    assert (wire.entry().complete, wire.entry().usage) == (False, ())
+    assert (wire.entry().course.complete, wire.entry().usage) == (False, ())
 
 
 def test_a_stream_without_usage(client: openai.OpenAI, wire: Wire) -> None:
     assert stream(client, wire, "mock+no-usage=1")
-    assert (wire.entry().complete, wire.entry().usage) == (True, ())
+    assert (wire.entry().course.complete, wire.entry().usage) == (True, ())
 
 
 def test_an_error_of_the_provider(client: openai.OpenAI, wire: Wire) -> None:
     with pytest.raises(openai.RateLimitError):
         stream(client, wire, "mock+status=429")
-    assert (wire.entry().status, wire.entry().usage) == (429, ())
+    assert (wire.entry().course.status, wire.entry().usage) == (429, ())
 
 
 @pytest.mark.parametrize(("model", "upstream"), [("never", "never"), ("never-renamed", "x")])
@@ -232,7 +237,7 @@ def test_a_provider_that_refuses_the_option_is_not_asked(
     assert stream(client, wire, model)
     assert "stream_options" not in wire.seen().json()
     assert wire.seen().json()["model"] == upstream
-    assert (wire.entry().complete, wire.entry().usage) == (True, ())
+    assert (wire.entry().course.complete, wire.entry().usage) == (True, ())
 
 
 _START = '{ "z" : 1E+2 , "model" :  "NAME"'
@@ -255,8 +260,8 @@ def test_only_the_name_and_the_option_change(wire: Wire, case: str) -> None:
     assert answer.status_code == 200, answer.text
     assert wire.seen().body.decode() == expected.replace("NAME", "vendor/upstream-name")
     assert wire.seen().header("content-length") == str(len(wire.seen().body))
-    assert wire.entry().model == "renamed"
-    assert wire.entry().answered_model == "vendor/upstream-name"
+    assert wire.entry().names.model == "renamed"
+    assert wire.entry().names.answered == "vendor/upstream-name"
 
 
 def test_every_attempt_of_a_chain_is_asked(client: openai.OpenAI, wire: Wire, mock: MockProvider) -> None:
@@ -268,7 +273,7 @@ def test_every_attempt_of_a_chain_is_asked(client: openai.OpenAI, wire: Wire, mo
         assert seen.json()["model"] == model
         assert seen.header("content-length") == str(len(seen.body))
     entry = wire.entry()
-    assert (entry.attempts, entry.model, entry.answered_model) == (2, "lanes", "last-resort")
+    assert (entry.course.attempts, entry.names.model, entry.names.answered) == (2, "lanes", "last-resort")
     assert wire.usage()["completion_tokens"] > 0
 
 
@@ -278,7 +283,7 @@ def test_a_compressed_answer_arrives_intact(wire: Wire, mock: MockProvider, stre
     answer = wire.post(body)
     assert answer.headers["content-encoding"] == "gzip"
     assert answer.content == direct(mock, wire.seen().body.decode())
-    assert (wire.entry().complete, wire.entry().usage) == (True, ())
+    assert (wire.entry().course.complete, wire.entry().usage) == (True, ())
 
 
 def test_a_provider_is_not_offered_compression(wire: Wire) -> None:
@@ -298,7 +303,7 @@ def test_an_answer_in_lines(wire: Wire, indent: int | None) -> None:
     usage = {"prompt_tokens": 3, "details": {"a": [1, 2]}, "completion_tokens": 4}
     body = json.dumps({"model": "m", "usage": usage, "x": "é"}, indent=indent).encode()
     assert answered(wire, body, "application/json").content == body
-    assert (wire.entry().answered_model, wire.usage()) == ("m", usage)
+    assert (wire.entry().names.answered, wire.usage()) == ("m", usage)
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n\r\n"])
@@ -307,7 +312,7 @@ def test_a_stream_with_other_line_ends(wire: Wire, end: bytes) -> None:
     hidden = b'data: {"model":"m","choices":[],"usage":{"total_tokens":3}}\r\n\r\n'
     answer = answered(wire, before + hidden + b"data: [DONE]" + end, "text/event-stream")
     assert answer.content == before + b"data: [DONE]" + end
-    assert (wire.entry().answered_model, wire.usage()) == ("m", {"total_tokens": 3})
+    assert (wire.entry().names.answered, wire.usage()) == ("m", {"total_tokens": 3})
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/event-stream", "text/html"])
@@ -324,10 +329,10 @@ def test_a_stream_with_other_line_ends(wire: Wire, end: bytes) -> None:
 def test_strange_answers_arrive_and_have_an_entry(wire: Wire, body: bytes, content_type: str) -> None:
     answer = answered(wire, body, content_type)
     assert (answer.status_code, answer.content) == (200, body)
-    assert wire.entry().complete
+    assert wire.entry().course.complete
 
 
 @pytest.mark.parametrize("name", [b"mock-\xff\xfe", b"mock-\xc3\xa9", b"mock-\\u00e9", b"mock-'\\\\"])
 def test_strange_names_have_an_entry(wire: Wire, name: bytes) -> None:
     wire.post(b'{"model":"' + name + b'","messages":[]}')
-    assert wire.entry().model.startswith("mock-")
+    assert wire.entry().names.model.startswith("mock-")

@@ -15,7 +15,7 @@ from extproc.usage.ledger.migrate import NewerSchemaError, migrate
 
 _BUSY_MS = 5000
 _JOURNAL_BYTES = 64 * 2**20
-_CHECKPOINT_PAGES = 4000  # a page that every batch changes is copied into the database less often
+_CHECKPOINT_PAGES = 16_000  # of 4 KiB: a page that every batch changes is copied into the database less often
 _CACHE_KIB = 32 * 1024
 
 # Writers of one ledger in PostgreSQL take turns, as they do in SQLite: histograms are read, merged and written.

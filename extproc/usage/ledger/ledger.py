@@ -22,7 +22,7 @@ from extproc.usage.ledger.reading import single_records, totals
 from extproc.usage.ledger.retention import cutoffs, move_horizons, remove
 from extproc.usage.ledger.rows import Spent, UnpricedModel, UsageRow, usage_row
 from extproc.usage.ledger.schema import logs
-from extproc.usage.ledger.writing import SeriesNumbers, insert_new, refusal
+from extproc.usage.ledger.writing import KnownRecordError, SeriesNumbers, insert_all, new_ones, refusal
 from extproc.usage.record import UsageRecord
 
 OwnerKind = Literal["key", "team", "organization", ""]
@@ -86,11 +86,10 @@ class Ledger:
             RefusedRecordError: a record that no database could hold; the others can be written without it.
         """
         try:
-            with self._database.writing() as connection:
-                numbers, found = self._series.of(connection, records)
-                batch = list(zip(records, numbers, strict=True))
-                new = insert_new(connection, self._bulk, batch) if batch else []
-                _set_position(connection, log, position)
+            try:
+                return self._write(records, log, position)
+            except KnownRecordError:  # after an accident: nothing is looked for but then
+                return self._write(records, log, position, all_new=False)
         except LedgerError:
             raise
         except Exception as error:
@@ -104,8 +103,17 @@ class Ledger:
             if culprit := self._culprit(records):
                 raise RefusedRecordError(culprit.id, "the database refuses it, and nobody knows why") from None
             raise LedgerUnavailable("the ledger refuses records together that it takes one by one") from None
+
+    def _write(
+        self, records: Sequence[UsageRecord], log: str, position: int, *, all_new: bool = True
+    ) -> tuple[UsageRecord, ...]:
+        with self._database.writing() as connection:
+            new = records if all_new else new_ones(connection, self._bulk, records)
+            numbers, found = self._series.of(connection, new)
+            insert_all(connection, self._bulk, new, numbers)
+            _set_position(connection, log, position)
         self._series.remember(found)
-        return tuple(record for record, _ in new)
+        return tuple(new)
 
     def _culprit(self, records: Sequence[UsageRecord]) -> UsageRecord | None:
         """One of the records that cannot be written, found by halves; None when all of them can be by themselves."""
@@ -120,8 +128,8 @@ class Ledger:
         """Whether the database takes them; what was written is taken back."""
         try:
             with self._database.writing() as connection:
-                numbers, _ = self._series.of(connection, records)
-                insert_new(connection, self._bulk, list(zip(records, numbers, strict=True)))
+                new = new_ones(connection, self._bulk, records)
+                insert_all(connection, self._bulk, new, self._series.of(connection, new)[0])
                 raise _TakenBack
         except _TakenBack:
             return True

@@ -19,11 +19,10 @@ from sqlalchemy import (
     not_,
     or_,
     select,
-    tuple_,
 )
 
 from extproc.usage.ledger.histogram import FIRST_BYTE, add, decode, slot
-from extproc.usage.ledger.requests import keys_of_request
+from extproc.usage.ledger.requests import numbers_of_request
 from extproc.usage.ledger.rollup import COUNTERS
 from extproc.usage.ledger.schema import TABLES, horizons, records, series
 from extproc.usage.ledger.spans import DAY, HOUR, MINUTE, Grain, Span, spans
@@ -94,9 +93,9 @@ def single_records(
     if before is not None:
         conditions.append(_older(records, before))
     if "id" in where:
-        conditions.append(tuple_(records.c.at_us, records.c.id).in_(keys_of_request(connection, where["id"])))
+        conditions.append(records.c.number.in_(numbers_of_request(connection, where["id"])))
     elif names:
-        conditions.append(tuple_(records.c.at_us, records.c.id).in_(_newest_of_series(limit, before)))
+        conditions.append(records.c.number.in_(_newest_of_series(limit, before)))
     query = select(records, series).join(series, series.c.id == records.c.series).where(*conditions)
     rows = connection.execute(query.order_by(records.c.at_us.desc(), records.c.id.desc()).limit(limit))
     return tuple(_record(row) for row in rows)
@@ -160,10 +159,10 @@ def _time(at_us: int, form: str) -> str:
     return datetime.fromtimestamp(at_us // 1_000_000, UTC).strftime(form)
 
 
-def _newest_of_series(limit: int, before: tuple[int, str] | None) -> Select[tuple[int, str]]:
+def _newest_of_series(limit: int, before: tuple[int, str] | None) -> Select[tuple[int]]:
     """The newest records of the series in the query around it, by their index: a rare key is found at once."""
     inner = records.alias("newest")
-    query = select(inner.c.at_us, inner.c.id).where(inner.c.series == series.c.id)
+    query = select(inner.c.number).where(inner.c.series == series.c.id)
     if before is not None:
         query = query.where(_older(inner, before))
     return query.order_by(inner.c.at_us.desc(), inner.c.id.desc()).limit(limit).correlate(series)

@@ -38,33 +38,39 @@ class Cell:
     histogram: dict[int, int]
 
 
-def by_minute(records: Iterable[tuple[UsageRecord, int]]) -> dict[Place, Cell]:
-    """Sums up records, each given with the number of its series."""
+def by_minute(records: Iterable[UsageRecord], series: Iterable[int]) -> dict[Place, Cell]:
+    """Sums up records, given with the number of the series of each."""
     cells: dict[Place, Cell] = {}
     # Runs for every request: a record is taken apart once, one counter after the other, nothing is built or called.
-    for record, series in records:
-        _, at, _, _, _, _, _, _, _, _, status, tokens, estimated, cost, first_byte, duration = record[:16]
-        place = (at - at % MINUTE, series)
+    for record, number in zip(records, series, strict=True):
+        _, at, _, _, _, _, _, _, _, _, status, tokens, estimated, cost, first_byte, duration, _, _, _, whole, _ = record
+        place = (at - at % MINUTE, number)
         cell = cells.get(place)
         if cell is None:
             cell = cells[place] = Cell([0] * len(COUNTERS), {})
         counts, histogram = cell.counts, cell.histogram
         put_in, put_out, cached, cache_write, reasoning = tokens
         counts[0] += 1
-        counts[1] += status >= 400 or status == 0
+        if status >= 400 or status == 0:
+            counts[1] += 1
         counts[2] += put_in
         counts[3] += put_out
-        counts[4] += cached
-        counts[5] += cache_write
-        counts[6] += reasoning
+        if cached:
+            counts[4] += cached
+        if cache_write:
+            counts[5] += cache_write
+        if reasoning:
+            counts[6] += reasoning
         if cost is None:
             counts[8] += 1
             counts[9] += put_in
             counts[10] += put_out
         else:
             counts[7] += cost
-        counts[11] += estimated
-        counts[12] += not record.complete
+        if estimated:
+            counts[11] += 1
+        if not whole:
+            counts[12] += 1
         if put_out:
             counts[13] += duration
         at_slot = bisect_right(BOUNDS, duration)

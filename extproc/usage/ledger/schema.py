@@ -2,14 +2,26 @@
 
 from collections.abc import Mapping
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, MetaData, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 from extproc.usage.ledger.rollup import COUNTERS
 from extproc.usage.ledger.spans import Grain
 
 # The newest script in migrations/versions; a test holds the two together. Knowing it here spares the import of
 # alembic whenever nothing is to be migrated.
-HEAD = "0002"
+HEAD = "0003"
 
 # The ledger may share a PostgreSQL database with other parts, which have migrations of their own.
 VERSION_TABLE = "usage_version"
@@ -57,10 +69,12 @@ series = Table(
 records = Table(
     "usage_records",
     metadata,
+    # In the order in which they were written: indexes name a record by it, which is shorter than by time and id.
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True),
     # A record is known by its id, and found by its time: ids are random, and an index of them alone would touch
     # another page of the disk for every record.
-    Column("at_us", BigInteger, primary_key=True, autoincrement=False),
-    Column("id", Text, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("id", Text, nullable=False),
     Column("series", Integer, nullable=False),
     Column("surface", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
@@ -84,9 +98,19 @@ records = Table(
         + f" AND length(id) <= {ID_LIMIT}",
         name="usage_bounds",
     ),
+    UniqueConstraint("at_us", "id", name="usage_records_once"),
     Index("usage_records_series", "series", "at_us"),
-    sqlite_with_rowid=False,
 )
+
+# Records are found by their id in an index of their own, by runs of so many and id. New ones touch the few pages of the
+# last run; whoever looks for one goes through all runs, of which there are few. SQLAlchemy does not know this index.
+RUN = 4096
+RUNS = f"(usage_records.number / {RUN})"
+
+
+def key(table: Table) -> tuple[str, str]:
+    """The columns that tell rows apart: time and id of a record, bucket and series of a sum."""
+    return "at_us", "id" if table is records else "series"
 
 
 def _rollup(name: str) -> Table:

@@ -21,6 +21,10 @@ DIMENSIONS = ("key", "team", "organization", "model", "provider", "served_model"
 _NAME_LIMIT = 256  # characters; a client may send any text as a model's name
 
 
+class KnownRecordError(Exception):
+    """A record that was to be inserted is there already."""
+
+
 class SeriesNumbers:
     """The numbers of the series met so far. Forgets all of them when they are too many."""
 
@@ -34,10 +38,10 @@ class SeriesNumbers:
     def of(self, connection: Connection, records: Iterable[UsageRecord]) -> tuple[list[int], dict[Names, int]]:
         """The series of each record, and those of them that are to be remembered once the transaction is committed."""
         names: list[Names] = [record[2:8] for record in records]  # as DIMENSIONS
-        known = self._known
-        unknown = {name for name in names if name not in known}
+        unknown = set(names).difference(self._known)
         found = _numbers(connection, unknown) if unknown else {}
-        return [known[name] if name in known else found[name] for name in names], found
+        known = self._known | found if found else self._known
+        return [known[name] for name in names], found
 
     def remember(self, found: dict[Names, int]) -> None:
         if len(self._known) + len(found) > self._limit:
@@ -45,20 +49,24 @@ class SeriesNumbers:
         self._known.update(found)
 
 
-def insert_new(
-    connection: Connection, bulk: Bulk, batch: Sequence[tuple[UsageRecord, int]]
-) -> list[tuple[UsageRecord, int]]:
-    """Inserts the records, each with the number of its series, that are new, and adds them to the rollups."""
-    keys = [(record[1], record[0]) for record, _ in batch]
-    known = bulk.find(connection, records_table, keys)
-    new = list(batch)
-    if known or len(set(keys)) < len(keys):  # the first of equal ones counts
-        first = dict(zip(reversed(keys), reversed(batch), strict=True))
-        new = [first.pop(key) for key in keys if key in first and key not in known]
-    if new:
-        bulk.put(connection, records_table, [_row(record, number) for record, number in new])
-        _add(connection, bulk, by_minute(new))
-    return new
+def insert_all(connection: Connection, bulk: Bulk, records: Sequence[UsageRecord], series: Sequence[int]) -> None:
+    """Inserts records, given with the number of the series of each, and adds them to the rollups.
+
+    Raises:
+        KnownRecordError: one is there already, or twice among these; nothing of the transaction may stay then.
+    """
+    if not records:
+        return
+    if bulk.add(connection, _rows(records, series)) < len(records):
+        raise KnownRecordError
+    _add(connection, bulk, by_minute(records, series))
+
+
+def new_ones(connection: Connection, bulk: Bulk, records: Sequence[UsageRecord]) -> list[UsageRecord]:
+    """Those that are not there already; of equal ones the first."""
+    first = {_key(record): record for record in reversed(records)}
+    known = bulk.find(connection, records_table, list(first))
+    return [record for record in records if first.get(key := _key(record)) is record and key not in known]
 
 
 def refusal(record: UsageRecord) -> str | None:
@@ -92,9 +100,13 @@ def _rollup_row(place: Place, cell: Cell, before: str | None) -> Row:
     return (*place, *cell.counts, encode(histogram))
 
 
-def _row(r: UsageRecord, number: int) -> Row:
-    """A row in the order of the table's columns: the record's fields, but for the names, which are the series."""
-    return (r[1], r[0], number, *r[8:11], *r[11], *r[12:])
+def _key(record: UsageRecord) -> tuple[int, str]:
+    return record.at_us, record.id
+
+
+def _rows(records: Sequence[UsageRecord], series: Sequence[int]) -> list[Row]:
+    """In the order of the table's columns: the records' fields, but for the names, which are the series."""
+    return [(r[1], r[0], number, *r[8:11], *r[11], *r[12:]) for r, number in zip(records, series, strict=True)]
 
 
 def _numbers_of(r: UsageRecord) -> tuple[int | None, ...]:

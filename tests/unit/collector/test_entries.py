@@ -34,32 +34,46 @@ STREAM = written(
 
 def test_a_request_that_was_answered_here() -> None:
     entry = parse(DIRECT)
-    assert (entry.id, entry.at_us, entry.status) == ("3bbf6595-2e99-4af1-9767-294ea89b084c", 1795265755261838, 200)
-    assert (entry.client, entry.model, entry.instead, entry.cluster, entry.attempts) == ("", "", "", "", 0)
-    assert (entry.first_us, entry.took_us, entry.complete, entry.usage) == (208, 223, True, ())
+    assert (entry.id, entry.at_us, entry.course.status) == (
+        "3bbf6595-2e99-4af1-9767-294ea89b084c",
+        1795265755261838,
+        200,
+    )
+    assert (
+        entry.names.client,
+        entry.names.model,
+        entry.names.instead,
+        entry.course.cluster,
+        entry.course.attempts,
+    ) == ("", "", "", "", 0)
+    assert (entry.first_us, entry.took_us, entry.course.complete, entry.usage) == (208, 223, True, ())
 
 
 def test_a_request_that_was_none() -> None:
     entry = parse(BROKEN_REQUEST)
-    assert (entry.id, entry.surface, entry.model, entry.status) == ("", "", "", 400)
+    assert (entry.id, entry.course.surface, entry.names.model, entry.course.status) == ("", "", "", 400)
 
 
 def test_bytes_that_are_no_utf8() -> None:
     entry = parse(BYTES_OUT_OF_UTF8)
-    assert (entry.client, entry.model, entry.surface) == ("o/t/alice;l;", "w-\ufffd", "chat/completions")
+    assert (entry.names.client, entry.names.model, entry.course.surface) == (
+        "o/t/alice;l;",
+        "w-\ufffd",
+        "chat/completions",
+    )
     assert entry.id == "\ufffd" * 3
 
 
 def test_a_stream_that_the_client_left() -> None:
     entry = parse(STREAM)
-    assert entry.streamed and not entry.complete
-    assert (entry.client, entry.model, entry.instead) == ("o/t/alice;l;", "m", "cheap")
-    assert (entry.answered_model, entry.usage) == ("m", ('{"prompt_tokens":1,"completion_tokens":3}',))
-    assert (entry.took_us, entry.first_us, entry.attempts, entry.address) == (5000, 4967, 2, "::1")
+    assert entry.course.streamed and not entry.course.complete
+    assert (entry.names.client, entry.names.model, entry.names.instead) == ("o/t/alice;l;", "m", "cheap")
+    assert (entry.names.answered, entry.usage) == ("m", ('{"prompt_tokens":1,"completion_tokens":3}',))
+    assert (entry.took_us, entry.first_us, entry.course.attempts, entry.address) == (5000, 4967, 2, "::1")
 
 
 def test_a_model_may_be_named_like_nothing() -> None:
-    assert parse(line(model="-")[:-1]).model == "-"
+    assert parse(line(model="-")[:-1]).names.model == "-"
 
 
 NAMES = [name for name, _ in FIELDS]
@@ -163,10 +177,18 @@ def _parsed(content: bytes) -> None:
         entry = parse(content)
     except EntryError:
         return
-    texts = (entry.id, entry.client, entry.model, entry.instead, entry.cluster, entry.content_type, entry.surface)
-    numbers = (entry.at_us, entry.attempts, entry.status, entry.took_us, entry.bytes_in, entry.bytes_out)
+    texts = (
+        entry.id,
+        entry.names.client,
+        entry.names.model,
+        entry.names.instead,
+        entry.course.cluster,
+        entry.course.content_type,
+        entry.course.surface,
+    )
+    numbers = (entry.at_us, entry.course.attempts, entry.course.status, entry.took_us, entry.bytes_in, entry.bytes_out)
     assert all(type(text) is str for text in (*texts, *entry.usage))
     assert all(type(number) is int for number in numbers)
     assert min(numbers[1:]) >= 0
     assert entry.first_us is None or entry.first_us >= 0
-    assert type(entry.streamed) is bool
+    assert type(entry.course.streamed) is bool

@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from extproc.usage.ledger import Ledger, RefusedRecordError, Spent, UnpricedModel, UsageRow
+from extproc.usage.ledger import requests as requests_module
 from extproc.usage.ledger.histogram import RELATIVE_ERROR
+from extproc.usage.ledger.schema import RUN
 from extproc.usage.ledger.spans import DAY, HOUR, MINUTE
 from extproc.usage.record import Tokens, UsageRecord
 from tests.unit.ledger.usage_records import MAY_1, record, records, sums
@@ -289,11 +291,18 @@ def test_a_request_is_found_by_the_id_that_the_client_saw(ledger: Ledger) -> Non
     assert [each.id for each in ledger.records({"id": "ab"}, limit=1)] == ["ab.0123456999"]
 
 
+def test_a_request_is_found_in_every_run(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests_module, "_AT_ONCE", 1)
+    ledger.write([record(n, MAY_1 + n, id=f"{n}.0123456789") for n in range(2 * RUN + 9)], "log", 1)
+    for number in (0, RUN - 2, RUN - 1, RUN, 2 * RUN - 1, 2 * RUN + 8):
+        assert [each.at_us for each in ledger.records({"id": str(number)})] == [MAY_1 + number]
+    assert ledger.records({"id": str(2 * RUN + 9)}) == ()
+
+
 def test_a_request_is_found_by_the_index(ledger: Ledger) -> None:
     ledger.write([record(number, MAY_1 + number) for number in range(3000)], "log", 1)
     question = (
-        f"SELECT at_us FROM usage_records WHERE (usage_records.at_us / 3600000000) IN ({MAY_1 // 3_600_000_000}) "
-        "AND id >= 'a.' AND id < 'a/'"
+        "SELECT number FROM usage_records WHERE (usage_records.number / 4096) IN (0) AND id >= 'a.' AND id < 'a/'"
     )
     with ledger._database.writing() as connection:
         if ledger._database.dialect == "sqlite":

@@ -20,6 +20,7 @@ from extproc.usage.prices import (
     cost,
     price_from_json,
     price_to_json,
+    weights,
 )
 from extproc.usage.record import PICO, Tokens
 
@@ -121,6 +122,29 @@ def test_a_sum_that_is_not_whole_is_rounded_once_half_to_even() -> None:
     half = price_from_json({"input": "0.0000005", "output": "0.0000005"})  # half a picodollar per token
     assert [cost(half, Tokens(count)) for count in range(6)] == [0, 0, 1, 2, 2, 2]
     assert cost(half, Tokens(1, 1)) == 1  # not two halves, each rounded to nothing
+
+
+@given(price=prices(dollars), used=tokens())
+def test_weights_say_the_same_as_the_price(price: Price, used: Tokens) -> None:
+    by = weights(price)
+    assert by is not None
+    assert sum(count * weight for count, weight in zip(used, by, strict=True)) == cost(price, used)
+
+
+@pytest.mark.parametrize(
+    "price",
+    [
+        SONNET,
+        {"input": "1"},
+        {"output": "1"},
+        {"input": "1", "output": "0.0000005"},
+        {"input": "1", "output": "1", "cached_input": "0.0000005"},
+        {"input": "1", "output": "1", "request": "1"},
+        {"input": "1", "output": "1", "image": "1"},
+    ],
+)
+def test_a_price_that_is_more_has_no_weights(price: dict[str, object]) -> None:
+    assert weights(price_from_json(price)) is None
 
 
 @given(price=prices(dollars), first=tokens(MAX_TOKENS // 2), second=tokens(MAX_TOKENS // 2))

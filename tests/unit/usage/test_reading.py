@@ -253,6 +253,30 @@ def test_what_is_not_json_is_bad(text: str | bytes) -> None:
     assert tokens(['{"prompt_tokens":5}', text]).bad
 
 
+_odd = st.integers(-2, 12) | st.sampled_from([None, True, 1.0, 1.5, "1", MOST_TOKENS, MOST_TOKENS + 1])
+_details = st.none() | st.just([]) | st.dictionaries(
+    st.sampled_from(["cached_tokens", "audio_tokens", "reasoning_tokens", "cache_write_tokens"]), _odd
+)  # fmt: skip
+_usual = st.fixed_dictionaries(
+    {},
+    optional={
+        "prompt_tokens": _odd,
+        "completion_tokens": _odd,
+        "total_tokens": _odd,
+        "prompt_tokens_details": _details,
+        "completion_tokens_details": _details,
+    },
+)
+
+
+@given(_usual, st.booleans())
+def test_the_shortcut_for_usual_usage_is_none(usage: dict[str, Any], adds_up: bool) -> None:
+    """What is not usual goes the long way, and an unknown field makes it so."""
+    if adds_up and type(usage.get("prompt_tokens")) is type(usage.get("completion_tokens")) is int:
+        usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
+    assert read(usage) == read({**usage, "unknown": 1})
+
+
 def test_a_problem_never_repeats_what_a_provider_wrote() -> None:
     for reading in (read({"prompt_tokens": "sk-secret"}), tokens(["sk-secret"]), read("sk-secret")):
         assert reading.bad
