@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from extproc.usage import reading
 from extproc.usage.accounting import Accounting
-from extproc.usage.entries import Entry
+from extproc.usage.entries import CACHE_HIT, Entry
 from extproc.usage.estimate import Estimator, topped_up
 from extproc.usage.identity import owner
 from extproc.usage.price_book import undated_name
@@ -31,7 +31,12 @@ class Billing:
         self._prices, self._families = accounting.price_book(), accounting.catalog_family
 
     def bill(self, entry: Entry, number: str) -> Billed | None:
-        """The record with the id `number`; None for a request that reached no provider: it used nothing."""
+        """The record with the id `number`; None for a request that reached no provider: it used nothing.
+
+        An answer out of the cache used nothing either, but has a record.
+        """
+        if entry.details == CACHE_HIT:
+            return Billed(_hit(entry, number))
         if not entry.cluster or not entry.attempts or not entry.model:
             return None
         provider = self._accounting.clusters.get(entry.cluster)
@@ -100,3 +105,13 @@ class Billing:
             if found is not None:
                 return cost(found.price, tokens)
         return None
+
+
+def _hit(entry: Entry, number: str) -> UsageRecord:
+    """An answer out of the cache: no tokens were used, and nobody charges for it."""
+    who = owner(entry.client)
+    return UsageRecord(
+        number, entry.at_us, who.key, who.team, who.organization, entry.model, "", entry.instead or entry.model,
+        entry.surface, 0, entry.status, NO_TOKENS, False, 0, entry.first_us, entry.took_us, entry.bytes_in,
+        entry.bytes_out, entry.streamed, entry.complete, cache_hit=True,
+    )  # fmt: skip
