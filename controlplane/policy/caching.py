@@ -13,13 +13,13 @@ _MOST = 16 << 20
 
 def _ttl(ms: int) -> int:
     if not 1000 <= ms <= _YEAR_MS:
-        raise ValueError("1s to 366d")
+        raise ValueError("an answer holds for 1s to 366d")
     return ms
 
 
 def _most(size: int) -> int:
     if size > _MOST:
-        raise ValueError("16MiB at most")
+        raise ValueError("answers of 16MiB at most are stored")
     return size
 
 

@@ -115,8 +115,13 @@ async def test_a_store_that_is_away_is_told_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_store_that_hangs_is_left_alone_for_a_while(tmp_path: Path) -> None:
-    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.Event().wait()
+    held: list[asyncio.Task[None] | None] = []
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(asyncio.current_task())
+        while await reader.read(1 << 16):
+            pass
+        writer.close()
 
     server = await asyncio.start_unix_server(silent, tmp_path / "cache.sock")
     client = Client(str(tmp_path / "cache.sock"))
@@ -125,6 +130,7 @@ async def test_a_store_that_hangs_is_left_alone_for_a_while(tmp_path: Path) -> N
     assert time.monotonic() - began < 5
     client.close()
     server.close()
+    await asyncio.wait([task for task in held if task is not None])
 
 
 async def test_what_is_no_call_ends_the_connection_and_no_other(tmp_path: Path) -> None:

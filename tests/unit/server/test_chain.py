@@ -1,10 +1,11 @@
 """Rules in the policy's order, back in reverse; and what becomes of an exchange when a stage itself fails."""
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import pytest
 
-from extproc.server.chain import Asked, Chain, Passage, Rule, needs_of
+from extproc.server.chain import Asked, Asking, Chain, Passage, Rule, needs_of
 from extproc.server.kinds import Built
 from extproc.server.settings import When
 from extproc.stages.protocol import Access, Endpoint, Needs, Outcome, Plain, Refusal, Reply, Request, Stream
@@ -90,7 +91,15 @@ def _request(**more: object) -> Request:
 
 def _ask(passage: Passage, *answers: object) -> Asked:
     """Through the whole chain; `answers` to the questions, in their order."""
-    steps, told = passage.ask(), iter(answers)
+    return _run(passage.ask(), *answers)
+
+
+def _unseen(passage: Passage) -> Asked:
+    return _run(passage.unseen())
+
+
+def _run(steps: Generator[Asking, object, Asked], *answers: object) -> Asked:
+    told = iter(answers)
     try:
         next(steps)
         while True:
@@ -222,8 +231,8 @@ def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
 
 
 def test_what_no_stage_can_read_is_refused_where_a_rule_must_hold() -> None:
-    assert Chain((_rule("one", Marks("a")),)).enter(_request()).unseen().refusal is None
-    refusal = Chain((_rule("one", Marks("a"), closed=True),)).enter(_request()).unseen().refusal
+    assert _unseen(Chain((_rule("one", Marks("a")),)).enter(_request())).refusal is None
+    refusal = _unseen(Chain((_rule("one", Marks("a"), closed=True),)).enter(_request())).refusal
     assert refusal is not None
     assert refusal.code == "rule_not_applicable"
 
@@ -254,11 +263,11 @@ class Answers(Marks):
 def test_a_rule_for_answers_leaves_forms_alone() -> None:
     rules = (_rule("one", Answers("a"), closed=True), _rule("two", Marks("b")))
     passage = Chain(rules).enter(_request())
-    asked = passage.unseen()
+    asked = _unseen(passage)
     assert (asked.refusal, asked.body, asked.headers) == (None, None, {"x-ask": "a"})
     assert passage.answer(b"").body == b"a"
     others = Chain((_rule("one", Marks("a"), closed=True, when=When(teams=("search",))),)).enter(_request(team="red"))
-    assert others.unseen().refusal is None
+    assert _unseen(others).refusal is None
 
 
 @pytest.mark.parametrize("when", [When(keys=("alice",)), When(teams=("search",)), When(headers={"x-app": ("*",)})])
