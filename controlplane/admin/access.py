@@ -37,6 +37,8 @@ ROUTES: Mapping[tuple[str, str], Action] = MappingProxyType(
         ("GET", "/status"): Action.READ_STATUS,
         ("GET", "/nodes"): Action.READ_STATUS,
         ("GET", "/rules"): Action.READ_STATUS,
+        ("GET", "/cache"): Action.READ_STATUS,
+        ("DELETE", "/cache"): Action.CLEAR_CACHE,
         ("GET", "/models"): Action.READ_MODELS,
         ("GET", "/usage"): Action.READ_USAGE,
         ("GET", "/usage/unpriced"): Action.READ_USAGE,

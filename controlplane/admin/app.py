@@ -11,6 +11,7 @@ from starlette.middleware.base import RequestResponseEndpoint
 
 from controlplane.admin import access, views
 from controlplane.admin.access import Access, Called, RefusedError, name_of
+from controlplane.admin.caching import router as cache_calls
 from controlplane.admin.keys import router as key_calls
 from controlplane.admin.origin import origin
 from controlplane.admin.rules import router as rule_calls
@@ -20,6 +21,7 @@ from controlplane.audit.read import since_when
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.revisions.store import RevisionsError, Store
 from controlplane.runtime.auditing import Auditing
+from controlplane.runtime.caching import Caching
 from controlplane.runtime.child import ProcessState
 from controlplane.runtime.controller import ACKNOWLEDGE_S, Controller
 from controlplane.runtime.failures import ApplyError, ChangedError
@@ -67,6 +69,7 @@ def create_app(
     auditing: Auditing,
     alarms: Callable[[], Awaitable[list[dict[str, str]]]],
     counters: Callable[[], Awaitable[dict[str, Any]]],
+    caching: Caching,
     *,
     loopback: bool,
 ) -> FastAPI:
@@ -86,6 +89,7 @@ def create_app(
     _add_descriptions(app, auditing)
     app.include_router(usage.router(controller))
     app.include_router(rule_calls(counters))
+    app.include_router(cache_calls(caching))
     app.include_router(key_calls(controller, keys, auditing))
     _add_policy_calls(app, controller)
     _add_changes(app, controller, store)

@@ -69,6 +69,7 @@ class Action(StrEnum):
     ROLLBACK = "rollback"
     READ_AUDIT = "read audit"
     ROTATE_SIGNING = "rotate signing keys"
+    CLEAR_CACHE = "clear the response cache"
 
 
 class Reach(StrEnum):
@@ -97,6 +98,7 @@ PERMISSIONS = MappingProxyType(
         Action.ROLLBACK: (Role.ADMIN, Reach.GATEWAY),
         Action.READ_AUDIT: (Role.ADMIN, Reach.GATEWAY),
         Action.ROTATE_SIGNING: (Role.ADMIN, Reach.GATEWAY),
+        Action.CLEAR_CACHE: (Role.MEMBER, Reach.GATEWAY),
     }
 )
 

@@ -191,6 +191,7 @@ def usage_row(row: "UsageRow") -> View:
         "unpriced": row.unpriced,
         "estimated": row.estimated,
         "abandoned": row.abandoned,
+        "cache_hits": row.cache_hits,
         "latency_ms": {"p50": row.latency_p50, "p95": row.latency_p95, "p99": row.latency_p99},
         "first_token_ms": {"p50": row.first_token_p50, "p95": row.first_token_p95, "p99": row.first_token_p99},
         "tokens_per_second": row.tokens_per_second,

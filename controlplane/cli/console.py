@@ -142,11 +142,14 @@ def usage(view: View) -> None:
         return
     groups = list(rows[0])[: list(rows[0]).index("requests")]
     table = _table(*groups)
-    for name in ("requests", "errors", "input", "output", "cost $", "p50 ms", "p99 ms"):
+    hits = any(row["cache_hits"] for row in rows)
+    counted = ("requests", "cached", "errors") if hits else ("requests", "errors")
+    for name in (*counted, "input", "output", "cost $", "p50 ms", "p99 ms"):
         table.add_column(name, justify="right", no_wrap=True)
+    names = ("requests", *(("cache_hits",) if hits else ()), "errors", "input_tokens", "output_tokens")
     for row in rows:
         latency = row["latency_ms"]
-        figures = [f"{row[name]:,}" for name in ("requests", "errors", "input_tokens", "output_tokens")]
+        figures = [f"{row[name]:,}" for name in names]
         cost = "unknown" if row["cost"] is None else row["cost"] + ("+" if row["unpriced"] else "")
         times = ["" if latency[p] is None else f"{latency[p]:,.0f}" for p in ("p50", "p99")]
         table.add_row(*(escape(str(row[name]) or "-") for name in groups), *figures, cost, *times)
@@ -275,6 +278,25 @@ def budgets(view: View) -> None:
         state = f"[red]spent until {_time(spent)}[/] ({row['on_spent']})" if spent else "[green]open[/]"
         table.add_row(escape(row["budget"]), escape(owner), str(row["used"]), str(row["amount"]), row["unit"], state)
     _show(out, table)
+
+
+def cached(view: View) -> None:
+    """One line per rule; what is away below it."""
+    if not view["rules"]:
+        out.print("nothing was asked of the cache yet")
+    else:
+        figures = ("entries", "redis_entries", "hits", "similar", "misses", "waited", "stored")
+        table = _table("rule")
+        for name in figures:
+            table.add_column(name.replace("redis_entries", "in redis"), justify="right", no_wrap=True)
+        for row in view["rules"]:
+            table.add_row(escape(row["rule"]), *(f"{row[name]:,}" for name in figures))
+        out.print(table)
+    out.print(f"memory: {view['bytes']:,} bytes, {view['evicted']:,} answers made room for others")
+    if view["redis"] == "away":
+        out.print("[red]Redis is away[/]: what it holds is not found")
+    if view["embeddings"] == "away":
+        out.print("[red]no embeddings[/]: only equal requests are found")
 
 
 def models(rows: list[View]) -> None:

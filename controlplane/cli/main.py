@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from controlplane.cli import audit, console, keys, local, prices
+from controlplane.cli import audit, cache, console, keys, local, prices
 from controlplane.cli.common import (
     Format,
     FormatOption,
@@ -40,6 +40,7 @@ from controlplane.runtime.folder import RunFolderError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
+app.add_typer(cache.app, name="cache")
 
 
 app.add_typer(prices.app, name="prices")

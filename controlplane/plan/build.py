@@ -9,6 +9,7 @@ from typing import TypeAlias
 from controlplane.plan import issuers, upstreams
 from controlplane.plan import limits as limiting
 from controlplane.plan.accounts import accounts, accounts_of
+from controlplane.plan.caching import caching
 from controlplane.plan.dialects import OPENAI_LIKE, Surface, serves
 from controlplane.plan.ir import Cors, Edge, Key, Plan, Retry, Route, ServerTls, Target, Upstream, Way, Webhook
 from controlplane.plan.lanes import Lanes, assign
@@ -84,6 +85,7 @@ def plan(
         issuers=tuple(issuers.build(policy)),
         counted=counted,
         redis=policy.gateway.redis if any(each.rule.scope == "fleet" for each in counted) else None,
+        caching=caching(policy.gateway, policy.rules),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from controlplane.plan.caching import Caching
 from controlplane.plan.dialects import Surface
 from controlplane.plan.limits import Counted, NativeLimit
 from controlplane.plan.rules import Inline
@@ -304,6 +305,7 @@ class Plan:
     issuers: tuple[Issuer, ...] = ()
     counted: tuple[Counted, ...] = ()  # by the rate limit service
     redis: SecretRef | None = None  # where a fleet's counters are
+    caching: Caching | None = None  # where rules cache answers
 
     @property
     def reached(self) -> tuple[Upstream, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from controlplane.policy.check_caches import check_caches, check_redis
 from controlplane.policy.check_rules import check_rules
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.document import Document, Path
@@ -57,6 +58,9 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     found += check_issuers(document, sections.get("issuers", {}), names)
     found += check_rules(document, structure.rules, names)
     nobody = all(document.data.get(section, {}) == {} for section in ("keys", "issuers"))
+    redis = gateway.redis is not None
+    found += check_caches(document, structure.rules, names["models"], redis=redis, nobody=nobody)
+    found += check_redis(document, gateway, sections, structure.rules)
     found += _semantics(document, gateway, sections.get("providers", {}), open_to_all=nobody)
     ordered = tuple(sorted(dict.fromkeys(found), key=lambda d: (d.place is None, d.place)))
     if any(d.severity is Severity.ERROR for d in ordered):

@@ -51,7 +51,10 @@ CODES: Mapping[str, str] = MappingProxyType(
         "fleet-without-redis": "Counters of a fleet are kept in Redis. Set `gateway.redis`, or write `scope: node`.",
         "invalid-redis": "`gateway.redis` holds no URL of a Redis. It begins with redis://, rediss:// or unix://.",
         "invalid-ledger": "`gateway.ledger` holds no URL that begins with sqlite:/// or postgresql://. Correct it.",
-        "redis-unused": "Warning: nothing of the policy has `scope: fleet`, so Redis is not used. Leave it out.",
+        "redis-unused": "Warning: nothing of the policy is counted or cached in Redis. Leave it out.",
+        "cache-without-redis": "Answers are to be stored in Redis. Set `gateway.redis`, or write `store: memory`.",
+        "cache-for-nobody": "Warning: a cache is for keys or teams, and there are none. Write `scope: shared`.",
+        "cache-before-guard": "Warning: a shared cache answers before a rule that protects. Put it behind that rule.",
         "duplicate-item": "An entry of a list stands there twice. Remove one of the two.",
         # What fits together.
         "open-gateway": "Warning: without keys everyone may use every model. Add `keys` before others can reach it.",

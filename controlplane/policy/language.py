@@ -120,8 +120,9 @@ class Gateway(Strict):
     budget: BudgetNames = Field([], description="Budgets that everyone shares.")
     limits: LimitNames = Field([], description="Limits on the requests of everyone.")
     redis: SecretType | None = Field(
-        None, description="URL of the Redis that a fleet's counters are kept in; only for `scope: fleet`."
+        None, description="URL of the Redis for `scope: fleet` of limits and `store: redis` of caches."
     )
+    cache_memory: Size = Field(256 << 20, description="Room for answers that rules cache in memory; the oldest go.")
     workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="Envoy's worker threads; one per core by default."
     )

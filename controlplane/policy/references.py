@@ -10,7 +10,7 @@ from controlplane.policy.accounts import Downgrade
 from controlplane.policy.diagnostics import Diagnostic, Severity
 from controlplane.policy.document import Document, Path
 from controlplane.policy.language import Model, SimpleSpec, Target, TargetSpec, TrySpec
-from controlplane.policy.limits import Place, check, check_named, shared
+from controlplane.policy.limits import Place, check, check_named
 from controlplane.policy.structure import nearest
 
 Groups = tuple[tuple[Target, ...], ...]
@@ -271,9 +271,6 @@ def check_limits(
     ]
     budgets = sections.get("budgets", {})
     yield from check(right, budgets, gateway.redis is not None, error)
-    if gateway.redis is not None and not shared(right, budgets):
-        message, place = "nothing here has `scope: fleet`, so nothing uses Redis", document.place(("gateway", "redis"))
-        yield Diagnostic(Severity.WARNING, "redis-unused", message, place)
     yield from check_named(named, written["limits"], right, error, lambda name: _suggestion(looked, name, right))
 
 

@@ -10,6 +10,7 @@ import orjson
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
 from pydantic_core import PydanticCustomError, core_schema
 
+from controlplane.policy.caching import Cache
 from controlplane.policy.types import HeaderName, KeyName, Pattern, RuleName, Strict, TeamName
 from extproc.stages import choice, operations, parameters, safety, saving, tokens, validation
 from extproc.stages.detectors import Kind
@@ -92,6 +93,7 @@ def _operation(name: str) -> _Told:
 _CHOICE, _PARAMETERS, _SAVING, _TOKENS, _VALIDATION = (
     _Told(stage.Settings) for stage in (choice, parameters, saving, tokens, validation)
 )
+_CACHE = _Told(Cache)
 _INJECTION = _Told(safety.Injection, lambda value: {"action": value} if isinstance(value, str) else value)
 _INJECTION.schema = {"anyOf": [{"enum": ["flag", "block"]}, _INJECTION.schema]}
 
@@ -177,6 +179,8 @@ class Action(Strict):
     save: Annotated[Any, _SAVING] = Field(
         None, description="Spend fewer tokens: drop old turns, compact white space, warn."
     )
+
+    cache: Annotated[Any, _CACHE] = Field(None, description="Give answers again that were given before.")
 
     choose: Annotated[Any, _CHOICE] = Field(None, description="Serve another model, by what the request holds.")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from controlplane.policy import caching
 from controlplane.policy.rules import FINDS, TRANSFORMS, Rule
 from extproc.server.kinds import Built, build
 from extproc.server.settings import StageSpec
@@ -18,6 +19,7 @@ _KINDS = {
     "tokens": "tokens",
     "save": "saving",
     "choose": "choice",
+    "cache": "cache",
 }
 
 
@@ -37,6 +39,8 @@ def _stages(kind: str, done: Iterator[tuple[str, Any]]) -> Iterator[StageSpec]:
         yield StageSpec(kind, {"operations": [{name: told} for name, told in done]})
     elif kind == "safety":
         yield StageSpec(kind, _safety(done))
+    elif kind == "cache":
+        yield from (StageSpec(kind, caching.settings(told)) for _, told in done)
     else:
         yield from (StageSpec(kind, told) for _, told in done)
 

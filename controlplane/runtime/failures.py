@@ -57,6 +57,12 @@ class RulesError(ApplyError):
     code = "rules-not-ready"
 
 
+class CacheError(ApplyError):
+    """The store of the response cache, which the policy needs, does not run: nothing was pushed."""
+
+    code = "cache-not-ready"
+
+
 class LimitsError(ApplyError):
     """The rate limit service, which the policy needs, does not run."""
 

@@ -59,6 +59,16 @@ class RunFolder:
         return str(self.path / "limits.sock")
 
     @property
+    def cache_socket(self) -> str:
+        """Where the store of the response cache listens."""
+        return str(self.path / "cache.sock")
+
+    @property
+    def inside_socket(self) -> str:
+        """Where Envoy serves requests of the gateway itself."""
+        return str(self.path / "inside.sock")
+
+    @property
     def rules_socket(self) -> str:
         """Where the workers of rules listen; `{}` stands for their number."""
         return str(self.path / "rules-{}.sock")

@@ -29,6 +29,7 @@ from controlplane.runtime import apis, rules
 from controlplane.runtime.accounting import NAME, Accounting
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.bootstrap import Node, build_bootstrap
+from controlplane.runtime.caching import Caching
 from controlplane.runtime.changes import Applied, Live, utc_now
 from controlplane.runtime.child import Child
 from controlplane.runtime.command import envoy_child
@@ -121,13 +122,14 @@ async def _running(
         accounting = Accounting(folder, state.resolve(), started.ledger)
         auditing = Auditing(AuditLog.open(state.resolve() / "audit"), accounting.denials)
         limiting = Limiting(folder, supervisor, state.resolve() / "limits.journal")
-        prepare = _sidecars(supervisor, folder, accounting, limiting)
+        caching = Caching(folder, supervisor)
+        prepare = _sidecars(supervisor, folder, accounting, limiting, caching)
         controller = Controller(
             compiler,
             store,
             ads,
             prepare=prepare,
-            conclude=limiting.conclude,
+            conclude=_concluding(limiting, caching),
             listening=adopting,
             spent=accounting.spent(),
             tell=auditing.tell,
@@ -143,7 +145,9 @@ async def _running(
             usage = stack.enter_context(Usage(accounting))
             pulse = Pulse()
             local = started.admin.listen.loopback
-            api = _admin_api(controller, store, supervisor, usage, keys, auditing, pulse, limiting, folder, local)
+            api = _admin_api(
+                controller, store, supervisor, usage, keys, auditing, pulse, limiting, caching, folder, local
+            )
             await stack.enter_async_context(apis.serving(api, listener))
             await stack.enter_async_context(apis.serving_clients(usage, folder.usage_socket))
         except Exception:
@@ -174,8 +178,18 @@ async def _start_envoy(supervisor: Supervisor, folder: RunFolder, gateway: Setti
     await supervisor.start(child)
 
 
+def _concluding(limiting: Limiting, caching: Caching) -> Callable[[Compiled], Awaitable[None]]:
+    """Ends what a policy does not need any more, after it was pushed."""
+
+    async def conclude(compiled: Compiled) -> None:
+        await limiting.conclude(compiled)
+        await caching.conclude(compiled)
+
+    return conclude
+
+
 def _sidecars(
-    supervisor: Supervisor, folder: RunFolder, accounting: Accounting, limiting: Limiting
+    supervisor: Supervisor, folder: RunFolder, accounting: Accounting, limiting: Limiting, caching: Caching
 ) -> Callable[[Compiled], Awaitable[None]]:
     """Starts what a policy needs to run beside Envoy, before the policy is pushed."""
 
@@ -186,6 +200,7 @@ def _sidecars(
             await _listens(folder.mock_socket, folder.log("mock"))
         await supervisor.start(accounting.tell(compiled))
         await limiting.prepare(compiled)
+        await caching.prepare(compiled)
         await rules.prepare(compiled.plan, supervisor, folder, _READY_S)
 
     return prepare
@@ -212,6 +227,7 @@ def _admin_api(
     auditing: Auditing,
     pulse: Pulse,
     limiting: Limiting,
+    caching: Caching,
     folder: RunFolder,
     loopback: bool,
 ) -> FastAPI:
@@ -219,13 +235,13 @@ def _admin_api(
 
     async def alarms() -> list[dict[str, str]]:
         ours = [*usage.alarms(), *auditing.alarms(), *pulse.alarms(), *rules.alarms(supervisor.states())]
-        return [*ours, *await limiting.alarms()]
+        return [*ours, *await limiting.alarms(), *await caching.alarms()]
 
     async def counters() -> dict[str, Any]:
         return await rules.counters(supervisor.states(), folder)
 
     return create_app(
-        controller, store, supervisor.states, usage, keys, auditing, alarms, counters, loopback=loopback
+        controller, store, supervisor.states, usage, keys, auditing, alarms, counters, caching, loopback=loopback
     )  # fmt: skip
 
 

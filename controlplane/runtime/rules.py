@@ -81,8 +81,9 @@ async def _read(socket: str) -> dict[str, Any]:
 
 def _child(number: int, folder: RunFolder, settings: Path) -> Child:
     socket = folder.rules_socket.format(number)
-    argv = (sys.executable, "-m", "extproc.server", "--socket", socket, "--settings", str(settings))
-    return Child(name=f"{_NAME}{number}", argv=argv, stop_s=12.0)
+    argv = [sys.executable, "-m", "extproc.server", "--socket", socket, "--settings", str(settings)]
+    argv += ["--cache", folder.cache_socket]  # also where no rule caches: an edit that begins to replaces no worker
+    return Child(name=f"{_NAME}{number}", argv=tuple(argv), stop_s=12.0)
 
 
 def _write(settings: Path, inline: Inline) -> None:

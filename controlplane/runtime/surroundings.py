@@ -39,7 +39,7 @@ def surroundings(folder: RunFolder | None, usage_log: Path | None = None) -> Sur
     if folder is None:
         return made
     made = replace(made, usage_socket=folder.usage_socket, limits_socket=folder.limits_socket)
-    return replace(made, rules_socket=folder.rules_socket)
+    return replace(made, rules_socket=folder.rules_socket, inside_socket=folder.inside_socket)
 
 
 def _ca_bundle() -> str:

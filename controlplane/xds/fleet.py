@@ -23,6 +23,7 @@ from controlplane.plan.limits import Counted
 from controlplane.xds import names, selection
 from controlplane.xds.protos import millis
 from extproc.limits.settings import Kind, Unit
+from extproc.usage.entries import CACHE_HITS
 
 TYPE = "envoy.extensions.filters.http.ratelimit.v3.RateLimit"
 NO_COUNTS_TYPE = "envoy.extensions.filters.http.set_metadata.v3.Config"
@@ -43,8 +44,8 @@ def priced(counted: Counted) -> bool:
     return counted.rule.counts is Unit.PICODOLLARS
 
 
-def lower(counted: Sequence[Counted], *, timeout_ms: int = 1000) -> ratelimit.RateLimit:
-    """The filter for all that is counted; place it after the model and the cap are known.
+def lower(counted: Sequence[Counted], *, caches: bool = False, timeout_ms: int = 1000) -> ratelimit.RateLimit:
+    """The filter for all that is counted; place it after the model and the cap are known. `caches`: some rules do.
 
     While the service itself cannot be reached, the strictest choice of its limits holds for all requests that it is
     asked about (503). `timeout_ms` is above what the service gives its store, so that the service decides first.
@@ -60,17 +61,17 @@ def lower(counted: Sequence[Counted], *, timeout_ms: int = 1000) -> ratelimit.Ra
         stat_prefix="fleet",
         disable_x_envoy_ratelimited_header=True,
         rate_limit_service=rls.RateLimitServiceConfig(grpc_service=service, transport_api_version=source.ApiVersion.V3),
-        rate_limits=[each for of in counted for each in _reserve(of)] + _settle(counted),
+        rate_limits=[each for of in counted for each in _reserve(of)] + _settle(counted, caches=caches),
     )
 
 
-def no_counts(counted: Sequence[Counted]) -> metadata.Config:
+def no_counts(counted: Sequence[Counted], *, caches: bool = False) -> metadata.Config:
     """A filter that says 0 for each count, to be placed before those that set them.
 
     Where a count is absent, Envoy leaves its descriptor out, but writes a warning for every such request.
     """
     counts = Struct()
-    counts.update(dict.fromkeys(_counts(counted), 0))
+    counts.update(dict.fromkeys(_counts(counted, caches=caches), 0))
     return metadata.Config(
         metadata=[metadata.Metadata(metadata_namespace=NAMESPACE, allow_overwrite=True, value=counts)]
     )
@@ -89,21 +90,22 @@ def _header(name: str, key: str) -> route.RateLimit.Action:
     return _Action(request_headers=_Action.RequestHeaders(header_name=name, descriptor_key=key, skip_if_absent=True))
 
 
-def _settle(counted: Sequence[Counted]) -> list[route.RateLimit]:
+def _settle(counted: Sequence[Counted], *, caches: bool) -> list[route.RateLimit]:
     """("ticket", T), ("count", WHAT), each number as its descriptor's hits. A number that is absent is left out.
 
     The status is always there: a request that reports no tokens must give its ticket back too.
     """
-    counts = _counts(counted)
+    counts = _counts(counted, caches=caches)
     formats = [f"%DYNAMIC_METADATA({NAMESPACE}:{count})%" for count in counts]
     return [_count("status", "%RESPONSE_CODE%"), *map(_count, counts, formats)]
 
 
-def _counts(counted: Sequence[Counted]) -> Sequence[str]:
-    """No token, their sum, or for money their kinds too."""
+def _counts(counted: Sequence[Counted], *, caches: bool) -> Sequence[str]:
+    """No token, their sum, or for money their kinds too; and whether the cache answered."""
+    hits = (CACHE_HITS,) if caches else ()
     if any(map(priced, counted)):
-        return COUNTS
-    return COUNTS[:1] if any(map(sized, counted)) else ()
+        return (*COUNTS, *hits)
+    return (*COUNTS[:1], *hits) if any(map(sized, counted)) else ()
 
 
 def _count(what: str, number: str) -> route.RateLimit:

@@ -30,6 +30,7 @@ from controlplane.xds.protos import boolean, millis, pack, uint
 _REQUEST_IDS = uuid.UuidRequestIdConfig(pack_trace_reason=boolean(False))
 Append = base.HeaderValueOption.HeaderAppendAction
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http."
+_INSIDE_IDLE_MS = 30_000
 _LIMIT_HEADERS = ("limit", "remaining", "reset")
 
 
@@ -49,6 +50,30 @@ def lower(plan: Plan, usage_log: str) -> listener.Listener:
         # With SO_REUSEPORT a second gateway on the same port would silently take half of the traffic.
         enable_reuse_port=boolean(False),
     )
+
+
+def inside(plan: Plan, usage_log: str, socket: str) -> listener.Listener:
+    """For requests of the gateway itself: to the same models, without keys, limits and rules; their usage is told.
+
+    Who connects to the socket says whose requests they are.
+    """
+    manager = hcm.HttpConnectionManager(
+        stat_prefix=names.INSIDE,
+        rds=hcm.Rds(config_source=names.ads(), route_config_name=names.ROUTES),
+        http_filters=[
+            _discovered(names.MODEL_FILTER, module.TYPE, disabled=True),
+            _filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True)),
+        ],
+        local_reply_config=errors.local_replies(messages=plan.messages),
+        always_set_request_id_in_response=True,
+        stream_idle_timeout=millis(_INSIDE_IDLE_MS),
+    )
+    manager.access_log.append(usage.log(usage_log))
+    chain = components.FilterChain(filters=[components.Filter(name="http", typed_config=pack(manager))])
+    made = listener.Listener(name=names.INSIDE, filter_chains=[chain])
+    made.address.pipe.path = socket
+    made.address.pipe.mode = 0o600
+    return made
 
 
 def _manager(plan: Plan) -> hcm.HttpConnectionManager:

@@ -57,6 +57,8 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
     for secret in sds.lower(plan, secrets):
         yield _resource(xds.SECRET, secret)
     yield _resource(xds.LISTENER, listener.lower(plan, around.usage_log))
+    if plan.caching is not None and plan.caching.inside:
+        yield _resource(xds.LISTENER, listener.inside(plan, around.usage_log, around.inside_socket))
     yield from _authentication(plan, secrets)
     yield _permissions(keys.restricted(plan.keys), keys.grants(plan), keys.bound(plan.keys))
     yield _extension(names.SPENT, pack(keys.nothing()))
@@ -79,8 +81,8 @@ def _optional(plan: Plan) -> Iterator[xds.Resource]:
     """The filters that ask our services."""
     made: dict[str, Message] = {}
     if plan.counted:
-        made[names.NO_COUNTS] = fleet.no_counts(plan.counted)
-        made[names.ASKING] = fleet.lower(plan.counted)
+        made[names.NO_COUNTS] = fleet.no_counts(plan.counted, caches=plan.caching is not None)
+        made[names.ASKING] = fleet.lower(plan.counted, caches=plan.caching is not None)
     if plan.inline is not None:
         made[names.RULES] = rules.processor(plan.inline)
     for name in (names.NO_COUNTS, names.ASKING, names.RULES):

@@ -22,6 +22,7 @@ INTERNAL_HEADERS = (
 )  # fmt: skip
 
 LISTENER = "edge"
+INSIDE = "inside"  # the listener for requests of the gateway itself
 ROUTES = "models"
 KEYS = "keys"
 TOKENS = "tokens"

@@ -30,6 +30,7 @@ from controlplane.xds import names
 from controlplane.xds.protos import boolean, millis, pack, uint
 from extproc.server import exchange, settings
 from extproc.server.service import MOST_EXCHANGES
+from extproc.stages.cache import WAIT_S
 
 TYPE = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -81,12 +82,15 @@ def processor(inline: Inline) -> ext_proc.ExternalProcessor:
         retry_policy=another_worker(),
     )
     headers = (exchange.attribute(name) for name in inline.rules.headers)
+    waits = any(part.kind == "cache" for rule in inline.rules.rules for part in rule.ready.stages)
     return ext_proc.ExternalProcessor(
         grpc_service=service,
         processing_mode=_mode(request=_NONE, answer=_NONE),
         request_attributes=[*exchange.REQUEST_ATTRIBUTES, *headers],
         response_attributes=exchange.ANSWER_ATTRIBUTES,
         message_timeout=millis(inline.timeout_ms),
+        # A request may wait for the answer to another one, which takes as long as its provider.
+        max_message_timeout=millis(int(WAIT_S * 1000)) if waits else None,
         metadata_options={"receiving_namespaces": {"untyped": [exchange.NAMESPACE, exchange.OWN]}},
         status_on_error=http_status.HttpStatus(code=503),
     )

@@ -9,8 +9,8 @@ from types import MappingProxyType
 class Surroundings:
     """`ca_bundle`: PEM file of the certificate authorities trusted by default. `usage_log`: the file Envoy writes its
     access log to. `usage_socket`: where clients' questions about their usage are answered. `limits_socket`: where the
-    rate limit service listens. `rules_socket`: where the workers of rules listen, `{}` for their number. `sidecars`:
-    kind -> unix socket path.
+    rate limit service listens. `rules_socket`: where the workers of rules listen, `{}` for their number.
+    `inside_socket`: where Envoy serves requests of the gateway itself. `sidecars`: kind -> unix socket path.
     """
 
     ca_bundle: str
@@ -19,3 +19,4 @@ class Surroundings:
     usage_socket: str = "/run/headgate/usage.sock"
     rules_socket: str = "/run/headgate/rules-{}.sock"
     limits_socket: str = "/run/headgate/limits.sock"
+    inside_socket: str = "/run/headgate/inside.sock"

@@ -10,6 +10,7 @@ from extproc.limits.calls import Asked, Held
 from extproc.limits.settings import MAX_AMOUNT, By, Kind, Rule, Unit
 from extproc.limits.stores import Bucket, Charge, Form, Hold
 from extproc.limits.tariff import Tariff
+from extproc.usage.entries import CACHE_HITS
 from extproc.usage.identity import Owner, identity, owner
 from extproc.usage.windows import SECOND, STEPS, Window
 
@@ -95,6 +96,8 @@ class Lane:
     def actual(self, held: int, model: str, status: int, counts: Mapping[str, int]) -> int:
         """What the request used; where nobody reports it, all that was held if a provider may have worked."""
         if self.form is Form.LEASES:
+            return 0
+        if counts.get(CACHE_HITS):  # no provider worked
             return 0
         used = self._reported(model, counts)
         if used is None:

@@ -39,7 +39,7 @@ class Line:
         """The answer. Raises ResponseError for an error as answer; other RedisErrors, OSError or TimeoutError when
         nobody knows whether the command was carried out."""
         async with asyncio.timeout(self._timeout_s):
-            connection = self._connection or await self._connect()
+            connection = self._usable or await self._connect()
             answer: _Answer = asyncio.get_running_loop().create_future()
             self._waiting.append(answer)
             try:
@@ -64,19 +64,25 @@ class Line:
         await self.hang_up()
         await self._pool.aclose()
 
+    @property
+    def _usable(self) -> AbstractConnection | None:
+        """The connection. One that broke while it was written to would connect again by itself, and nobody reads it."""
+        return self._connection if self._connection is not None and self._connection.is_connected else None
+
     async def _connect(self) -> AbstractConnection:
         async with self._connecting:
-            if self._connection is None:
-                connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+            connection = self._usable
+            if connection is None:
+                connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
                 try:
-                    await connection.connect()  # type: ignore[no-untyped-call]
+                    await connection.connect()
                 except BaseException:
                     await connection.disconnect(nowait=True)
                     raise
                 self._connection = connection
                 self._waiting = deque()
                 self._reader = asyncio.create_task(self._read(connection, self._waiting))
-            return self._connection
+            return connection
 
     async def _read(self, connection: AbstractConnection, waiting: deque[_Answer]) -> None:
         broken: Exception = ConnectionResetError("the connection to Redis was given up")

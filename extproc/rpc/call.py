@@ -54,8 +54,17 @@ class Answer(NamedTuple):
 
 # What is done with each message of a call, in their order: the next one comes when the answer is gone.
 Session = Callable[[bytes], Answer | Awaitable[Answer]]
+
+
+class Served(NamedTuple):
+    """A session that has something to do at the end of its call, however it ends."""
+
+    session: Session
+    over: Callable[[], None]
+
+
 # Begins a call; what is wrong with it, its first message is told.
-Method = Callable[[Head], Session]
+Method = Callable[[Head], Session | Served]
 
 
 class Call:
@@ -243,8 +252,23 @@ def begin(
     elif head.encoding != "identity":
         stream.finish(_HEAD + _trailers(Status.UNIMPLEMENTED, "messages are taken uncompressed"))
     else:
-        return Call(stream, methods[head.path](head), turns, over, head.timeout_s)
+        return _begun(stream, methods[head.path](head), turns, over, head.timeout_s)
     return None
+
+
+def _begun(
+    stream: Stream, made: Session | Served, turns: Turns, over: Callable[[], None], timeout_s: float | None
+) -> Call:
+    if not isinstance(made, Served):
+        return Call(stream, made, turns, over, timeout_s)
+
+    def both() -> None:
+        try:
+            made.over()
+        finally:
+            over()
+
+    return Call(stream, made.session, turns, both, timeout_s)
 
 
 def _trailers(status: Status, text: str = "") -> bytes:

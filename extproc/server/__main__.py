@@ -13,6 +13,8 @@ from pathlib import Path
 import structlog
 import uvloop
 
+from extproc.cache.client import Client
+from extproc.server.asking import Others
 from extproc.server.counters import Counters
 from extproc.server.library import Library
 from extproc.server.service import Service
@@ -26,28 +28,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="extproc.server", description=__doc__)
     parser.add_argument("--socket", required=True, help="path of the unix socket to serve on")
     parser.add_argument("--settings", type=Path, required=True, help="folder of the settings documents")
+    parser.add_argument("--cache", help="path of the unix socket of the response cache's store")
     options = parser.parse_args()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     try:
-        uvloop.run(_serve(options.socket, options.settings))
+        uvloop.run(_serve(options.socket, options.settings, options.cache))
     except OSError as error:
         print(f"extproc.server: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-async def _serve(socket: str, folder: Path) -> None:
+async def _serve(socket: str, folder: Path, cache: str | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    service = Service(socket, Library(folder), Counters())
+    client = Client(cache) if cache else None
+    service = Service(socket, Library(folder), Counters(), Others(client))
     await service.start()
     _log.info("rules: ready", socket=socket)
     await stop.wait()
     await service.drain(_GRACE_S)
+    if client is not None:
+        client.close()
 
 
 if __name__ == "__main__":

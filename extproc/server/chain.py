@@ -3,7 +3,7 @@
 A stage that fails by itself fails its rule: a closed rule refuses the request, any other is passed over.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
@@ -15,7 +15,18 @@ from extproc.server import conditions
 from extproc.server.kinds import Built
 from extproc.server.settings import When
 from extproc.stages.choice import modalities
-from extproc.stages.protocol import Access, Endpoint, Needs, Outcome, Refusal, Reply, Request, Stream, opened
+from extproc.stages.protocol import (
+    Access,
+    Endpoint,
+    Needs,
+    Outcome,
+    Question,
+    Refusal,
+    Reply,
+    Request,
+    Stream,
+    opened,
+)  # fmt: skip
 
 _log = structlog.get_logger(__name__)
 
@@ -112,6 +123,13 @@ class _Ran(NamedTuple):
     state: object
 
 
+class Asking(NamedTuple):
+    """What a rule has to be told before a request goes on."""
+
+    rule: str
+    question: Question
+
+
 class Passage:
     """One exchange on its way through a chain. `failed`: names of rules that were passed over."""
 
@@ -123,34 +141,38 @@ class Passage:
         self._ran: list[_Ran] = []
         self.failed: list[str] = []
 
-    def ask(self) -> Asked:
-        """Once, with the request's body."""
+    def ask(self) -> Generator[Asking, object, Asked]:
+        """Once, with the request's body. Send it the answer to each question; None where nobody can tell."""
         refusal = opened(self.request)
         if refusal is not None:
             return Asked(refusal=refusal)
-        return self._ask([rule for rule in self._rules if rule.applies(self.request)])
+        return (yield from self._ask([rule for rule in self._rules if rule.applies(self.request)]))
 
-    def unseen(self) -> Asked:
+    def unseen(self) -> Generator[Asking, object, Asked]:
         """In place of `ask`, where the body is none that stages can read. A rule that must read it refuses it."""
         concerned = [rule for rule in self._rules if rule.concerns(self.request)]
         closed = next((rule for rule in concerned if rule.closed and rule.reads), None)
         if closed is None:
-            return self._ask([rule for rule in concerned if not rule.reads])
+            return (yield from self._ask([rule for rule in concerned if not rule.reads]))
         text = f"The rule `{closed.name}` cannot be applied to this body: send JSON."
         return Asked(refusal=Refusal(400, "rule_not_applicable", text), by=closed.name)
 
-    def _ask(self, rules: list[Rule]) -> Asked:
+    def _ask(self, rules: list[Rule]) -> Generator[Asking, object, Asked]:
         asked = Asked()
         for rule in rules:
             for built in rule.stages:
                 outcome = self._tried(rule, partial(built.stage.request, self.request))
+                while outcome is not None and outcome.question is not None:
+                    told = yield Asking(rule.name, outcome.question)
+                    outcome = self._tried(rule, partial(built.stage.told, self.request, outcome.state, told))
                 if outcome is None:
                     break
-                self._ran.append(_Ran(rule, built, outcome.state))
                 self._take(asked, rule, outcome)
                 if asked.refusal or asked.reply:
                     asked.by = rule.name
+                    self._return(asked)
                     return asked
+                self._ran.append(_Ran(rule, built, outcome.state))
         return asked
 
     def skip(self) -> None:
@@ -195,6 +217,22 @@ class Passage:
     def watched(self) -> bool:
         """Whether a rule that must hold wants to see the answer."""
         return any(rule.closed and (built.needs.answer or built.needs.stream) for rule, built, _ in self._ran)
+
+    def _return(self, asked: Asked) -> None:
+        """What a stage answers passes the stages before it, as a provider's answer would."""
+        reply = asked.reply
+        if reply is None:
+            return
+        if not reply.content_type.startswith("text/event-stream"):
+            answered = self.answer(reply.body)
+            _join(asked.metadata, answered.metadata)
+            asked.refusal = answered.refusal
+            asked.reply = None if answered.refusal else replace(reply, body=answered.body or reply.body)
+            asked.by = answered.by or asked.by
+        elif (flow := self.stream()) is not None:
+            asked.reply = replace(reply, body=flow.feed(reply.body) + flow.end())
+            _join(asked.metadata, flow.metadata())
+            self.failed += flow.failed
 
     def _take(self, asked: Asked, rule: Rule, outcome: Outcome) -> None:
         _note(asked.metadata, rule, outcome.metadata)
@@ -267,6 +305,11 @@ class Flow:
                 ends = self.closed = True
             data = out
         return data
+
+
+def _join(metadata: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for name, said in more.items():
+        metadata.setdefault(name, {}).update(said)
 
 
 def _note(metadata: dict[str, Any], rule: Rule, said: Mapping[str, Any]) -> None:

@@ -6,19 +6,20 @@ attributes with the first message of a direction.
 """
 
 import gzip
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from extproc.json_splice import Document
-from extproc.server.chain import Asked, Chain, Flow, Passage
+from extproc.server.chain import Asked, Asking, Chain, Flow, Passage
 from extproc.server.counters import Counters
 from extproc.stages.protocol import Endpoint, Refusal, Reply, Request
-from extproc.usage.entries import surface
+from extproc.usage.entries import CACHE_HIT, CACHE_HITS, surface
 from extproc.usage.identity import owner
 
 ATTRIBUTES = "envoy.filters.http.ext_proc"
@@ -34,6 +35,8 @@ NAMESPACE, ASK, TELL, LOG, ANSWER_LOG = "headgate.rules", "ask", "tell", "log", 
 ANSWER = "headgate.answer"
 # The namespace in which a local reply says that its words are its own.
 OWN, OWN_WORDS = "headgate", "own_words"
+# Beside it: the tokens that a local reply tells of were used before, so that no limit counts them again.
+_CACHED = {CACHE_HITS: 1}
 DETAILS = "headgate_rule"
 
 _REQUEST_UNCHANGED = ext_proc.ProcessingResponse(request_body={"response": {}})
@@ -75,6 +78,17 @@ def route(message: ext_proc.ProcessingRequest) -> str:
     return name
 
 
+class Pause(NamedTuple):
+    """A message whose answer has to wait. `first`: to send meanwhile, so that Envoy waits longer.
+
+    `go_on` takes the answer to the question, and gives what follows.
+    """
+
+    asking: Asking
+    first: ext_proc.ProcessingResponse | None
+    go_on: Callable[[object], "ext_proc.ProcessingResponse | Pause"]
+
+
 class Exchange:
     """Give it every message in turn. `streamed`: Envoy sends the answer as it comes, its headers are gone by then.
 
@@ -91,7 +105,7 @@ class Exchange:
         self._said: Any = None  # the attributes that came with a request's headers
         self._answer: Callable[[bytes, bool], ext_proc.ProcessingResponse] | None = None
 
-    def respond(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
+    def respond(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse | Pause:
         """Raises ProtocolError."""
         kind = message.WhichOneof("request")
         if kind == "request_body":
@@ -105,11 +119,26 @@ class Exchange:
             return self._answer(message.response_body.body, message.response_body.end_of_stream)
         raise ProtocolError(f"a message of kind {kind} was not asked for")
 
-    def _asked(self, message: Any) -> ext_proc.ProcessingResponse:
+    def _asked(self, message: Any) -> ext_proc.ProcessingResponse | Pause:
         attributes = _attributes(message) if self._said is None else self._said
         passage = self._passage = self._chain.enter(self._request(attributes, message.request_body.body))
         multipart = attributes[_REQUEST_TYPE].string_value.lower().startswith("multipart/")
-        asked = passage.unseen() if multipart else passage.ask()
+        return self._asking(passage, passage.unseen() if multipart else passage.ask(), None)
+
+    def _asking(
+        self, passage: Passage, steps: Generator[Asking, object, Asked], told: object
+    ) -> ext_proc.ProcessingResponse | Pause:
+        try:
+            asking = steps.send(told)
+        except StopIteration as done:
+            return self._decided(passage, done.value)
+        patience = asking.question.patience_s
+        first = ext_proc.ProcessingResponse() if patience else None
+        if first is not None and patience is not None:
+            first.override_message_timeout.FromMilliseconds(int(1000 * patience))
+        return Pause(asking, first, lambda answer: self._asking(passage, steps, answer))
+
+    def _decided(self, passage: Passage, asked: Asked) -> ext_proc.ProcessingResponse:
         self._counters.asked(asked, passage.failed)
         self.over = bool(asked.refusal or asked.reply) or not passage.waits
         if asked.refusal is not None:
@@ -228,7 +257,8 @@ class Exchange:
             for name in self._chain.needs.headers
             if attribute(name) in attributes
         }
-        return Request(endpoint, body, attributes[_MODEL].string_value, who.key, who.team, headers, self._now)
+        client, model = attributes[_CLIENT].string_value, attributes[_MODEL].string_value
+        return Request(endpoint, body, model, who.key, who.team, headers, self._now, client)
 
 
 # Texts are UTF-8 in Envoy's messages; what a client sends as a header need not be.
@@ -265,8 +295,7 @@ def _refused(
 
 
 def _replied(reply: Reply, asked: Asked) -> ext_proc.ProcessingResponse:
-    told = {**asked.answer_headers, **reply.headers}
-    return _immediate(Reply(reply.status, reply.content_type, reply.body, told), asked.metadata)
+    return _immediate(replace(reply, headers={**asked.answer_headers, **reply.headers}), asked.metadata)
 
 
 def _immediate(reply: Reply, metadata: Mapping[str, Any], key: str = LOG) -> ext_proc.ProcessingResponse:
@@ -274,10 +303,10 @@ def _immediate(reply: Reply, metadata: Mapping[str, Any], key: str = LOG) -> ext
     immediate = answer.immediate_response
     immediate.status.code = reply.status
     immediate.body = reply.body
-    immediate.details = DETAILS
+    immediate.details = CACHE_HIT if reply.cached else DETAILS
     for name, value in (("content-type", reply.content_type), *reply.headers.items()):
         immediate.headers.set_headers.add(header={"key": name, "raw_value": value.encode()})
-    answer.dynamic_metadata.update({OWN: {OWN_WORDS: True}})
+    answer.dynamic_metadata.update({OWN: {OWN_WORDS: True, **(_CACHED if reply.cached else {})}})
     return _noting(answer, metadata, key=key)
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from extproc.stages import parameters, registry, saving, transform
+from extproc.stages import cache, parameters, registry, saving, transform
 from extproc.stages.protocol import Needs, Stage
 from extproc.stages.registry import KINDS
 from extproc.stages.settings import parse
@@ -43,6 +43,7 @@ def _transform(settings: transform.Settings) -> tuple[bool, Names, Names]:
 _MORE: Mapping[str, Callable[[Any], tuple[bool, Names, Names]]] = MappingProxyType(
     {
         "transform": _transform,
+        "cache": lambda _: (False, _NONE, frozenset({cache.HEADER})),
         "parameters": lambda _: (False, _NONE, frozenset({parameters.WARNING})),
         "saving": lambda _: (False, _NONE, frozenset({saving.WARNING})),
     }

@@ -13,13 +13,14 @@ import structlog
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.message import DecodeError
 
-from extproc.rpc.call import Answer, CallError, Session, Status
+from extproc.rpc.call import Answer, CallError, Method, Served, Status
 from extproc.rpc.headers import Head
 from extproc.rpc.server import Server
 from extproc.server import exchange as exchanges
 from extproc.server import settings
+from extproc.server.asking import Others, Talk
 from extproc.server.counters import Counters
-from extproc.server.exchange import Exchange
+from extproc.server.exchange import Exchange, Pause
 from extproc.server.library import Library, UnknownError
 from extproc.server.translating import TRANSLATION, Translating
 from extproc.stages.settings import SettingsError
@@ -39,9 +40,10 @@ MOST_EXCHANGES = 10_000
 class Processor:
     """One exchange: an answer for each message, as soon as it can be told."""
 
-    def __init__(self, library: Library, counters: Counters, translation: str | None) -> None:
+    def __init__(self, library: Library, counters: Counters, talk: Talk, translation: str | None) -> None:
         self._library = library
         self._counters = counters
+        self._talk = talk
         self._told = translation
         self._exchange: Exchange | Translating | None = None
 
@@ -52,7 +54,9 @@ class Processor:
             exchange = self._exchange = self._exchange or self._begun(message)
             if exchange is None:
                 return self._loaded(message, len(raw))
-            return self._aside(exchange, message) if len(raw) > _LARGE else _responded(exchange, message)
+            if len(raw) > _LARGE:
+                return self._aside(exchange, message)
+            return self._answered(exchange, exchange.respond(message), len(raw))
         except DecodeError as error:
             if self._exchange is not None:
                 raise self._broken(error) from error
@@ -64,9 +68,29 @@ class Processor:
     async def _aside(self, exchange: Exchange | Translating, message: ext_proc.ProcessingRequest) -> Answer:
         """In a thread, so that others need not wait for it."""
         try:
-            return await asyncio.to_thread(_responded, exchange, message)
+            answer = self._answered(exchange, await asyncio.to_thread(exchange.respond, message), _LARGE + 1)
+            return answer if isinstance(answer, Answer) else await answer
         except ValueError as error:
             raise self._broken(error) from error
+
+    def _answered(
+        self, exchange: Exchange | Translating, answer: ext_proc.ProcessingResponse | Pause, size: int
+    ) -> Answer | Awaitable[Answer]:
+        if not isinstance(answer, Pause):
+            return Answer(answer.SerializeToString(), exchange.over)
+        told = self._told_by_others(exchange, answer, size)
+        # Envoy waits longer from then on.
+        return told if answer.first is None else Answer(answer.first.SerializeToString(), then=told)
+
+    async def _told_by_others(self, exchange: Exchange | Translating, pause: Pause, size: int) -> Answer:
+        """The answer to a message of that many bytes, once others have told what it depends on."""
+        told = await self._talk.ask(pause.asking)
+        try:
+            next_ = pause.go_on(told) if size <= _LARGE else await asyncio.to_thread(pause.go_on, told)
+        except ValueError as error:
+            raise self._broken(error) from error
+        answer = self._answered(exchange, next_, size)
+        return answer if isinstance(answer, Answer) else await answer
 
     async def _loaded(self, message: ext_proc.ProcessingRequest, size: int) -> Answer:
         """With settings that are not at hand yet."""
@@ -76,7 +100,10 @@ class Processor:
             exchange = self._exchange = self._begun(message)
             if exchange is None:
                 raise UnknownError(f"version {version} was let go of at once: too many versions are in use")
-            return await self._aside(exchange, message) if size > _LARGE else _responded(exchange, message)
+            if size > _LARGE:
+                return await self._aside(exchange, message)
+            answer = self._answered(exchange, exchange.respond(message), size)
+            return answer if isinstance(answer, Answer) else await answer
         except (ValueError, UnknownError, OSError) as error:
             raise self._broken(error) from error
 
@@ -97,10 +124,6 @@ class Processor:
         return CallError(Status.FAILED_PRECONDITION, "see the worker's log")
 
 
-def _responded(exchange: Exchange | Translating, message: ext_proc.ProcessingRequest) -> Answer:
-    return Answer(exchange.respond(message).SerializeToString(), exchange.over)
-
-
 @lru_cache(maxsize=1024)
 def _translation(told: str) -> Translation:
     return parse(told)
@@ -109,12 +132,13 @@ def _translation(told: str) -> Translation:
 class Service:
     """The gRPC server on a unix socket."""
 
-    def __init__(self, socket: str, library: Library, counters: Counters) -> None:
+    def __init__(self, socket: str, library: Library, counters: Counters, others: Others | None = None) -> None:
         self.socket = socket
+        self._others = others or Others()
         self._library = library
         self._counters = counters
         self._draining = asyncio.Event()
-        methods = {
+        methods: dict[str, Method] = {
             "/envoy.service.ext_proc.v3.ExternalProcessor/Process": self._process,
             "/grpc.health.v1.Health/Check": lambda _: self._checked,
             "/grpc.health.v1.Health/Watch": lambda _: self._watched,
@@ -134,8 +158,10 @@ class Service:
         self._draining.set()
         await self._server.stop(grace_s)
 
-    def _process(self, head: Head) -> Session:
-        return Processor(self._library, self._counters, head.metadata.get(TRANSLATION)).message
+    def _process(self, head: Head) -> Served:
+        talk = self._others.talk()
+        made = Processor(self._library, self._counters, talk, head.metadata.get(TRANSLATION))
+        return Served(made.message, talk.end)
 
     async def _checked(self, request: bytes) -> Answer:
         return Answer(await self._check(request), last=True)

@@ -8,11 +8,13 @@ import orjson
 
 from extproc.stages.protocol import Endpoint, Request
 
-VERSION = 1
+VERSION = 2
 # Who asks and how the answer is delivered does not change what it says.
 _IRRELEVANT = frozenset(
     ("user", "stream", "stream_options", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 )
+# Request headers that providers choose a version or a feature of their API by.
+VARY = ("anthropic-beta", "anthropic-version", "openai-beta")
 # What a parameter is when it is absent, by the API references: stating it changes nothing.
 _DEFAULTS: Mapping[Endpoint, Mapping[str, Any]] = {
     Endpoint.CHAT: {
@@ -43,7 +45,8 @@ def key(request: Request, scope: str, model: str) -> bytes:
         said: Any = _canonical(relevant)
     except _InexactError:
         said = hashlib.sha256(request.raw).hexdigest()
-    about = [VERSION, request.endpoint.value, scope, model, said]
+    varied = [request.headers.get(name, "") for name in VARY]
+    about = [VERSION, request.endpoint.value, scope, model, said, varied]
     return hashlib.sha256(orjson.dumps(about, option=orjson.OPT_SORT_KEYS)).digest()
 
 

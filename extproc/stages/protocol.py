@@ -107,19 +107,24 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer that a stage gives itself. The provider is not asked."""
+    """An answer that a stage gives itself. The provider is not asked.
+
+    `cached`: it is one that a provider gave before, so that usage counts it as a hit.
+    """
 
     status: int
     content_type: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    cached: bool = False
 
 
 @dataclass(frozen=True)
 class Request:
     """A request as a stage sees it. `raw` is the body as bytes, `body` the same parsed, an object always.
 
-    `headers`: lower case. `model`: the name the client asked for. Make one with `opened`, which checks the body.
+    `headers`: lower case. `model`: the name the client asked for. `client`: its identity, as authentication wrote it.
+    Make one with `opened`, which checks the body.
     """
 
     endpoint: Endpoint
@@ -129,6 +134,7 @@ class Request:
     team: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     now: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    client: str = ""
 
     @cached_property
     def body(self) -> dict[str, Any]:
@@ -192,6 +198,16 @@ class _TwiceError(Exception):
 _NAMES = json.JSONDecoder(object_pairs_hook=_names, parse_int=float)  # int refuses numbers of thousands of digits
 
 
+class Question(Protocol):
+    """What a stage has to be told by others before it can go on; whoever runs the stage asks them.
+
+    `patience_s`: how long that may take, where it is longer than a message of an exchange may take otherwise.
+    """
+
+    @property
+    def patience_s(self) -> float | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a stage did. Nothing, by default.
@@ -199,6 +215,7 @@ class Outcome:
     `body`: the new body. `refusal`, `reply`: the request goes no further. `model`: the name to route by from now on.
     `headers`: to set on the way to the provider. `answer_headers`: to set on the way to the client.
     `metadata`: to log; values are JSON. `state`: handed to this stage's answer side.
+    `question`: the stage did nothing yet: its `told` says what, once that is answered.
     """
 
     body: bytes | None = None
@@ -209,6 +226,7 @@ class Outcome:
     answer_headers: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Json] = field(default_factory=dict)
     state: object = None
+    question: Question | None = None
 
 
 NOTHING = Outcome()
@@ -241,6 +259,9 @@ class Stage(Protocol):
     def request(self, request: Request) -> Outcome:
         """Called once with the request's body."""
 
+    def told(self, request: Request, state: object, answer: object) -> Outcome:
+        """Called with the answer to its question, and the state that came with it. None: nobody could tell."""
+
     def answer(self, request: Request, state: object, body: bytes) -> Outcome:
         """Called with the body of a successful answer that is not a stream. Any bytes may come."""
 
@@ -254,6 +275,9 @@ class Plain:
     needs = Needs()
 
     def request(self, request: Request) -> Outcome:
+        return NOTHING
+
+    def told(self, request: Request, state: object, answer: object) -> Outcome:
         return NOTHING
 
     def answer(self, request: Request, state: object, body: bytes) -> Outcome:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from extproc.stages import choice, parameters, safety, saving, settings, tokens, transform, validation
+from extproc.stages import cache, choice, parameters, safety, saving, settings, tokens, transform, validation
 from extproc.stages.protocol import Stage
 from extproc.stages.settings import SettingsError
 
@@ -18,6 +18,7 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
+    "cache": Kind(cache.Settings, lambda made, _: cache.Cache(made)),
     "choice": Kind(choice.Settings, lambda made, _: choice.Choice(made)),
     "parameters": Kind(parameters.Settings, lambda made, _: parameters.Parameters(made)),
     "safety": Kind(safety.Settings, lambda made, _: safety.Safety(made)),
@@ -29,10 +30,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def build(name: str, document: bytes, origin: str, tokenizers: Mapping[str, str] | None = None) -> Stage:
-    """Raises SettingsError, which names the field; also for a stage that does not exist.
-
-    The cache is not among them: it needs a store between its halves.
-    """
+    """Raises SettingsError, which names the field; also for a stage that does not exist."""
     kind = KINDS.get(name)
     if kind is None:
         raise SettingsError(f"{origin}: there is no stage {name!r}: one of {', '.join(KINDS)} is expected")

@@ -109,8 +109,10 @@ def _add(message: Json, delta: Json) -> None:
                 _add_call(message.setdefault("tool_calls", []), part)
         elif name in _JOINED and isinstance(value, str):
             message[name] = (message.get(name) or "") + value
-        elif value is not None:
-            message[name] = value
+        elif name == "role":
+            message[name] = value or message[name]
+        elif value:  # nobody knows how its parts are to be joined
+            raise KeyError(name)
 
 
 def _add_call(calls: list[Json], part: Json) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from extproc.usage import reading
 from extproc.usage.accounting import Accounting
-from extproc.usage.entries import Course, Entry, Names
+from extproc.usage.entries import CACHE_HIT, Course, Entry, Names
 from extproc.usage.estimate import Estimator, topped_up
 from extproc.usage.identity import owner
 from extproc.usage.price_book import undated_name
@@ -36,8 +36,9 @@ class _Kind:
     generates: bool
     streamed: bool
     complete: bool
-    good: bool  # answered with success
-    free: bool  # answered with an error: providers charge nothing for it
+    good: bool  # a provider answered with success
+    free: bool  # an error, for which providers charge nothing, or out of the cache
+    cached: bool
     price: Price | None
     weights: Weights | None  # the same, for most prices
 
@@ -51,7 +52,10 @@ class Billing:
         self._kind = lru_cache(_KINDS)(self._kind_of)
 
     def bill(self, entry: Entry, number: str) -> Billed | None:
-        """The record with the id `number`; None for a request that reached no provider: it used nothing."""
+        """The record with the id `number`; None for a request that reached no provider: it used nothing.
+
+        An answer out of the cache used nothing either, but has a record.
+        """
         _, at_us, names, course, first_us, took_us, bytes_in, bytes_out, _, usage = entry
         kind = self._kind(names, course)
         if kind is None:
@@ -76,12 +80,14 @@ class Billing:
                 bytes_out,
                 kind.streamed,
                 kind.complete,
-                False,  # no cache was hit
+                kind.cached,
             ),
         )
         return tuple.__new__(Billed, (record, problem))
 
     def _kind_of(self, names: Names, course: Course) -> _Kind | None:
+        if course.details == CACHE_HIT:
+            return _hit(names, course)
         if not course.cluster or not course.attempts or not names.model:
             return None
         provider = self._accounting.clusters.get(course.cluster)
@@ -108,6 +114,7 @@ class Billing:
             complete=course.complete,
             good=200 <= course.status < 300,
             free=course.status != 0 and not 200 <= course.status < 300,
+            cached=False,
             price=price,
             weights=None if price is None else weights(price),
         )
@@ -148,3 +155,22 @@ def _cost(kind: _Kind, tokens: Tokens) -> int | None:
         by = kind.weights
         return put_in * by[0] + put_out * by[1] + cached * by[2] + cache_write * by[3] + reasoning * by[4]
     return None if kind.price is None else cost(kind.price, tokens)
+
+
+def _hit(names: Names, course: Course) -> _Kind:
+    """Answers out of the cache: no tokens were used, and nobody charges for them."""
+    who = owner(names.client)
+    asked = names.instead or names.model
+    return _Kind(
+        known=(who.key, who.team, who.organization, names.model, "", asked, course.surface, 0, course.status),
+        model="",
+        counted=False,
+        generates=False,
+        streamed=course.streamed,
+        complete=course.complete,
+        good=False,
+        free=True,
+        cached=True,
+        price=None,
+        weights=None,
+    )

@@ -34,6 +34,9 @@ FIELDS = (
 ENTRY = "%DYNAMIC_METADATA(headgate:entry)%"
 FORMAT = BEGIN + SEPARATOR.join([command for _, command in FIELDS] + [ENTRY]) + END + "\n"
 
+# The details of an answer that came out of the cache: no provider was asked.
+CACHE_HIT = "headgate_cache_hit"
+CACHE_HITS = "cache_hits"  # 1 for such an answer, where limits settle what it used
 # Envoy's words for a client that left, and for a provider that broke off: the answer did not go to its end.
 _BROKEN = frozenset({"DC", "DR", "UR", "UC", "UT", "SI", "LR", "DT", "UPE", "OM", "UMSDR"})
 

@@ -34,7 +34,7 @@ class UsageRecord(NamedTuple):
     team: str
     organization: str
     model: str  # as the client asked for it
-    provider: str  # that answered; "" when none was reached
+    provider: str  # that answered; "" for an answer out of the cache
     served_model: str  # as the provider names it in its answer, else as it was asked for it
     surface: str  # path of the API below /v1, such as "chat/completions"
     attempts: int

@@ -37,6 +37,9 @@ _TIMES: Mapping[str, tuple[Grain, int, str]] = {
 }
 GROUPS = (*DIMENSIONS, *_TIMES)
 
+# What is summed up: what rollups count, and requests whose series has no provider, since the cache answered them.
+SUMS = (*COUNTERS, "cache_hits")
+
 # Values of the group, in the order asked for.
 Group = tuple[str, ...]
 
@@ -46,9 +49,9 @@ _PART = 10**9
 
 @dataclass(slots=True)
 class Totals:
-    """The sums of one group, by the names of COUNTERS, and its histogram."""
+    """The sums of one group, by the names of SUMS, and its histogram."""
 
-    sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUMS, 0))
     histogram: dict[int, int] = field(default_factory=dict)
 
 
@@ -58,7 +61,7 @@ def totals(
     since_us: int,
     until_us: int,
     where: Mapping[str, str],
-    counters: Sequence[str] = COUNTERS,
+    counters: Sequence[str] = SUMS,
     *,
     latencies: bool = False,
 ) -> dict[Group, Totals]:
@@ -109,7 +112,9 @@ def _spans(connection: Connection, by: Sequence[str], since_us: int, until_us: i
 
 def _sums(span: Span, by: Sequence[str], where: Mapping[str, str], counters: Sequence[str]) -> Select[Any]:
     """The group, then for each counter the high and the low part of its sum."""
-    values = _RECORD_COUNTERS if span.grain == "record" else TABLES[span.grain].c
+    kept: Any = _RECORD_COUNTERS if span.grain == "record" else TABLES[span.grain].c
+    values = {name: kept[name] for name in COUNTERS}
+    values["cache_hits"] = case((series.c.provider == "", values["requests"]), else_=literal(0, BigInteger))
     parts = [
         func.coalesce(func.sum(part), 0) for name in counters for part in (values[name] // _PART, values[name] % _PART)
     ]

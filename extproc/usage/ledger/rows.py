@@ -30,6 +30,7 @@ class UsageRow:
     unpriced: int  # requests without a known price
     estimated: int  # requests whose tokens are estimated
     abandoned: int  # requests whose answer did not go to its end
+    cache_hits: int  # requests that were answered out of the cache
     latency_p50: float | None
     latency_p95: float | None
     latency_p99: float | None
@@ -76,7 +77,7 @@ def dollars(pico: int) -> Decimal:
 
 
 def usage_row(group: Mapping[str, str], sums: Mapping[str, int], histogram: Mapping[int, int]) -> UsageRow:
-    """The answer for a group, of its summed counters (see rollup.COUNTERS) and its histogram."""
+    """The answer for a group, of its summed counters (see reading.SUMS) and its histogram."""
     latencies = percentiles(histogram, 0, _RANKS)
     first_tokens = percentiles(histogram, FIRST_BYTE, _RANKS)
     return UsageRow(
@@ -92,6 +93,7 @@ def usage_row(group: Mapping[str, str], sums: Mapping[str, int], histogram: Mapp
         unpriced=sums["unpriced"],
         estimated=sums["estimated"],
         abandoned=sums["abandoned"],
+        cache_hits=sums["cache_hits"],
         latency_p50=latencies[0],
         latency_p95=latencies[1],
         latency_p99=latencies[2],

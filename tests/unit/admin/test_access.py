@@ -22,6 +22,7 @@ from controlplane.policy.load import LoadCache
 from controlplane.policy.secrets import SecretRef
 from controlplane.runtime.accounting import Accounting
 from controlplane.runtime.auditing import Auditing
+from controlplane.runtime.caching import Caching
 from controlplane.runtime.keys import Keys
 from controlplane.xds.surroundings import Surroundings
 
@@ -75,7 +76,8 @@ class Served:
         usage = Usage(Accounting(run, folder))
         store: Any = SimpleNamespace(list=lambda *_: [], get=lambda _: None)
         self.app = create_app(
-            self.controller, store, tuple, usage, Keys(folder), auditing, _no_alarms, _no_counters, loopback=loopback
+            self.controller, store, tuple, usage, Keys(folder), auditing, _no_alarms, _no_counters, Caching(run, run),
+            loopback=loopback,
         )  # fmt: skip
 
     def apply(self, text: str) -> Compiled:

@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from extproc.usage.billing import Billed, Billing
-from extproc.usage.entries import parse
+from extproc.usage.entries import CACHE_HIT, parse
 from extproc.usage.estimate import Estimator
 from extproc.usage.record import PICO, Tokens
 from tests.unit.collector.given import MAY_1, USAGE, accounting, line
@@ -211,3 +211,11 @@ def test_only_finished_answers_teach() -> None:
     assert estimator.error("openai/m") is None
     billed(estimator)
     assert estimator.error("openai/m") is not None
+
+
+def test_an_answer_out_of_the_cache_used_nothing_and_has_a_record() -> None:
+    found = billed(**model("m"), details=CACHE_HIT, attempts="-", cluster="openai")
+    record = found.record
+    assert (record.cache_hit, record.provider, record.served_model, record.attempts) == (True, "", "m", 0)
+    assert (record.tokens, record.cost_pico, record.estimated) == (Tokens(), 0, False)
+    assert (record.key, record.team, record.model, record.status) == ("alice", "search", "m", 200)

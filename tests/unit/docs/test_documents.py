@@ -28,7 +28,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SCHEMA = Draft202012Validator(json_schema())
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
-COMMAND = re.compile(r"(?<![\w/.-])(?:\.venv/bin/)?ctl ((?:keys |audit |prices )?[a-z]+)((?: --[a-z-]+)*)")
+COMMAND = re.compile(r"(?<![\w/.-])(?:\.venv/bin/)?ctl ((?:keys |audit |prices |cache )?[a-z]+)((?: --[a-z-]+)*)")
 
 
 def snippets(language: str) -> list[Any]:

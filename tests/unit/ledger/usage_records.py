@@ -53,7 +53,7 @@ def records(first_us: int = MAY_1, last_us: int = MAY_1 + 3 * 86_400 * SECOND) -
         key=st.sampled_from(["alice", "bob", ""]),
         team=st.sampled_from(["search", ""]),
         model=st.sampled_from(["smart", "llama-3", "na\0me \ud800"]),
-        provider=st.sampled_from(["openai", "farm"]),
+        provider=st.sampled_from(["openai", "farm", ""]),  # the last: out of the cache
         status=st.sampled_from([200, 400, 503, 0]),
         tokens=_tokens,
         estimated=st.booleans(),
@@ -80,4 +80,5 @@ def sums(found: Iterable[UsageRecord]) -> dict[str, object]:
         "unpriced": len(rows) - len(priced),
         "estimated": sum(r.estimated for r in rows),
         "abandoned": sum(not r.complete for r in rows),
+        "cache_hits": sum(r.provider == "" for r in rows),
     }

@@ -1,8 +1,11 @@
 """Rules in the policy's order, back in reverse; and what becomes of an exchange when a stage itself fails."""
 
+from collections.abc import Generator
+from dataclasses import dataclass
+
 import pytest
 
-from extproc.server.chain import Chain, Rule, needs_of
+from extproc.server.chain import Asked, Asking, Chain, Passage, Rule, needs_of
 from extproc.server.kinds import Built
 from extproc.server.settings import When
 from extproc.stages.protocol import Access, Endpoint, Needs, Outcome, Plain, Refusal, Reply, Request, Stream
@@ -86,9 +89,29 @@ def _request(**more: object) -> Request:
     return Request(Endpoint.CHAT, b'{"model":"m"}', **more)  # type: ignore[arg-type]
 
 
+def _ask(passage: Passage, *answers: object) -> Asked:
+    """Through the whole chain; `answers` to the questions, in their order."""
+    return _run(passage.ask(), *answers)
+
+
+def _unseen(passage: Passage) -> Asked:
+    return _run(passage.unseen())
+
+
+def _run(steps: Generator[Asking, object, Asked], *answers: object) -> Asked:
+    told = iter(answers)
+    try:
+        next(steps)
+        while True:
+            steps.send(next(told))
+    except StopIteration as done:
+        found: Asked = done.value
+        return found
+
+
 def test_requests_go_through_in_order_and_answers_in_reverse() -> None:
     passage = Chain((_rule("one", Marks("a"), Marks("b")), _rule("two", Marks("c")))).enter(_request())
-    asked = passage.ask()
+    asked = _ask(passage)
     assert asked.body == b'{"model":"m","a":1,"b":1,"c":1}'
     assert asked.headers == {"x-ask": "c"}
     assert asked.metadata == {"one": {"seen": "b"}, "two": {"seen": "c"}}
@@ -97,7 +120,7 @@ def test_requests_go_through_in_order_and_answers_in_reverse() -> None:
 
 def test_a_stream_goes_through_in_reverse_and_ends_once() -> None:
     passage = Chain((_rule("one", Marks("a")), _rule("two", Marks("b")))).enter(_request())
-    passage.ask()
+    _ask(passage)
     flow = passage.stream()
     assert flow is not None
     assert flow.feed(b"x") == b"xba"
@@ -108,20 +131,80 @@ def test_a_stream_goes_through_in_reverse_and_ends_once() -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome(refusal=Refusal(400, "no", "No.")), Outcome(reply=Reply(200, "t", b"x"))])
 def test_what_is_answered_goes_no_further(outcome: Outcome) -> None:
-    asked = Chain((_rule("first", Says(outcome)), _rule("second", Fails(), closed=True))).enter(_request()).ask()
+    asked = _ask(Chain((_rule("first", Says(outcome)), _rule("second", Fails(), closed=True))).enter(_request()))
     assert (asked.refusal, asked.reply, asked.by) == (outcome.refusal, outcome.reply, "first")
+
+
+@dataclass(frozen=True)
+class Wonders:
+    what: str
+    patience_s: float | None = None
+
+
+class Asks(Plain):
+    """Asks twice, and says what it was told."""
+
+    needs = _ALL
+
+    def request(self, request: Request) -> Outcome:
+        return Outcome(question=Wonders("first"), state=())
+
+    def told(self, request: Request, state: object, answer: object) -> Outcome:
+        assert isinstance(state, tuple)
+        if answer == "fail":
+            raise RuntimeError("secret")
+        heard = (*state, answer)
+        if len(heard) < 2:
+            return Outcome(question=Wonders("second"), state=heard)
+        return Outcome(metadata={"heard": list(heard)}, headers={"x-ask": "asks"})
+
+
+def test_a_stage_is_told_what_it_asks() -> None:
+    passage = Chain((_rule("one", Marks("a")), _rule("asks", Asks()), _rule("two", Marks("b")))).enter(_request())
+    steps = passage.ask()
+    assert next(steps) == ("asks", Wonders("first"))
+    assert steps.send("yes") == ("asks", Wonders("second"))
+    with pytest.raises(StopIteration) as done:
+        steps.send(None)
+    assert done.value.value.body == b'{"model":"m","a":1,"b":1}'
+    assert done.value.value.metadata["asks"] == {"heard": ["yes", None]}
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_stage_that_fails_at_the_answer_fails_its_rule(closed: bool) -> None:
+    passage = Chain((_rule("asks", Asks(), closed=closed), _rule("two", Marks("b")))).enter(_request())
+    asked = _ask(passage, "fail")
+    assert (asked.refusal is not None) is closed
+    assert passage.failed == ["asks"]
+    assert asked.body == (None if closed else b'{"model":"m","b":1}')
+
+
+@pytest.mark.parametrize(("kind", "body"), [("application/json", b"xba"), ("text/event-stream", b"xba.ba.a")])
+def test_what_a_stage_answers_passes_those_before_it(kind: str, body: bytes) -> None:
+    reply = Says(Outcome(reply=Reply(200, kind, b"x", cached=True)))
+    rules = (_rule("one", Marks("a")), _rule("two", Marks("b"), reply, Marks("c")), _rule("three", Marks("d")))
+    asked = _ask(Chain(rules).enter(_request()))
+    assert asked.reply == Reply(200, kind, body, cached=True)
+    assert asked.by == "two"
+
+
+def test_what_a_stage_answers_can_be_refused_by_those_before_it() -> None:
+    reply = Says(Outcome(reply=Reply(200, "application/json", b"x")))
+    asked = _ask(Chain((_rule("bad", FailsLater("a"), closed=True), _rule("two", reply))).enter(_request()))
+    assert (asked.reply, asked.by) == (None, "bad")
+    assert asked.refusal is not None and asked.refusal.code == "rule_failed"
 
 
 def test_an_open_rule_that_fails_is_passed_over() -> None:
     passage = Chain((_rule("bad", Fails(), Marks("x")), _rule("good", Marks("a")))).enter(_request())
-    asked = passage.ask()
+    asked = _ask(passage)
     assert (asked.body, asked.refusal) == (b'{"model":"m","a":1}', None)
     assert passage.failed == ["bad"]
     assert passage.answer(b"answer ").body == b"answer a"
 
 
 def test_a_closed_rule_that_fails_refuses(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = Chain((_rule("bad", Fails(), closed=True),)).enter(_request()).ask()
+    asked = _ask(Chain((_rule("bad", Fails(), closed=True),)).enter(_request()))
     assert asked.refusal is not None
     assert (asked.refusal.status, asked.refusal.code, asked.by) == (500, "rule_failed", "bad")
     assert "secret" not in asked.refusal.message + "".join(capsys.readouterr())
@@ -130,7 +213,7 @@ def test_a_closed_rule_that_fails_refuses(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_rule_that_fails_on_the_way_back(closed: bool) -> None:
     passage = Chain((_rule("bad", FailsLater("b"), closed=closed), _rule("good", Marks("a")))).enter(_request())
-    passage.ask()
+    _ask(passage)
     answered = passage.answer(b"answer ")
     assert (answered.refusal is not None) is closed
     assert answered.body == (None if closed else b"answer a")
@@ -142,14 +225,14 @@ def test_a_rule_that_fails_on_the_way_back(closed: bool) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"a":1,"a":2}', b"\xff", b"[" * 9999])
 def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
-    asked = Chain((_rule("one", Marks("a")),)).enter(Request(Endpoint.CHAT, body)).ask()
+    asked = _ask(Chain((_rule("one", Marks("a")),)).enter(Request(Endpoint.CHAT, body)))
     assert asked.refusal is not None
     assert asked.refusal.code == "invalid_json"
 
 
 def test_what_no_stage_can_read_is_refused_where_a_rule_must_hold() -> None:
-    assert Chain((_rule("one", Marks("a")),)).enter(_request()).unseen().refusal is None
-    refusal = Chain((_rule("one", Marks("a"), closed=True),)).enter(_request()).unseen().refusal
+    assert _unseen(Chain((_rule("one", Marks("a")),)).enter(_request())).refusal is None
+    refusal = _unseen(Chain((_rule("one", Marks("a"), closed=True),)).enter(_request())).refusal
     assert refusal is not None
     assert refusal.code == "rule_not_applicable"
 
@@ -180,11 +263,11 @@ class Answers(Marks):
 def test_a_rule_for_answers_leaves_forms_alone() -> None:
     rules = (_rule("one", Answers("a"), closed=True), _rule("two", Marks("b")))
     passage = Chain(rules).enter(_request())
-    asked = passage.unseen()
+    asked = _unseen(passage)
     assert (asked.refusal, asked.body, asked.headers) == (None, None, {"x-ask": "a"})
     assert passage.answer(b"").body == b"a"
     others = Chain((_rule("one", Marks("a"), closed=True, when=When(teams=("search",))),)).enter(_request(team="red"))
-    assert others.unseen().refusal is None
+    assert _unseen(others).refusal is None
 
 
 @pytest.mark.parametrize("when", [When(keys=("alice",)), When(teams=("search",)), When(headers={"x-app": ("*",)})])

@@ -15,9 +15,11 @@ from extproc.server import exchange as exchanges
 from extproc.server import settings
 from extproc.server.chain import Chain
 from extproc.server.counters import Counters
-from extproc.server.exchange import Exchange, ProtocolError
+from extproc.server.exchange import Exchange, Pause, ProtocolError
 from extproc.server.library import Version
 from extproc.server.settings import RuleSpec, Settings, StageSpec, When
+from extproc.stages.cache import Await, Find, Found, Ticket
+from extproc.usage.entries import CACHE_HIT, CACHE_HITS
 
 _SAFE = StageSpec("safety", {"rules": [{"find": ["email"]}, {"words": ["xyzzy"], "action": "block"}]})
 _LABEL = StageSpec(
@@ -230,3 +232,49 @@ def test_any_bytes_get_an_answer(body: bytes, kind: str, streamed: bool) -> None
     made = _exchange(streamed=streamed)
     made.respond(_request("hi"))
     assert made.respond(_answer(body, kind)).WhichOneof("response") in ("response_body", "immediate_response")
+
+
+_CACHE = StageSpec("cache", {"ttl_s": 60, "scope": "shared"})
+_CHAT = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],"usage":{}}'
+
+
+class _Ticket(Ticket):
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+
+    def keep(self, stored: bytes, ttl_s: int) -> None:
+        self.kept.append(stored)
+
+
+def test_a_rule_that_asks_has_the_message_wait() -> None:
+    exchange, ticket = _exchange(_chain(_CACHE)), _Ticket()
+    pause = exchange.respond(_request())
+    assert isinstance(pause, Pause)
+    assert (pause.asking.rule, type(pause.asking.question), pause.first) == ("rule", Find, None)
+    pause = pause.go_on(Found(ticket=ticket, waits=True))
+    assert isinstance(pause, Pause) and isinstance(pause.asking.question, Await) and pause.first is not None
+    assert pause.first.override_message_timeout.seconds == 60
+    answer = pause.go_on(Found(ticket=ticket))
+    assert not isinstance(answer, Pause)
+    assert answer.dynamic_metadata[exchanges.NAMESPACE][exchanges.TELL]["x-headgate-cache"] == "miss"
+    exchange.respond(_answer(_CHAT))
+    assert len(ticket.kept) == 1
+
+    hit = _exchange(_chain(_CACHE)).respond(_request())
+    assert isinstance(hit, Pause)
+    answer = hit.go_on(Found(ticket.kept[0]))
+    assert not isinstance(answer, Pause)
+    assert answer.immediate_response.details == CACHE_HIT
+    assert answer.immediate_response.body == _CHAT
+    own = answer.dynamic_metadata[exchanges.OWN]
+    assert (own[exchanges.OWN_WORDS], own[CACHE_HITS]) == (True, 1)
+
+
+def test_what_is_no_answer_is_not_stored() -> None:
+    for answer in (_answer(b'{"error":{}}', status=500), _answer(b"<html>"), _answer(_CHAT, encoding="gzip")):
+        exchange, ticket = _exchange(_chain(_CACHE, closed=False)), _Ticket()
+        pause = exchange.respond(_request())
+        assert isinstance(pause, Pause)
+        pause.go_on(Found(ticket=ticket))
+        exchange.respond(answer)
+        assert ticket.kept == []
