@@ -21,6 +21,7 @@ from controlplane.policy.load import LoadCache
 from controlplane.policy.outside import check_key_sets
 from controlplane.policy.prices import imported
 from controlplane.policy.secrets import SecretRef, Secrets
+from controlplane.policy.tokenizers import tokenizer_texts
 from controlplane.policy.webhooks import check_webhooks
 from controlplane.xds.lower import lower
 from controlplane.xds.resource import Snapshot
@@ -67,14 +68,19 @@ class Compiler:
         prices, wrong = (
             imported(checked.policy, self.read, checked.places) if known is None else (known.plan.imported, ())
         )
-        problems += wrong
+        texts, unfit = (
+            tokenizer_texts(checked.policy, self.read, checked.places)
+            if known is None
+            else (known.plan.tokenizers, ())
+        )
+        problems += (*wrong, *unfit)
         problems += tuple(check_databases(checked.policy, secrets, checked.places))
         diagnostics = (*checked.diagnostics, *problems)
         if any(diagnostic.severity is Severity.ERROR for diagnostic in problems):
             raise PolicyError(diagnostics)
         if tokens is not None:
             diagnostics = tuple(diagnostic for diagnostic in diagnostics if diagnostic.code != "open-gateway")
-        made = plan(checked.policy, now=now, tokens=tokens, imported=prices)
+        made = plan(checked.policy, now=now, tokens=tokens, imported=prices, tokenizers=texts)
         return Compiled(checked.policy, secrets, made, lower(made, secrets, self.around), diagnostics)
 
     def _reader(self, known: Compiled | None) -> Callable[[SecretRef], str]:

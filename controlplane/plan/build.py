@@ -16,6 +16,7 @@ from controlplane.plan.lanes import Lanes, assign
 from controlplane.plan.rules import inline
 from controlplane.plan.tokens import IssuedKey, Tokens, identity_of, owner
 from controlplane.policy import language
+from controlplane.policy.tokenizers import TokenizerText
 from extproc.usage.accounting import Retention
 from extproc.usage.price_catalog import Catalog
 
@@ -28,11 +29,16 @@ _STATUSES = "retriable-status-codes"
 
 
 def plan(
-    policy: language.Policy, *, now: datetime, tokens: Tokens | None = None, imported: Catalog | None = None
+    policy: language.Policy,
+    *,
+    now: datetime,
+    tokens: Tokens | None = None,
+    imported: Catalog | None = None,
+    tokenizers: tuple[TokenizerText, ...] = (),
 ) -> Plan:
     """The plan of a checked policy. Keys that expired by `now` (aware, UTC) are not in it.
 
-    `tokens`: the issued keys; `imported`: the prices in the file that the policy names.
+    `tokens`: the issued keys; `imported`: the prices in the file that the policy names; `tokenizers`: its tokenizers.
     """
     built = {name: upstreams.build(name, provider) for name, provider in policy.providers.items()}
     native, counted = tuple(limiting.native(policy, tokens)), tuple(limiting.counted(policy, tokens))
@@ -50,6 +56,7 @@ def plan(
     keys = tuple(
         _key(name, key, policy) for name, key in policy.keys.items() if key.expires is None or key.expires > now
     )
+    counts = bool(policy.rules) or translated if policy.gateway.tokenize is None else policy.gateway.tokenize
     keep = policy.gateway.retention
     issued = tuple(_issued(key) for key in tokens.keys) if tokens else ()
     everyone = (*keys, *issued)
@@ -67,18 +74,21 @@ def plan(
             for pattern, price in policy.prices.items()
         ),
         imported=imported,
+        tokenizers=tokenizers,
         ledger=policy.gateway.ledger,
         inline=inline(
             policy,
             [(key.identity, key.owner) for key in everyone],
             {route.name: None if route.per_attempt else route.upstream_model for route in routes},
+            counts=counts,
+            texts=tokenizers,
         ),
         retention=Retention(keep.records, keep.minutes, keep.hours),
         webhooks=tuple(
             Webhook(name, webhook.url, webhook.secret, tuple(dict.fromkeys(webhook.events)))
             for name, webhook in policy.webhooks.items()
         ),
-        workers=policy.gateway.rule_workers if policy.rules or translated else 0,
+        workers=policy.gateway.rule_workers if policy.rules or translated or counts else 0,
         worker_timeout_ms=policy.gateway.rule_timeout,
         messages=messages,
         tokens=tokens,

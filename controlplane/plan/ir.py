@@ -13,6 +13,7 @@ from controlplane.plan.limits import Counted, NativeLimit
 from controlplane.plan.rules import Inline
 from controlplane.plan.tokens import Tokens
 from controlplane.policy.secrets import SecretRef
+from controlplane.policy.tokenizers import TokenizerText
 from extproc.translate.settings import Translation
 from extproc.usage.accounting import AccountSpec, Retention
 from extproc.usage.identity import Owner
@@ -294,9 +295,10 @@ class Plan:
     accounts: tuple[AccountSpec, ...] = ()  # budgets and token limits, for each owner
     prices: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()  # pattern -> rates, as written in the policy
     imported: Catalog | None = None  # prices of a file; they come after those of the policy
+    tokenizers: tuple[TokenizerText, ...] = ()
     ledger: SecretRef | None = None
-    inline: Inline | None = None  # where the policy has rules
-    workers: int = 0  # of the inline service, which runs rules and translates
+    inline: Inline | None = None  # where the policy has rules, or counts for clients
+    workers: int = 0  # of the inline service, which runs rules, translates and counts
     worker_timeout_ms: int = 0  # for one message
     messages: bool = False  # clients may speak Anthropic's API, too
     retention: Retention | None = None
@@ -306,6 +308,16 @@ class Plan:
     counted: tuple[Counted, ...] = ()  # by the rate limit service
     redis: SecretRef | None = None  # where a fleet's counters are
     caching: Caching | None = None  # where rules cache answers
+
+    @property
+    def ruled(self) -> bool:
+        """Whether requests for models may meet rules."""
+        return self.inline is not None and self.inline.ruled
+
+    @property
+    def counts(self) -> bool:
+        """Whether clients may ask how many tokens a request has."""
+        return self.inline is not None and self.inline.counts
 
     @property
     def reached(self) -> tuple[Upstream, ...]:

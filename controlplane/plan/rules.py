@@ -5,19 +5,22 @@ concerns never meets the service. Headers and what a body holds are the service'
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple, TypeAlias
 
+from controlplane.plan import counting
 from controlplane.policy import language
 from controlplane.policy.check_rules import chosen, name_of
 from controlplane.policy.endpoints import PATHS, paths_of
 from controlplane.policy.rules import Rule as Written
 from controlplane.policy.stages import built, stages
+from controlplane.policy.tokenizers import TokenizerText
 from extproc.server import settings
 from extproc.server.chain import Rule as Ready
 from extproc.server.chain import needs_of
 from extproc.server.settings import RuleSpec, Settings, When
+from extproc.stages.book import Counting
 from extproc.stages.choice import Modality
 from extproc.stages.protocol import Access
 from extproc.usage.identity import Owner
@@ -78,7 +81,8 @@ class Leaf:
 
     @property
     def chain(self) -> str:
-        return settings.chain_name(self.rules)
+        """One that has no rules counts tokens."""
+        return settings.chain_name(self.rules) if self.rules else settings.COUNTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,8 @@ class Rules:
 
 
 NOTHING = Leaf((), False, False, False, False, False, (), ())
+# What requests go through that ask for a count, and that the service answers itself.
+COUNT = Leaf((), request=True, answer=False, streamed=False, closed=True, chooses=False, asks=(), tells=())
 
 
 def rules(policy: language.Policy, identities: Iterable[tuple[str, Owner]]) -> Rules:
@@ -195,7 +201,10 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """What requests go through inline. `document`: the service's settings; `version`: what requests call them."""
+    """What requests go through inline. `document`: the service's settings; `version`: what requests call them.
+
+    `counts`: clients may ask how many tokens a request has. `texts`: of tokenizers, by what the document calls them.
+    """
 
     rules: Rules
     places: tuple[Place, ...]
@@ -203,6 +212,13 @@ class Inline:
     version: str
     workers: int
     timeout_ms: int
+    counts: bool = False
+    texts: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def ruled(self) -> bool:
+        """Whether there are rules, so that requests for models meet the filter."""
+        return bool(self.rules.rules)
 
     def shown(self, path: str | None = None) -> Shown:
         """What of some request to an endpoint is shown, whatever its model and client; None: to any of them."""
@@ -218,13 +234,19 @@ class Inline:
 
 
 def inline(
-    policy: language.Policy, identities: Iterable[tuple[str, Owner]], names: Mapping[str, str | None]
+    policy: language.Policy,
+    identities: Iterable[tuple[str, Owner]],
+    names: Mapping[str, str | None],
+    *,
+    counts: bool = False,
+    texts: Iterable[TokenizerText] = (),
 ) -> Inline | None:
-    """The rules of a checked policy, placed; None where it has none. `identities` are those of all keys.
+    """The rules of a checked policy, placed; None where there is nothing to do. `identities` are those of all keys.
 
     `names`: what the edge calls a model towards its provider; None where that is its own name, or for attempts to say.
+    `counts`: clients may ask for counts. `texts`: of the policy's tokenizers.
     """
-    if not policy.rules:
+    if not policy.rules and not counts:
         return None
     made = rules(policy, identities)
     patterns = {name: name for name in policy.models}
@@ -235,9 +257,19 @@ def inline(
     places = tuple(Place(pattern, route, made.branch(pattern)) for pattern, route in patterns.items())
     specs = tuple(rule.spec for rule in made.rules)
     called = {model: name for model in _chosen(policy.rules) if (name := names.get(model)) is not None}
-    document = settings.dump(Settings(settings.FORMAT, specs, called))
-    workers, timeout_ms = policy.gateway.rule_workers, policy.gateway.rule_timeout
-    return Inline(made, places, document, settings.version(document), workers, timeout_ms)
+    used = tuple(texts) if counts or any(map(counting.counts, specs)) else None
+    how = Counting() if used is None else counting.counting(policy, used)
+    document = settings.dump(Settings(settings.FORMAT, specs, called, how))
+    return Inline(
+        made,
+        places,
+        document,
+        settings.version(document),
+        policy.gateway.rule_workers,
+        policy.gateway.rule_timeout,
+        counts,
+        {text.digest: text.text for text in used or ()},
+    )
 
 
 def _chosen(written: Iterable[Written]) -> list[str]:

@@ -13,7 +13,11 @@ FIRST_US, FURTHER_US, PART_US = 260, 100, 15
 
 
 def decisions(inline: Inline) -> Iterator[Decision]:
-    """One for each rule, in the order of the policy."""
+    """One for each rule, in the order of the policy; before them, what counts for clients."""
+    if inline.counts:
+        what, mechanism = "count tokens for clients", "ext_proc on routes of their own: one message, answered at once"
+        why = "requests for answers do not meet it; no provider is asked, but Anthropic for its own models"
+        yield Decision(("gateway", "tokenize"), what, Tier.INLINE, mechanism, why)
     for place, rule in enumerate(inline.rules.rules):
         yield Decision(("rules", place), _what(rule), Tier.INLINE, _mechanism(rule), _why(rule))
 

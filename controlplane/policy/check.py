@@ -16,7 +16,7 @@ from controlplane.policy.load import LoadCache, load
 from controlplane.policy.outside import check_issuers
 from controlplane.policy.place import Place
 from controlplane.policy.providers import BedrockProvider, RemoteProvider
-from controlplane.policy.references import Models, check_accounts, check_keys, check_limits
+from controlplane.policy.references import Models, check_accounts, check_keys, check_limits, check_tokenizers
 from controlplane.policy.secrets import Secret, SecretRef, Secrets
 from controlplane.policy.structure import Structure
 
@@ -56,6 +56,7 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     found += check_accounts(document, gateway, sections, names)
     found += check_limits(document, gateway, sections, names)
     found += check_issuers(document, sections.get("issuers", {}), names)
+    found += check_tokenizers(document, sections.get("tokenizers", {}), resolved)
     found += check_rules(document, structure.rules, names)
     nobody = all(document.data.get(section, {}) == {} for section in ("keys", "issuers"))
     redis = gateway.redis is not None

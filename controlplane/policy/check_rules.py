@@ -9,6 +9,7 @@ from controlplane.policy.endpoints import PATHS, paths_of
 from controlplane.policy.rules import Action, Rule
 from controlplane.policy.stages import built, stages
 from controlplane.policy.structure import nearest
+from extproc.stages.tokenizers import ENCODINGS
 
 
 def check_rules(
@@ -38,6 +39,7 @@ def check_rules(
                     where = (*path, "do", number, "choose", "rules", at, "model")
                     message, models = f"there is no model `{model}`", tuple(names["models"])
                     yield _error(document, "unknown-name", message, where, "a model", nearest(model, models))
+            yield from _tokenizers(document, action, (*path, "do", number), tuple(names["tokenizers"]))
         if single:
             yield from _buildable(document, rule, name, path)
 
@@ -52,6 +54,18 @@ def chosen(action: Action) -> Iterator[tuple[int, str]]:
     for name, told in action.done():
         if name == "choose":
             yield from ((at, rule["model"]) for at, rule in enumerate(told["rules"]))
+
+
+def _tokenizers(document: Document, action: Action, path: Path, known: Sequence[str]) -> Iterator[Diagnostic]:
+    """Tokenizers that an action names are OpenAI's encodings, or files of the policy."""
+    for name, told in action.done():
+        models = told.get("models", {}) if name == "tokens" else {}
+        for model, facts in models.items():
+            named = facts.get("tokenizer")
+            if named is not None and named not in (*known, *ENCODINGS):
+                where, expected = (*path, "tokens", "models", model, "tokenizer"), ", ".join((*known, *ENCODINGS))
+                near = nearest(named, (*known, *ENCODINGS))
+                yield _error(document, "unknown-name", f"there is no tokenizer `{named}`", where, expected, near)
 
 
 def _named(document: Document, rule: Rule, path: Path, names: Mapping[str, Mapping[str, Any]]) -> Iterator[Diagnostic]:

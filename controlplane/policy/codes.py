@@ -32,6 +32,9 @@ CODES: Mapping[str, str] = MappingProxyType(
         "invalid-webhook": "A webhook's secret is `whsec_` and base64 of 24 to 64 bytes, its URL is http or https.",
         "absent-prices": "The file of prices cannot be read. Make it with `ctl prices import FILE`, or fix the path.",
         "invalid-prices": "The file of prices is not of Headgate's form. Make it with `ctl prices import FILE`.",
+        "absent-tokenizer": "A tokenizer's file cannot be read. Fix the path, which is relative to the policy.",
+        "invalid-tokenizer": "The file is no tokenizer.json. Take the one that is published with the model.",
+        "two-tokenizers": "Two tokenizers are for the same model or pattern. Leave it with one of them.",
         "invalid-jwks": "The file is no set of public keys (JWK set). Save what the issuer's `jwks_uri` answers.",
         "shared-secret": "Two keys or users have the same secret, so nobody can tell them apart. Give each its own.",
         # Names that refer to each other.
@@ -39,7 +42,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "wildcard-reference": "A model refers to a pattern, which stands for many models. Name one model or provider.",
         "cycle": "Models refer to each other in a circle. Let one of them name a provider.",
         "nested-group": "A weighted group names a model with several targets. Name models with one target only.",
-        "matches-nothing": "Warning: a key or rule names a model or key that the policy lacks. Correct or remove it.",
+        "matches-nothing": "Warning: a key, rule or tokenizer names what the policy lacks. Correct or remove it.",
         "too-many-targets": "A model comes down to more targets than it may have. Name fewer, or fewer models of many.",
         "issued-key-needs": "An issued key bears a limit or budget that the policy lacks. Put it back, or revoke it.",
         "issued-key-name": "An issued key has the name of a key of the policy. Rename this, or revoke the issued one.",

@@ -8,6 +8,8 @@ ENDPOINTS = (
 
 MESSAGES = ("messages", "messages/count_tokens")
 
+TOKENIZE = "tokenize"  # answered by the gateway itself
+
 PATHS = tuple(f"/v1/{endpoint}" for endpoint in (*ENDPOINTS, *MESSAGES))
 
 

@@ -35,6 +35,7 @@ from controlplane.policy.types import (
     Size,
     Strict,
     TeamName,
+    TokenizerName,
     UpstreamModel,
     UserName,
     WebhookName,
@@ -102,6 +103,11 @@ class Gateway(Strict):
         description="Whether clients may speak Anthropic's API, too, on /v1/messages. By default where a provider has "
         "an API other than OpenAI's.",
     )
+    tokenize: bool | None = Field(
+        None,
+        description="Whether clients may ask how many tokens a request has, on /v1/tokenize. By default where the "
+        "policy has rules or translates, so that workers run anyway.",
+    )
     max_body: Size = Field(32 << 20, description="The largest request body; beyond it, 413.")
     tls: GatewayTls | None = Field(None, description="Serve HTTPS. Without it: HTTP.")
     cors: Cors | None = Field(None, description="Let browsers call the gateway from other origins.")
@@ -127,7 +133,7 @@ class Gateway(Strict):
         None, description="Envoy's worker threads; one per core by default."
     )
     rule_workers: Annotated[int, Field(ge=1, le=64)] = Field(
-        2, description="Processes that rules and translation run in, where the policy needs them."
+        2, description="Processes that rules, translation and counting run in, where the policy needs them."
     )
     rule_timeout: Clock = Field(
         5_000, description="How long rules or translation may take for one message of an exchange."
@@ -215,6 +221,15 @@ class Key(Strict):
     expires: Moment | None = Field(None, description="From when on it is refused; a date means its first moment, UTC.")
 
 
+class Tokenizer(Strict):
+    """A tokenizer.json, with which prompts of some models are counted exactly."""
+
+    file: Folder = Field(description="Its path, relative to the policy. Edits of the file are followed.")
+    models: Annotated[list[Pattern], Field(min_length=1)] = Field(
+        description="The models that it is of, as their providers call them, exact or ending in *."
+    )
+
+
 class PolicySpec(Strict):
     """A Headgate policy."""
 
@@ -235,13 +250,14 @@ class PolicySpec(Strict):
     prices: dict[Pattern, Price] = Field(
         {}, description="Prices by upstream model, exact or ending in *; they come before those of the catalog."
     )
+    tokenizers: dict[TokenizerName, Tokenizer] = Field({}, description="Files of tokenizers, by name.")
     rules: list[Rule] = Field([], description="What to do to requests and answers, in this order.")
 
 
 # The models to check entries of a section with, one by one, so that unchanged entries need not be checked again.
 SECTIONS: Mapping[str, Any] = {
     "providers": ProviderSpec, "models": ModelSpec, "keys": Key, "issuers": Issuer, "limits": Limit, "teams": Team,
-    "organizations": Organization, "budgets": Budget, "webhooks": Webhook, "prices": Price,
+    "organizations": Organization, "budgets": Budget, "webhooks": Webhook, "prices": Price, "tokenizers": Tokenizer,
 }  # fmt: skip
 
 # Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
@@ -291,5 +307,6 @@ class Policy:
     budgets: Mapping[str, Budget]
     webhooks: Mapping[str, Webhook]
     prices: Mapping[str, Price]
+    tokenizers: Mapping[str, Tokenizer]
     rules: tuple[Rule, ...]
     written: Mapping[str, Any]

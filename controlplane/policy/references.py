@@ -274,6 +274,25 @@ def check_limits(
     yield from check_named(named, written["limits"], right, error, lambda name: _suggestion(looked, name, right))
 
 
+def check_tokenizers(
+    document: Document, tokenizers: Mapping[str, language.Tokenizer], models: Mapping[str, Model]
+) -> Iterator[Diagnostic]:
+    """A model has one tokenizer at most; what none of the providers is asked for needs none."""
+    called = {target.model or name for name, model in models.items() for group in model.groups for target in group}
+    matches, owners = Matches(called), {}  # type: Matches, dict[str, str]
+    for name, tokenizer in tokenizers.items():
+        for number, pattern in enumerate(tokenizer.models):
+            place = document.place(("tokenizers", name, "models", number))
+            other = owners.setdefault(pattern, name)
+            if other != name or pattern in tokenizer.models[:number]:
+                message = f"`{pattern}` has the tokenizer `{other}` already"
+                yield Diagnostic(Severity.ERROR, "two-tokenizers", message, place, "each model once")
+            elif not matches(pattern):
+                message, near = f"no provider is asked for `{pattern}`", nearest(pattern, tuple(called))
+                expected = "a model as its provider calls it"
+                yield Diagnostic(Severity.WARNING, "matches-nothing", message, place, expected, near)
+
+
 class Matches:
     """Whether a key's pattern and a model's name or pattern have names in common."""
 

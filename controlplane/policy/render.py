@@ -10,7 +10,14 @@ from controlplane.policy.types import HIDDEN, LOOKS_SECRET
 
 _SECRETS = ("secret", "api_key", "token", "admin_token", "password", "authorization")
 _OTHERS = {"key", "cert", "client_ca", "ca"}
-_PLAIN = {"tokens", "organization", "organizations"}  # near those above, but counts and names
+_PLAIN = {
+    "tokens",
+    "tokenize",
+    "tokenizer",
+    "tokenizers",
+    "organization",
+    "organizations",
+}  # near those above, but counts and names
 _FIELD = re.compile(r"""(?<![\w-])["']?(\w[\w-]*)["']?\s*:(?:\s+|$)""")
 _REFERENCE = re.compile(r"\{\s*(?:env:\s*[A-Za-z_][A-Za-z0-9_]*|file:\s*[^\s{},]+)\s*\}")
 _REFERENCE_LINE = re.compile(r"\s*(?:env|file):\s+\S+\s*$")

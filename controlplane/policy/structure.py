@@ -29,6 +29,7 @@ _NAMES: dict[str, TypeAdapter[Any]] = {
     "budgets": TypeAdapter(types.BudgetName),
     "webhooks": TypeAdapter(types.WebhookName),
     "prices": TypeAdapter(types.Pattern),
+    "tokenizers": TypeAdapter(types.TokenizerName),
 }
 _FORMS: dict[str, type[BaseModel]] = {
     name: form for name, form in language.SECTIONS.items() if isinstance(form, type) and issubclass(form, BaseModel)

@@ -96,6 +96,7 @@ TeamName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["search"])]
 OrganizationName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["acme"])]
 BudgetName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["monthly"])]
 WebhookName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["ops"])]
+TokenizerName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["llama"])]
 TimeZone = Annotated[str, _by(grammar.timezone), _text(r"^[A-Za-z0-9_+/-]+$", ["Europe/Berlin"])]
 
 

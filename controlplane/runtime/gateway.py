@@ -271,7 +271,7 @@ async def _until_signalled(gateway: Gateway) -> None:
 
 
 async def _follow(gateway: Gateway) -> None:
-    """Applies edits of the policy file, and of the files of secrets and prices that the live policy names."""
+    """Applies edits of the policy file, and of the files that the live policy names."""
 
     def files() -> frozenset[Path]:
         live, base = gateway.controller.live, gateway.policy.parent
@@ -279,7 +279,9 @@ async def _follow(gateway: Gateway) -> None:
             return frozenset({gateway.policy})
         found = live.compiled.policy
         prices = {base / found.gateway.prices} if found.gateway.prices else set()
-        return secret_files(base, tuple(ref for ref, _ in secret_refs(found))) | prices | {gateway.policy}
+        tokenizers = {base / tokenizer.file for tokenizer in found.tokenizers.values()}
+        secrets = secret_files(base, tuple(ref for ref, _ in secret_refs(found)))
+        return secrets | prices | tokenizers | {gateway.policy}
 
     edits = changes(files)
     seen = await _apply_file(gateway, gateway.text)  # an edit since the start

@@ -17,7 +17,7 @@ from controlplane.runtime.child import Child, ProcessState, Status
 from controlplane.runtime.failures import RulesError
 from controlplane.runtime.folder import RunFolder
 from controlplane.runtime.supervise import Supervisor
-from extproc.server.settings import file_name
+from extproc.server.settings import file_name, tokenizer_file
 
 _NAME = "rules-"
 _KEPT = 8  # versions; requests may still be on their way with an older one
@@ -87,13 +87,29 @@ def _child(number: int, folder: RunFolder, settings: Path) -> Child:
 
 
 def _write(settings: Path, inline: Inline) -> None:
-    """Puts the document where workers look for its version, and removes the oldest ones."""
-    file = settings / file_name(inline.version)
+    """Puts the document where workers look for its version, tokenizers beside it, and removes the oldest ones."""
+    for digest, text in inline.texts.items():
+        file = settings / tokenizer_file(digest)
+        if file.exists():
+            file.touch()
+        else:
+            _put(file, text.encode())
+    _put(settings / file_name(inline.version), inline.document)
+    _forget(settings.glob("*.json"), _KEPT)
+    _forget(settings.glob("*.tokenizer"), max(_KEPT, len(inline.texts)))
+
+
+def _put(file: Path, content: bytes) -> None:
+    """Whole or not at all."""
     fresh = file.with_suffix(".new")
-    fresh.write_bytes(inline.document)
+    fresh.write_bytes(content)
     fresh.replace(file)
-    known = sorted(settings.glob("*.json"), key=lambda each: each.stat().st_mtime_ns)
-    for old in known[:-_KEPT]:
+
+
+def _forget(files: Iterable[Path], kept: int) -> None:
+    """All but the latest."""
+    known = sorted(files, key=lambda each: each.stat().st_mtime_ns)
+    for old in known[:-kept]:
         old.unlink(missing_ok=True)
 
 

@@ -73,7 +73,7 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
 
 def _told(plan: Plan) -> str:
     """What the filter that reads the model is to do beside it."""
-    words = {"limits": any(map(fleet.sized, plan.counted)), "rules": plan.inline is not None}
+    words = {"limits": any(map(fleet.sized, plan.counted)), "rules": plan.ruled}
     return " ".join(word for word, wanted in words.items() if wanted)
 
 

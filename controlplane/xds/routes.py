@@ -14,8 +14,8 @@ from google.protobuf.any_pb2 import Any as AnyProto
 
 from controlplane.plan.dialects import Surface
 from controlplane.plan.ir import Plan, Route
-from controlplane.plan.rules import Branch, Leaf
-from controlplane.policy.endpoints import ENDPOINTS, MESSAGES, PATHS
+from controlplane.plan.rules import COUNT, Branch, Leaf
+from controlplane.policy.endpoints import ENDPOINTS, MESSAGES, PATHS, TOKENIZE
 from controlplane.xds import cors, errors, keys, listing, matchers, names, rules, usage
 from controlplane.xds.protos import PREVIOUS_HOSTS, boolean, millis, pack, typed_struct, uint
 
@@ -27,12 +27,15 @@ _ENABLED = route.FilterConfig(config=AnyProto())
 _HEALTH = r"/health(\?(?s:.*))?"
 _USAGE = r"/v1/usage(\?(?s:.*))?"
 _LISTING = r"/v1/models([/?](?s:.*))?"
+_TOKENIZE = f"/v1/{TOKENIZE}"
 
 _SPOKEN = frozenset(f"/v1/{name}" for name in MESSAGES)
 _WRONG_METHOD = ("%REQ(:METHOD)% is not allowed here: use POST.", "method_not_allowed")
 _NOT_SPOKEN = (
     "Clients of this gateway speak OpenAI's API only: set `gateway.messages: true` in its policy.", "unknown_url"
 )  # fmt: skip
+_NOT_COUNTED = ("This gateway counts no tokens: set `gateway.tokenize: true` in its policy.", "unknown_url")
+_AWAY = "Tokens cannot be counted at the moment. Try again."
 _NOT_SERVED = "No provider of the model '%REQ(x-headgate-model)%' has this endpoint."
 
 # What a client sends for the gateway, and what would tell a provider about the client.
@@ -97,24 +100,44 @@ def _models(plan: Plan, draining: bool) -> matchers.Matcher:
             everything = on_match
         else:
             prefixes[pattern[:-1]] = on_match
-    named = matchers.present(names.MODEL)
-    others = matchers.first_of([(named, everything)], matchers.then(_surface(plan, draining)))
-    return matchers.lookup(names.MODEL, exact, prefixes, matchers.then(others))
+    named, surface = matchers.present(names.MODEL), matchers.then(_surface(plan, draining))
+    others = matchers.first_of([(named, everything)], surface)
+    models = matchers.lookup(names.MODEL, exact, prefixes, matchers.then(others))
+    if plan.inline is None or not plan.inline.counts:
+        return models
+    # One route for all models, which the service knows: a route for each would make the table twice as long.
+    counted = matchers.then(matchers.first_of([(named, _counted(plan.inline.version))], surface))
+    return matchers.lookup(":path", {_TOKENIZE: counted}, {f"{_TOKENIZE}?": counted}, matchers.then(models))
 
 
 def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
     """What a request without a model gets: the first look of every request, so it is all lookups."""
     only_get = _error(405, "%REQ(:METHOD)% is not allowed here: use GET.", "method_not_allowed")
     unknown = _error(404, "Unknown request URL: %REQ(:METHOD)% %REQ(:PATH)%.", "unknown_url")
-    methods: dict[str, matchers.OnMatch] = {}
     about_usage, models = usage.route_to_it(), listing.route(plan)
     if any(key.addresses is not None for key in plan.keys):
         for made in (about_usage, models):
             made.typed_per_filter_config[names.PERMISSIONS].CopyFrom(pack(_ENABLED))
     asked, listed = {"GET": matchers.action("usage", about_usage)}, {"GET": matchers.action("listing", models)}
     if plan.edge.cors is not None:
-        preflight = cors.preflight(plan.edge.cors)
-        methods["OPTIONS"] = listed["OPTIONS"] = asked["OPTIONS"] = preflight
+        listed["OPTIONS"] = asked["OPTIONS"] = cors.preflight(plan.edge.cors)
+    get = matchers.regex(":method", "GET|HEAD")
+    paths, queried = _endpoints(plan)
+    rest = matchers.first_of(
+        [
+            (matchers.every(matchers.regex(":path", _HEALTH), get), matchers.action("health", _health(plan, draining))),
+            (matchers.regex(":path", _LISTING), matchers.then(matchers.lookup(":method", listed, {}, only_get))),
+            *((matchers.regex(":path", _with_query(named)), on_match) for named, on_match in queried.items()),
+            (matchers.regex(":path", _USAGE), matchers.then(matchers.lookup(":method", asked, {}, only_get))),
+        ],
+        unknown,
+    )
+    return matchers.lookup(":path", paths, {}, matchers.then(rest))
+
+
+def _endpoints(plan: Plan) -> tuple[dict[str, matchers.OnMatch], dict[tuple[str, ...], matchers.OnMatch]]:
+    """What becomes of requests to endpoints before their model is known: by path, and by name where a query follows."""
+    methods = {} if plan.edge.cors is None else {"OPTIONS": cors.preflight(plan.edge.cors)}
 
     @cache
     def posted(filters: tuple[str, ...], anthropic: bool) -> matchers.OnMatch:
@@ -124,19 +147,15 @@ def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
         refused = _error(405, *_WRONG_METHOD, anthropic=anthropic)
         return matchers.then(matchers.lookup(":method", taken, {}, refused))
 
-    get = matchers.regex(":method", "GET|HEAD")
-    rest = matchers.first_of(
-        [
-            (matchers.every(matchers.regex(":path", _HEALTH), get), matchers.action("health", _health(plan, draining))),
-            (matchers.regex(":path", _LISTING), matchers.then(matchers.lookup(":method", listed, {}, only_get))),
-            (matchers.regex(":path", _with_query(ENDPOINTS)), posted(_of_rules(plan), False)),
-            (matchers.regex(":path", _with_query(MESSAGES)), posted(_of_rules(plan), True)),
-            (matchers.regex(":path", _USAGE), matchers.then(matchers.lookup(":method", asked, {}, only_get))),
-        ],
-        unknown,
-    )
-    paths = {path: posted(_of_rules(plan, path), path in _SPOKEN) for path in PATHS}
-    return matchers.lookup(":path", paths, {}, matchers.then(rest))
+    tokenize = posted((names.RULES, names.HOLD), False) if plan.counts else _error(404, *_NOT_COUNTED)
+    count = Surface.COUNT_TOKENS.value
+    paths = {path: posted(_of_rules(plan, path, counts=path == count), path in _SPOKEN) for path in PATHS}
+    queried = {
+        ENDPOINTS: posted(_of_rules(plan), False),
+        MESSAGES: posted(_of_rules(plan, counts=True), True),
+        (TOKENIZE,): tokenize,
+    }
+    return {**paths, _TOKENIZE: tokenize}, queried
 
 
 def _with_query(endpoints: tuple[str, ...]) -> str:
@@ -160,12 +179,19 @@ def _tokens(plan: Plan) -> tuple[str, ...]:
     return (*issued, *((names.ISSUERS, names.IDENTITIES) if plan.issuers else ()))
 
 
-def _of_rules(plan: Plan, path: str | None = None) -> tuple[str, ...]:
-    """The filters that requests to an endpoint need for their rules: which model they ask for is not known yet."""
+def _of_rules(plan: Plan, path: str | None = None, *, counts: bool = False) -> tuple[str, ...]:
+    """The filters that requests to an endpoint need for their rules: which model they ask for is not known yet.
+
+    `counts`: they may ask for a count.
+    """
     if plan.inline is None:
         return ()
-    shown = plan.inline.shown(path)
-    wanted = {names.RULES: any(shown), names.HOLD: shown.request, names.ANSWER: shown.answer}
+    shown, counted = plan.inline.shown(path), counts and plan.counts
+    wanted = {
+        names.RULES: any(shown) or counted,
+        names.HOLD: shown.request or counted,
+        names.ANSWER: shown.answer,
+    }
     return tuple(name for name, needed in wanted.items() if needed)
 
 
@@ -215,7 +241,7 @@ def _in_dialects(plan: Plan, status: int, message: str, code: str, param: str) -
 
 def _placed(plan: Plan) -> Iterator[tuple[str, matchers.OnMatch]]:
     """Models and patterns, with what becomes of their requests."""
-    if plan.inline is None:
+    if plan.inline is None or not plan.ruled:
         yield from ((model.name, _on_match(model, plan, None)) for model in plan.routes)
         return
     models = {model.name: model for model in plan.routes}
@@ -243,7 +269,7 @@ def _on_match(model: Route, plan: Plan, through: rules.Through | None) -> matche
     if not model.ways:
         return usual
     ways = {
-        surface: _one_way(way.route, plan, through) if way.route else _not_served(surface)
+        surface: _one_way(way.route, plan, through) if way.route else _not_served(surface, plan)
         for way in model.ways
         for surface in way.surfaces
     }
@@ -254,9 +280,21 @@ def _on_match(model: Route, plan: Plan, through: rules.Through | None) -> matche
     return matchers.then(matchers.lookup(":path", {}, paths, others or usual))
 
 
-def _not_served(surface: Surface) -> matchers.OnMatch:
+def _not_served(surface: Surface, plan: Plan) -> matchers.OnMatch:
+    """Of an endpoint that no provider of the model has. Tokens the gateway can count itself."""
+    if surface is Surface.COUNT_TOKENS and plan.inline is not None and plan.inline.counts:
+        return _counted(plan.inline.version, anthropic=True)
     anthropic = surface in (Surface.MESSAGES, Surface.COUNT_TOKENS)
     return _error(400, _NOT_SERVED, "unsupported_endpoint", anthropic=anthropic)
+
+
+@lru_cache(maxsize=8)
+def _counted(version: str, *, anthropic: bool = False) -> matchers.OnMatch:
+    """The route of requests that the service answers; it goes nowhere itself."""
+    answer = errors.direct(503, _AWAY, "rules_unavailable", anthropic=anthropic)
+    made = route.Route(match={"prefix": "/"}, direct_response=answer)
+    rules.send(made, rules.Through(version, COUNT))
+    return matchers.action("answer", made)
 
 
 def _one_way(model: Route, plan: Plan, through: rules.Through | None) -> matchers.OnMatch:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from extproc.stages import cache, parameters, registry, saving, transform
+from extproc.stages.book import Book
 from extproc.stages.protocol import Needs, Stage
 from extproc.stages.registry import KINDS
 from extproc.stages.settings import parse
@@ -50,9 +51,22 @@ _MORE: Mapping[str, Callable[[Any], tuple[bool, Names, Names]]] = MappingProxyTy
 )
 
 
-@lru_cache(maxsize=1024)  # an edit leaves most stages as they are, and compiling patterns takes milliseconds
-def build(kind: str, document: bytes, origin: str) -> Built:
-    """A stage from the JSON of its settings. Raises SettingsError."""
-    stage = registry.build(kind, document, origin)
+def build(kind: str, document: bytes, origin: str, book: Book | None = None) -> Built:
+    """A stage from the JSON of its settings. Raises SettingsError.
+
+    `book`: the tokenizers of the policy, without which their names are not looked up.
+    """
+    if book is None or not KINDS[kind].counts:
+        return _kept(kind, document, origin)
+    return _built(kind, document, origin, book)
+
+
+def _built(kind: str, document: bytes, origin: str, book: Book | None = None) -> Built:
+    stage = registry.build(kind, document, origin, book)
     asked, asks, tells = _MORE.get(kind, lambda _: (False, _NONE, _NONE))(parse(KINDS[kind].settings, document, origin))
     return Built(kind, stage, stage.needs, asked, kind == "choice", asks, tells)
+
+
+@lru_cache(maxsize=1024)  # an edit leaves most stages as they are, and compiling patterns takes milliseconds
+def _kept(kind: str, document: bytes, origin: str) -> Built:
+    return _built(kind, document, origin)

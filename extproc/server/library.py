@@ -2,17 +2,26 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import orjson
 
 from extproc.server import settings
 from extproc.server.chain import Chain, Rule
-from extproc.server.kinds import build
-from extproc.server.settings import RuleSpec
+from extproc.server.kinds import Built, build
+from extproc.server.settings import RuleSpec, When
+from extproc.stages.book import Book, Counting
+from extproc.stages.count import Counts
 from extproc.stages.settings import SettingsError
+from extproc.stages.tokenizers import Local
 
 KEPT = 4
+
+
+def _no_text(digest: str) -> str:
+    raise ValueError(f"there is no text {digest}")
 
 
 class UnknownError(LookupError):
@@ -20,13 +29,14 @@ class UnknownError(LookupError):
 
 
 class Version:
-    """The rules of a settings document, ready to run. Raises SettingsError."""
+    """The rules of a settings document, ready to run. `texts`: of tokenizer files, by hash. Raises SettingsError."""
 
-    def __init__(self, document: bytes, origin: str) -> None:
+    def __init__(self, document: bytes, origin: str, texts: Callable[[str], str] = _no_text) -> None:
         made = settings.parse(document, origin)
-        self._rules = tuple(_rule(spec) for spec in made.rules)
+        book = _book(made.counting, origin, texts)
+        self._rules = tuple(_rule(spec, book) for spec in made.rules)
         self._names = made.names
-        self._chains: dict[str, Chain] = {}
+        self._chains = {settings.COUNTS: Chain((_counting(book),))}
 
     def chain(self, name: str) -> Chain:
         """A chain of its rules. Raises UnknownError."""
@@ -40,14 +50,39 @@ class Version:
         return found
 
 
-def _rule(spec: RuleSpec) -> Rule:
+def _rule(spec: RuleSpec, book: Book) -> Rule:
     try:
-        stages = tuple(build(each.kind, orjson.dumps(each.settings), spec.name) for each in spec.stages)
+        stages = tuple(build(each.kind, orjson.dumps(each.settings), spec.name, book) for each in spec.stages)
     except SettingsError:
         raise
     except ValueError as error:
         raise SettingsError(f"rules.{spec.name}: {error}") from None
     return Rule(spec.name, stages, spec.when, spec.closed)
+
+
+def _counting(book: Book) -> Rule:
+    """What answers requests that only ask for a count. No rule of a policy can have its name."""
+    stage, none = Counts(book), frozenset[str]()
+    return Rule("/count", (Built("count", stage, stage.needs, False, False, none, none),), When(), closed=True)
+
+
+def _book(counting: Counting, origin: str, texts: Callable[[str], str]) -> Book:
+    try:
+        return Book(counting, {name: _local(name, digest, texts) for name, digest in counting.files.items()})
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{origin}: tokenizers: {error}") from None
+
+
+def _local(name: str, digest: str, texts: Callable[[str], str]) -> Local:
+    """A file's tokenizer; reading one takes up to a second, and most edits leave them alone."""
+    found = _TOKENIZERS.get((name, digest))
+    if found is None:
+        found = _TOKENIZERS[name, digest] = Local(name, texts(digest))
+    return found
+
+
+# They live as long as a version that uses them.
+_TOKENIZERS: WeakValueDictionary[tuple[str, str], Local] = WeakValueDictionary()
 
 
 class Library:
@@ -87,4 +122,7 @@ class Library:
             raise UnknownError(f"there is no version {version} in {self._folder}") from None
         if settings.version(document) != version:
             raise UnknownError(f"{file} is not what its name says")
-        return Version(document, file.name)
+        return Version(document, file.name, self._text)
+
+    def _text(self, digest: str) -> str:
+        return (self._folder / settings.tokenizer_file(digest)).read_text(encoding="utf-8")

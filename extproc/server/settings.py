@@ -14,12 +14,15 @@ import orjson
 from pydantic import ConfigDict
 
 from extproc.stages import settings as documents
+from extproc.stages.book import Counting
 from extproc.stages.choice import Modality
 from extproc.stages.registry import KINDS
 from extproc.stages.settings import STRICT
 
 FORMAT: Literal[1] = 1
 _ROUTE, _STREAMED = "rules/", "/stream"
+# The chain that answers how many tokens a request has, beside those of rules.
+COUNTS = "counts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,15 @@ class RuleSpec:
 class Settings:
     """`names`: what providers call models that rules may choose, where that differs.
 
+    `counting`: how tokens are counted.
+
     Nothing in it depends on who may send requests, so that a key which comes or goes makes no new version.
     """
 
     format: Literal[1]
     rules: tuple[RuleSpec, ...]
     names: Mapping[str, str] = field(default_factory=dict)
+    counting: Counting = field(default_factory=Counting)
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
 
@@ -90,6 +96,11 @@ def version(document: bytes) -> str:
 
 def file_name(of_version: str) -> str:
     return f"{of_version}.json"
+
+
+def tokenizer_file(digest: str) -> str:
+    """The name of the file beside the documents that has a tokenizer's text, by the text's hash."""
+    return f"{digest}.tokenizer"
 
 
 def chain_name(places: Iterable[int]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict
 
 from extproc.json_splice import Document
-from extproc.stages import tokenizers
+from extproc.stages.book import NO_BOOK, Book
 from extproc.stages.prompt_tokens import Counter
 from extproc.stages.protocol import NOTHING, Access, Endpoint, Needs, Outcome, Plain, Request
 from extproc.stages.settings import STRICT
@@ -96,11 +96,12 @@ class Settings:
 class Choice(Plain):
     needs = Needs(request=Access.CHANGE)
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, book: Book | None = None) -> None:
         self._rules = settings.rules
+        self._book = book or NO_BOOK
 
     def request(self, request: Request) -> Outcome:
-        facts = _Facts(request)
+        facts = _Facts(request, self._book)
         for number, rule in enumerate(self._rules):
             reason = facts.reason(rule.when)
             if reason is not None:
@@ -114,8 +115,9 @@ class Choice(Plain):
 class _Facts:
     """What is known of a request; each found out once, when a rule asks."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, book: Book) -> None:
         self._request = request
+        self._book = book
         self._modalities: frozenset[Modality] | None = None
         self._tokens: int | None = None
 
@@ -150,7 +152,7 @@ class _Facts:
         if self._tokens is None and length < (size.least or 0) and self.modalities() <= _COUNTED:
             return None
         if self._tokens is None:
-            counter = Counter(tokenizers.of_model(self._request.model), self._request.model)
+            counter = Counter(self._book.tokenizer(self._request.model), self._request.model)
             self._tokens = counter.prompt(self._request.endpoint, self._request.body).tokens
         tokens = self._tokens
         if (size.least is not None and tokens < size.least) or (size.most is not None and tokens > size.most):

@@ -32,6 +32,7 @@ class Counter:
     """One request's count. Makes itself inexact when it meets what can only be estimated."""
 
     def __init__(self, tokenizer: Tokenizer, model: str) -> None:
+        self._tokenizer = tokenizer
         self._text = tokenizer.count
         self._model = model
         self.exact = tokenizer.exact
@@ -39,8 +40,9 @@ class Counter:
     def prompt(self, endpoint: Endpoint, body: dict[str, Any]) -> Count:
         if isinstance(body.get("messages"), list):
             tokens = self.messages(body["messages"]) + self.part(body.get("system")) + ANSWER
-            self.exact = self.exact and not endpoint.anthropic
+            self.exact = self.exact and self._tokenizer.chats and not endpoint.anthropic
         elif endpoint is Endpoint.RESPONSES:
+            self.exact = self.exact and self._tokenizer.chats
             tokens = self._responses(body)
         else:
             tokens = self._plain(body.get("prompt", body.get("input")))
@@ -93,7 +95,7 @@ class Counter:
     def _plain(self, given: Any) -> int:
         """A text, token ids, or a list of either: completions and embeddings."""
         if isinstance(given, str):
-            return self._text(given)
+            return self._tokenizer.count(given, special=True)
         if isinstance(given, list):
             return sum([1 if isinstance(one, int) else self._plain(one) for one in given])
         return 0

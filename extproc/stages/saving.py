@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict
 
 from extproc.json_splice import Document
-from extproc.stages import tokenizers
+from extproc.stages.book import NO_BOOK, Book
 from extproc.stages.prompt_tokens import Counter
 from extproc.stages.protocol import NOTHING, Access, Endpoint, Needs, Outcome, Plain, Request
 from extproc.stages.settings import STRICT
@@ -70,8 +70,9 @@ class Settings:
 
 
 class Saving(Plain):
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, book: Book | None = None) -> None:
         self._settings = settings
+        self._book = book or NO_BOOK
         changes = settings.history or settings.white_space
         self.needs = Needs(Access.CHANGE if changes else Access.READ)
 
@@ -82,8 +83,8 @@ class Saving(Plain):
         if settings.white_space:
             self._compact(request, document, metadata)
         if settings.history:
-            _forget(request, document, settings.history, metadata)
-        warning = _warning(request, settings.warn) if settings.warn else None
+            _forget(request, self._counter(request), document, settings.history, metadata)
+        warning = _warning(request, self._counter(request), settings.warn) if settings.warn else None
         if not document.changed and not warning and not metadata:
             return NOTHING
         return Outcome(
@@ -91,6 +92,9 @@ class Saving(Plain):
             answer_headers={WARNING: warning} if warning else {},
             metadata=metadata | ({"oversized": warning} if warning else {}),
         )
+
+    def _counter(self, request: Request) -> Counter:
+        return Counter(self._book.tokenizer(request.model), request.model)
 
     def _compact(self, request: Request, document: Document, metadata: dict[str, Any]) -> None:
         saved = 0
@@ -118,7 +122,7 @@ def _compacted(text: str, within: bool) -> str:
     return _RUNS.sub(" ", less) if within else less
 
 
-def _forget(request: Request, document: Document, history: History, metadata: dict[str, Any]) -> None:
+def _forget(request: Request, counter: Counter, document: Document, history: History, metadata: dict[str, Any]) -> None:
     """Whole turns go, the oldest first, so that a tool's call and its result stay together or go together."""
     name = "input" if request.endpoint is Endpoint.RESPONSES else "messages"
     messages = request.body.get(name)
@@ -127,7 +131,7 @@ def _forget(request: Request, document: Document, history: History, metadata: di
     turns = list(turns_of(messages))
     first = max(0, len(turns) - history.turns) if history.turns is not None else 0
     if history.tokens is not None and len(request.raw) > history.tokens:  # a token is at least a byte
-        first = max(first, _first_that_fits(request, messages, turns, history.tokens, metadata))
+        first = max(first, _first_that_fits(request, counter, messages, turns, history.tokens, metadata))
     gone = {at for turn in turns[:first] for at in turn}
     if gone:
         document.remove_elements((name,), gone)
@@ -158,10 +162,14 @@ def _results(message: dict[str, Any]) -> bool:
 
 
 def _first_that_fits(
-    request: Request, messages: list[Any], turns: list[list[int]], most: int, metadata: dict[str, Any]
+    request: Request,
+    counter: Counter,
+    messages: list[Any],
+    turns: list[list[int]],
+    most: int,
+    metadata: dict[str, Any],
 ) -> int:
     """From the last turn back, as long as there is room beside what is always sent."""
-    counter = Counter(tokenizers.of_model(request.model), request.model)
     everything = {name: value for name, value in request.body.items() if name not in ("messages", "input")}
     of_turns = {at for turn in turns for at in turn}
     always = [message for at, message in enumerate(messages) if at not in of_turns]
@@ -175,11 +183,10 @@ def _first_that_fits(
     return 0
 
 
-def _warning(request: Request, warn: Warn) -> str | None:
+def _warning(request: Request, counter: Counter, warn: Warn) -> str | None:
     if warn.bytes is not None and len(request.raw) > warn.bytes:
         return f"the request has {len(request.raw)} bytes, more than {warn.bytes}"
     if warn.tokens is not None and len(request.raw) > warn.tokens:
-        counter = Counter(tokenizers.of_model(request.model), request.model)
         tokens = counter.prompt(request.endpoint, request.body).tokens
         if tokens > warn.tokens:
             return f"the prompt has {'' if counter.exact else 'about '}{tokens} tokens, more than {warn.tokens}"

@@ -1,10 +1,13 @@
 """Tokenizers: OpenAI's encodings, a tokenizer.json, and an estimate for all other models."""
 
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any, Protocol
 
 import tokenizers
 
+# Characters that are counted at once; of a longer text, tokens that a cut divides may be one more.
+PART = 64 << 10
 ENCODINGS = ("o200k_base", "cl100k_base")
 # OpenAI's models by the start of their names, the longest first, as its tokenizer library lists them.
 _OF_OPENAI = (
@@ -25,7 +28,11 @@ _OF_OPENAI = (
 
 
 class Tokenizer(Protocol):
-    """`exact`: it is the model's own, not one that is near. `name` says which, in answers and logs."""
+    """`exact`: it is the model's own, not one that is near. `name` says which, in answers and logs.
+
+    `chats`: what a chat's messages cost beside their texts is known, too.
+    `special`: with what a server puts around a prompt by itself, such as a token for its beginning.
+    """
 
     @property
     def name(self) -> str: ...
@@ -33,30 +40,40 @@ class Tokenizer(Protocol):
     @property
     def exact(self) -> bool: ...
 
-    def count(self, text: str) -> int: ...
+    @property
+    def chats(self) -> bool: ...
 
-    def encode(self, text: str) -> list[int]: ...
+    def count(self, text: str, *, special: bool = False) -> int: ...
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]: ...
 
 
 class Encoding:
-    """One of OpenAI's encodings. Markup such as <|endoftext|> is text here, as it is in a message's content."""
+    """One of OpenAI's encodings. Markup such as <|endoftext|> is text here, as it is in a message's content.
 
-    def __init__(self, name: str, exact: bool = True) -> None:
-        self.name = name if exact else f"estimate by {name}"
-        self.exact = exact
-        self._encoding = name
+    Nothing is put around a prompt.
+    """
 
-    def count(self, text: str) -> int:
-        return int(_encoding(self._encoding).count(text))
+    exact = chats = True
 
-    def encode(self, text: str) -> list[int]:
-        return list(_encoding(self._encoding).encode(text))
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def count(self, text: str, *, special: bool = False) -> int:
+        return int(_encoding(self.name).count(text))
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        return list(_encoding(self.name).encode(text))
 
 
 class Local:
-    """A tokenizer.json, given as its text; special tokens are not added. Raises ValueError if it is none."""
+    """A tokenizer.json, given as its text. Raises ValueError if it is none.
+
+    A chat's template is not part of it, so what stands around messages is not known.
+    """
 
     exact = True
+    chats = False
 
     def __init__(self, name: str, document: str) -> None:
         self.name = name
@@ -65,12 +82,37 @@ class Local:
         except Exception as error:  # the library raises plain Exception
             raise ValueError(f"{name} is no tokenizer.json: {error}") from None
         self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
 
-    def count(self, text: str) -> int:
-        return len(self._tokenizer.encode(text, add_special_tokens=False))
+    def count(self, text: str, *, special: bool = False) -> int:
+        if len(text) <= PART:
+            return len(self._tokenizer.encode(text, add_special_tokens=special))
+        around = self._tokenizer.num_special_tokens_to_add(is_pair=False) if special else 0
+        return around + sum([self.count(part) for part in _parts(text)])
 
-    def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+
+
+class Near:
+    """A tokenizer that stands for one that is not known."""
+
+    exact = False
+
+    def __init__(self, of: Tokenizer) -> None:
+        self.name = f"estimate by {of.name}"
+        self.chats = of.chats
+        self.count, self.encode = of.count, of.encode
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Pieces of a long text, cut at spaces where there are some. The library is deaf to other threads meanwhile."""
+    at = 0
+    while at < len(text):
+        end = at + PART
+        space = text.rfind(" ", at + 1, end) if end < len(text) else -1
+        yield text[at : space if space > 0 else end]
+        at = space if space > 0 else end
 
 
 @lru_cache(maxsize=4096)  # names come from clients
@@ -92,4 +134,4 @@ def _encoding(name: str) -> Any:
     return {"o200k_base": openai.o200k_base, "cl100k_base": openai.cl100k_base}[name]()
 
 
-ESTIMATE = Encoding("o200k_base", exact=False)
+ESTIMATE = Near(known("o200k_base"))

@@ -1,19 +1,18 @@
-"""The stage `tokens`: counts prompts, refuses what exceeds the model's window, and answers the counting endpoints.
+"""The stage `tokens`: counts prompts, and refuses what exceeds the model's window.
 
-{"models": {"gpt-4o*": {"window": 128000}, "llama*": {"window": 8192, "tokenizer": "llama"}}, "tokenizers": ["llama"]}
+{"models": {"gpt-4o*": {"window": 128000}, "llama*": {"window": 8192, "tokenizer": "llama"}}}
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import orjson
 from pydantic import ConfigDict
 
-from extproc.stages import tokenizers
+from extproc.stages.book import NO_BOOK, Book
 from extproc.stages.patterns import Patterns
 from extproc.stages.prompt_tokens import Count, Counter
-from extproc.stages.protocol import NOTHING, Access, Endpoint, Needs, Outcome, Plain, Refusal, Reply, Request
+from extproc.stages.protocol import NOTHING, Access, Endpoint, Needs, Outcome, Plain, Refusal, Request
 from extproc.stages.settings import STRICT
 from extproc.stages.tokenizers import Tokenizer
 from extproc.usage.price_catalog import Catalog
@@ -26,7 +25,10 @@ _GENERATES = (Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is known of a model. `window`: tokens of the prompt. `tokenizer`: an encoding, or a name given."""
+    """What is known of a model. `window`: tokens of the prompt.
+
+    `tokenizer`: one of OpenAI's encodings or a tokenizer of the policy, in place of the one that its name tells.
+    """
 
     window: int | None = None
     tokenizer: str | None = None
@@ -39,7 +41,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`models`: by name or prefix with `*`. `tokenizers`: names of tokenizer.json files that will be given.
+    """`models`: by name or prefix with `*`.
 
     `count`: every prompt, for the log; else only those that may be too long. `guard`: refuse those that are.
     `output`: a window holds the answer's cap too, as it does for many models. `margin`: by what share of the window an
@@ -47,7 +49,6 @@ class Settings:
     """
 
     models: Mapping[str, Model] = field(default_factory=dict)
-    tokenizers: tuple[str, ...] = ()
     count: bool = True
     guard: bool = True
     output: bool = False
@@ -57,32 +58,23 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.margin <= 10:
             raise ValueError(f"margin is {self.margin}: 0 to 10 is expected")
-        known = (*self.tokenizers, *tokenizers.ENCODINGS)
-        for name, model in self.models.items():
-            if model.tokenizer is not None and model.tokenizer not in known:
-                raise ValueError(
-                    f"models.{name}.tokenizer is {model.tokenizer!r}: one of {', '.join(known)} is expected"
-                )
 
 
 class Tokens(Plain):
-    """`given`: the text of each tokenizer.json by name. Raises ValueError where one is missing or none."""
+    """Raises ValueError for a tokenizer that the book does not have; without a book, none is looked up."""
 
-    def __init__(self, settings: Settings, given: Mapping[str, str] | None = None) -> None:
-        given = given or {}
-        missing = [name for name in settings.tokenizers if name not in given]
-        if missing:
-            raise ValueError(f"tokenizers: the tokenizer.json of {missing[0]} is missing")
-        self._local = {name: tokenizers.Local(name, given[name]) for name in settings.tokenizers}
+    def __init__(self, settings: Settings, book: Book | None = None) -> None:
+        for name, model in settings.models.items():
+            if book is not None and model.tokenizer is not None:
+                _named(book, name, model.tokenizer)
+        self._book = book or NO_BOOK
         self._models = Patterns(settings.models)
         self._settings = settings
         self.needs = Needs(Access.CHANGE if settings.guard else Access.READ)
 
     def request(self, request: Request) -> Outcome:
-        if request.endpoint is Endpoint.TOKENIZE:
-            return self._tokenize(request)
-        if request.endpoint is Endpoint.COUNT_TOKENS:
-            return Outcome(reply=_json({"input_tokens": self.count(request).tokens}))
+        if request.endpoint is Endpoint.COUNT_TOKENS:  # on its way to a provider that counts
+            return NOTHING
         model = self._models.get(request.model)
         window = model.window if model and self._settings.guard else None
         if not self._settings.count and (window is None or self._fits(request, window)):
@@ -99,8 +91,8 @@ class Tokens(Plain):
     def tokenizer(self, model: str) -> Tokenizer:
         facts = self._models.get(model)
         if facts is None or facts.tokenizer is None:
-            return tokenizers.of_model(model)
-        return self._local.get(facts.tokenizer) or tokenizers.known(facts.tokenizer)
+            return self._book.tokenizer(model)
+        return self._book.named(facts.tokenizer)
 
     def _fits(self, request: Request, window: int) -> bool:
         """A token is at least a byte, and a message's JSON is longer than its overhead: no need to count."""
@@ -123,24 +115,6 @@ class Tokens(Plain):
         text = f"This model's context window is {window} tokens. The request has {about}{count.tokens + cap}: {wanted}."
         return Refusal(400, "context_length_exceeded", f"{text} Shorten the prompt.", _param(request))
 
-    def _tokenize(self, request: Request) -> Outcome:
-        body, tokenizer = request.body, self.tokenizer(request.model)
-        text = body.get("prompt", body.get("input"))
-        model = self._models.get(request.model)
-        answer: dict[str, Any] = {"model": request.model, "tokenizer": tokenizer.name}
-        if isinstance(text, str):
-            tokens = tokenizer.encode(text)
-            answer |= {"count": len(tokens), "exact": tokenizer.exact}
-            answer |= {"tokens": tokens} if tokenizer.exact else {}
-        elif isinstance(body.get("messages"), list):
-            count = self.count(request)
-            answer |= {"count": count.tokens, "exact": count.exact}
-        else:
-            return Outcome(
-                refusal=Refusal(400, "missing_required_parameter", "`prompt` (a text) or `messages` is expected.")
-            )
-        return Outcome(reply=_json(answer | {"max_model_len": model.window if model else None}))
-
 
 def models_of(catalog: Catalog, family: str) -> dict[str, Model]:
     """What the catalog knows of one family's models, by each of their names: for `Settings.models`."""
@@ -156,5 +130,8 @@ def _param(request: Request) -> str:
     return next((name for name in ("messages", "input", "prompt") if name in request.body), "messages")
 
 
-def _json(value: Any) -> Reply:
-    return Reply(200, "application/json", orjson.dumps(value))
+def _named(book: Book, model: str, tokenizer: str) -> Tokenizer:
+    try:
+        return book.named(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"models.{model}.tokenizer: {error}") from None

@@ -1,7 +1,7 @@
 """One file per case: a policy, a line, and what the compiler makes of it: xDS resources, or diagnostics.
 
 The first line of a case may name what it shows: `# shows: routes, cluster` (all kinds of resources otherwise), or
-`# shows: accounting` and `# shows: limiting`, the documents that the collector and the rate limit service get. Parts
+`# shows: accounting`, `# shows: limiting` and `# shows: inline`, the documents that the services get. Parts
 that are the same in every policy are folded unless it says `# shows whole: routes`. To accept what the compiler now
 says, run `HEADGATE_GOLDEN=write pytest tests/golden` and read the difference.
 """
@@ -29,6 +29,7 @@ from controlplane.xds.scripts import script
 from controlplane.xds.surroundings import Surroundings
 from extproc.limits.settings import dump as dump_settings
 from extproc.usage.accounting import dump as dump_accounting
+from tests.support.words import tokenizer_json
 
 CASES = sorted(Path(__file__).with_name("cases").glob("*.txt"))
 LINE = "=" * 40 + "\n"
@@ -42,6 +43,10 @@ def read(ref: SecretRef) -> str:
     if ref.name == "prices.json":
         sold = {"family": "acme", "name": "large", "price": {"input": "1.5", "output": "6"}}
         return json.dumps({"version": 1, "families": {"acme": {"title": "Acme"}}, "models": [sold]})
+    if ref.name == "words.json":
+        return tokenizer_json()
+    if ref.name.startswith("broken"):
+        return '{\n  "model":\n}'
     if ref.name.startswith("WHSEC"):
         return f"whsec_{b64encode(b'value-of-' + ref.name.encode().ljust(24)).decode()}"
     return f"{'redis://' if ref.name.startswith('REDIS') else ''}value-of-{ref.name}"
@@ -78,6 +83,9 @@ def compiled(policy: str) -> str:
         settings = limiting.lower(result.plan)
         assert settings is not None
         return yaml.safe_dump(json.loads(dump_settings(settings)), width=110, sort_keys=True)
+    if how == "# shows" and kinds == "inline":
+        assert result.plan.inline is not None
+        return yaml.safe_dump(json.loads(result.plan.inline.document), width=110, sort_keys=True)
     if how.startswith("# shows"):
         shown = {kind: shown[kind] for kind in kinds.split(", ")}
     configs = {kind: {name: entry["config"] for name, entry in of.items()} for kind, of in shown.items() if of}
@@ -92,9 +100,16 @@ def _folded(value: Any) -> Any:
         return [_folded(of) for of in value]
     if not isinstance(value, dict):
         return value
-    if value.get("matcher_tree", {}).get("input", {}).get("name") == ":path":
+    if _is_table_of_paths(value.get("matcher_tree", {})):
         return "<paths>"
     return {key: "<errors>" if key == "local_reply_config" else _folded(of) for key, of in value.items()}
+
+
+def _is_table_of_paths(tree: Any) -> bool:
+    """The look at one path alone, which comes before the models, is none."""
+    paths = {**tree.get("exact_match_map", {}).get("map", {}), **tree.get("prefix_match_map", {}).get("map", {})}
+    by_path = tree.get("input", {}).get("name") == ":path"
+    return by_path and not all(path.startswith("/v1/tokenize") for path in paths)
 
 
 def _without_scripts(value: Any) -> Any:

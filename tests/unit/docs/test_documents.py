@@ -18,6 +18,7 @@ from controlplane.policy.load import LoadCache, load
 from controlplane.policy.schema import json_schema
 from controlplane.policy.secrets import SecretRef
 from controlplane.xds.surroundings import Surroundings
+from tests.support.words import tokenizer_json
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -46,6 +47,8 @@ def compiled(text: str) -> None:
     def read(ref: SecretRef) -> str:
         if ref.name == "prices.json":
             return json.dumps({"version": 1, "families": {}, "models": []})
+        if ref.name == "words.json":
+            return tokenizer_json()
         of_webhooks = WEBHOOK_SECRET if "WEBHOOK" in ref.name else "https://h/" if "-url" in ref.name else None
         stores = {"REDIS_URL": "redis://h", "LEDGER_URL": "postgresql://h/d"}
         return of_webhooks or stores.get(ref.name) or f"value-of-{ref.name}"

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.stages import settings
+from extproc.stages.book import NO_BOOK
 from extproc.stages.protocol import Access, Endpoint, Needs, Refusal, Stage, opened
 from extproc.stages.registry import KINDS, build
 from extproc.stages.settings import SettingsError
@@ -54,8 +55,8 @@ def test_settings_are_a_document_and_back(name: str) -> None:
 def test_a_stage_that_does_not_exist() -> None:
     with pytest.raises(SettingsError, match="no stage 'magic': one of cache, choice"):
         build("magic", b"{}", "t")
-    with pytest.raises(SettingsError, match=r"t: tokenizers: the tokenizer\.json of a is missing"):
-        build("tokens", b'{"tokenizers": ["a"]}', "t")
+    with pytest.raises(SettingsError, match=r"t: models\.a\.tokenizer: 'b' is no tokenizer"):
+        build("tokens", b'{"models": {"a": {"tokenizer": "b"}}}', "t", NO_BOOK)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -5,29 +5,24 @@ import time
 from typing import Any
 
 import pytest
-import tokenizers as library
 from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.stages import images, settings, tokenizers
+from extproc.stages.book import Book, Counting
 from extproc.stages.prompt_tokens import Counter
-from extproc.stages.protocol import Access, Endpoint, Outcome
+from extproc.stages.protocol import NOTHING, Access, Endpoint
 from extproc.stages.settings import SettingsError
 from extproc.stages.tokens import Model, Settings, Tokens, models_of
 from extproc.usage.price_catalog import load_catalog
+from tests.support.words import tokenizer_json
 from tests.unit.stages.given import asked
 
-WORDS = library.Tokenizer(library.models.WordLevel({"[UNK]": 0, "hello": 1, "world": 2}, unk_token="[UNK]"))
-WORDS.pre_tokenizer = library.pre_tokenizers.Whitespace()
+BOOK = Book(Counting(tokenizers={"llama*": "words"}), {"words": tokenizers.Local("words", tokenizer_json())})
 
 
 def stage(**document: Any) -> Tokens:
-    return Tokens(settings.parse(Settings, json.dumps(document).encode(), "test"), {"words": WORDS.to_str()})
-
-
-def reply(outcome: Outcome) -> Any:
-    assert outcome.reply is not None and outcome.reply.status == 200
-    return json.loads(outcome.reply.body)
+    return Tokens(settings.parse(Settings, json.dumps(document).encode(), "test"), BOOK)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +152,14 @@ def test_other_endpoints(endpoint: Endpoint, body: Any, tokens: int) -> None:
     assert stage().count(asked(body, endpoint, model="gpt-4o")).tokens == tokens
 
 
-def test_a_local_tokenizer_is_exact() -> None:
-    one = stage(models={"llama*": {"tokenizer": "words"}}, tokenizers=["words"])
-    count = one.count(asked({"prompt": "hello world hello"}, Endpoint.COMPLETIONS, model="llama-3"))
-    assert (count.tokens, count.exact) == (3, True)
+@pytest.mark.parametrize("document", [{}, {"models": {"other": {"tokenizer": "words"}}}])
+def test_a_local_tokenizer_is_exact_for_texts(document: dict[str, Any]) -> None:
+    model = "other" if document else "llama-3"
+    count = stage(**document).count(asked({"prompt": "hello world hello"}, Endpoint.COMPLETIONS, model=model))
+    assert (count.tokens, count.exact) == (4, True)
+    # Its chat template is not part of it.
+    chat = stage(**document).count(asked({"messages": []}, model=model))
+    assert chat.exact is False
 
 
 CHAT = {"messages": [{"role": "user", "content": "hello world"}]}  # 9 tokens
@@ -195,19 +194,9 @@ def test_the_log_says_whether_a_count_is_exact() -> None:
     assert stage(guard=False).needs.request is Access.READ
 
 
-def test_the_counting_endpoints() -> None:
-    tokenize = stage(models={"gpt*": {"window": 5}})
-    answer = reply(tokenize.request(asked({"prompt": "hello world"}, Endpoint.TOKENIZE, model="gpt-4o")))
-    assert answer == {
-        "model": "gpt-4o", "tokenizer": "o200k_base", "count": 2, "exact": True, "tokens": [24912, 2375],
-        "max_model_len": 5,
-    }  # fmt: skip
-    guessed = reply(tokenize.request(asked({"prompt": "hello world"}, Endpoint.TOKENIZE, model="x")))
-    assert guessed["exact"] is False and "tokens" not in guessed
-    assert reply(tokenize.request(asked(CHAT, Endpoint.TOKENIZE, model="gpt-4o")))["count"] == 9
-    refusal = tokenize.request(asked({}, Endpoint.TOKENIZE)).refusal
-    assert refusal is not None and "prompt" in refusal.message
-    assert reply(tokenize.request(asked(CHAT, Endpoint.COUNT_TOKENS, model="claude"))) == {"input_tokens": 9}
+def test_a_request_that_asks_for_a_count_passes() -> None:
+    out = stage(models={"*": {"window": 1}}).request(asked(CHAT, Endpoint.COUNT_TOKENS, model="claude"))
+    assert out == NOTHING
 
 
 def test_windows_of_the_catalog() -> None:
@@ -219,7 +208,6 @@ def test_windows_of_the_catalog() -> None:
     ("document", "told"),
     [
         ({"models": {"a": {"window": 0}}}, "models.a: window is 0"),
-        ({"models": {"a": {"tokenizer": "x"}}}, "models.a.tokenizer is 'x'"),
         ({"margin": -1}, "margin is -1"),
     ],
 )
@@ -229,10 +217,10 @@ def test_settings_that_cannot_be(document: dict[str, Any], told: str) -> None:
 
 
 def test_tokenizers_that_are_none() -> None:
-    with pytest.raises(ValueError, match=r"tokenizer\.json of x is missing"):
-        stage(tokenizers=["x"])
-    with pytest.raises(ValueError, match=r"words is no tokenizer\.json"):
-        Tokens(Settings(tokenizers=("words",)), {"words": "{}"})
+    with pytest.raises(ValueError, match=r"models\.a\.tokenizer: 'x' is no tokenizer: one of words, o200k_base"):
+        Tokens(Settings(models={"a": Model(tokenizer="x")}), BOOK)
+    with pytest.raises(ValueError, match=r"words is no tokenizer\.json: .* line 2 column 1"):
+        tokenizers.Local("words", "{\n}")
 
 
 JSON = st.recursive(
@@ -262,3 +250,19 @@ def test_long_texts_take_linear_time(text: str) -> None:
     begun = time.process_time()
     assert 0 < tokenizers.ESTIMATE.count(text) <= len(text.encode())
     assert time.process_time() - begun < 20
+
+
+@pytest.mark.parametrize("text", ["hello " * 40_000, "hello  world\n" * 20_000])
+def test_a_long_text_is_counted_in_parts_all_the_same(text: str) -> None:
+    local = tokenizers.Local("words", tokenizer_json())
+    assert local.count(text) == len(local.encode(text)) == len(text.split())
+    assert local.count(text, special=True) == len(local.encode(text, special=True))
+
+
+@given(st.text(max_size=30), st.integers(1, 10))
+def test_parts_are_the_text(text: str, most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizers, "PART", most)
+        parts = list(tokenizers._parts(text))
+    assert "".join(parts) == text
+    assert all(0 < len(part) <= most for part in parts)
