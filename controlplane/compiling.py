@@ -22,7 +22,7 @@ from controlplane.policy.outside import check_key_sets
 from controlplane.policy.prices import imported
 from controlplane.policy.secrets import SecretRef, Secrets
 from controlplane.policy.tokenizers import tokenizer_texts
-from controlplane.policy.webhooks import check_webhooks
+from controlplane.policy.webhooks import check_webhooks, digest, hooks
 from controlplane.xds.lower import lower
 from controlplane.xds.resource import Snapshot
 from controlplane.xds.surroundings import Surroundings
@@ -69,9 +69,7 @@ class Compiler:
             imported(checked.policy, self.read, checked.places) if known is None else (known.plan.imported, ())
         )
         texts, unfit = (
-            tokenizer_texts(checked.policy, self.read, checked.places)
-            if known is None
-            else (known.plan.tokenizers, ())
+            tokenizer_texts(checked.policy, self.read, checked.places) if known is None else (known.plan.tokenizers, ())
         )
         problems += (*wrong, *unfit)
         problems += tuple(check_databases(checked.policy, secrets, checked.places))
@@ -80,7 +78,8 @@ class Compiler:
             raise PolicyError(diagnostics)
         if tokens is not None:
             diagnostics = tuple(diagnostic for diagnostic in diagnostics if diagnostic.code != "open-gateway")
-        made = plan(checked.policy, now=now, tokens=tokens, imported=prices, tokenizers=texts)
+        asked = digest(hooks(checked.policy, secrets))
+        made = plan(checked.policy, now=now, tokens=tokens, imported=prices, tokenizers=texts, hooks=asked)
         return Compiled(checked.policy, secrets, made, lower(made, secrets, self.around), diagnostics)
 
     def _reader(self, known: Compiled | None) -> Callable[[SecretRef], str]:

@@ -35,10 +35,12 @@ def plan(
     tokens: Tokens | None = None,
     imported: Catalog | None = None,
     tokenizers: tuple[TokenizerText, ...] = (),
+    hooks: str = "",
 ) -> Plan:
     """The plan of a checked policy. Keys that expired by `now` (aware, UTC) are not in it.
 
     `tokens`: the issued keys; `imported`: the prices in the file that the policy names; `tokenizers`: its tokenizers.
+    `hooks`: the hash of what the workers of rules are told of webhooks.
     """
     built = {name: upstreams.build(name, provider) for name, provider in policy.providers.items()}
     native, counted = tuple(limiting.native(policy, tokens)), tuple(limiting.counted(policy, tokens))
@@ -82,6 +84,7 @@ def plan(
             {route.name: None if route.per_attempt else route.upstream_model for route in routes},
             counts=counts,
             texts=tokenizers,
+            hooks=hooks,
         ),
         retention=Retention(keep.records, keep.minutes, keep.hours),
         webhooks=tuple(

@@ -45,8 +45,11 @@ def decisions(plan: Plan) -> Iterator[Decision]:
     if plan.inline is not None:
         yield from rules_explained.decisions(plan.inline)
     yield from _accounts(plan)
+    asked = rules_explained.asked(plan.inline) if plan.inline else ()
     for webhook in plan.webhooks:
         budgets = dict.fromkeys(account.budget for account in plan.accounts if webhook.name in account.webhooks)
+        if not budgets and webhook.name in asked:
+            continue  # what it is asked stands at the rules
         yield Decision(
             ("webhooks", webhook.name),
             f"tell of {', '.join(webhook.events)} of {', '.join(budgets) or 'no budget in use'}",

@@ -204,6 +204,7 @@ class Inline:
     """What requests go through inline. `document`: the service's settings; `version`: what requests call them.
 
     `counts`: clients may ask how many tokens a request has. `texts`: of tokenizers, by what the document calls them.
+    `hooks`: what it calls the file that says where webhooks are.
     """
 
     rules: Rules
@@ -214,6 +215,7 @@ class Inline:
     timeout_ms: int
     counts: bool = False
     texts: Mapping[str, str] = field(default_factory=dict, repr=False)
+    hooks: str = ""
 
     @property
     def ruled(self) -> bool:
@@ -240,11 +242,12 @@ def inline(
     *,
     counts: bool = False,
     texts: Iterable[TokenizerText] = (),
+    hooks: str = "",
 ) -> Inline | None:
     """The rules of a checked policy, placed; None where there is nothing to do. `identities` are those of all keys.
 
     `names`: what the edge calls a model towards its provider; None where that is its own name, or for attempts to say.
-    `counts`: clients may ask for counts. `texts`: of the policy's tokenizers.
+    `counts`: clients may ask for counts. `texts`: of the policy's tokenizers. `hooks`: the hash of what webhooks are.
     """
     if not policy.rules and not counts:
         return None
@@ -259,7 +262,7 @@ def inline(
     called = {model: name for model in _chosen(policy.rules) if (name := names.get(model)) is not None}
     used = tuple(texts) if counts or any(map(counting.counts, specs)) else None
     how = Counting() if used is None else counting.counting(policy, used)
-    document = settings.dump(Settings(settings.FORMAT, specs, called, how))
+    document = settings.dump(Settings(settings.FORMAT, specs, called, how, hooks))
     return Inline(
         made,
         places,
@@ -269,6 +272,7 @@ def inline(
         policy.gateway.rule_timeout,
         counts,
         {text.digest: text.text for text in used or ()},
+        hooks,
     )
 
 

@@ -1,6 +1,7 @@
 """What each rule costs and why: its part of `ctl explain`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from controlplane.plan.ir import Decision, Tier
 from controlplane.plan.rules import Inline, Rule
@@ -44,9 +45,19 @@ def _why(rule: Rule) -> str:
     words = [f"about {price} us of CPU for a request" if asked or answered else "free"]
     if needs.stream > Access.NONE:
         words.append(f"{PART_US} for a part of a stream")
+    words += [f"waits for the webhook {each['to']}, {each['timeout_ms']} ms at most" for each in _webhooks(rule)]
     words.append("requests fail without it" if rule.spec.closed else "requests pass without it")
     words.append(f"met by {_met_by(rule)}")
     return "; ".join(words)
+
+
+def asked(inline: Inline) -> tuple[str, ...]:
+    """The webhooks that rules ask."""
+    return tuple(dict.fromkeys(each["to"] for rule in inline.rules.rules for each in _webhooks(rule)))
+
+
+def _webhooks(rule: Rule) -> Iterator[Mapping[str, Any]]:
+    return (stage.settings for stage in rule.spec.stages if stage.kind == "webhook")
 
 
 def _met_by(rule: Rule) -> str:

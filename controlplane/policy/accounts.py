@@ -108,12 +108,12 @@ WebhookEvent: TypeAlias = Literal["warn", "spent", "reset"]
 
 
 class Webhook(Strict):
-    """Where to tell what happens to budgets: signed HTTP calls, see docs/webhooks.md."""
+    """A service that budgets tell what happens, or that rules ask: signed HTTP calls, see docs/webhooks.md."""
 
     url: WebhookUrl = Field(description="What to POST to; `{env: NAME}` or `{file: path}` where it holds a secret.")
     secret: SecretType = Field(description="What calls are signed with: `whsec_` and the base64 of 24 to 64 bytes.")
     events: list[WebhookEvent] = Field(
-        ["warn", "spent", "reset"], description="What to tell: a warning, spent, and available again."
+        ["warn", "spent", "reset"], description="What budgets tell: a warning, spent, and available again."
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from controlplane.policy.check_caches import check_caches, check_redis
+from controlplane.policy.check_guards import check_guards
 from controlplane.policy.check_rules import check_rules
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.document import Document, Path
@@ -58,6 +59,7 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     found += check_issuers(document, sections.get("issuers", {}), names)
     found += check_tokenizers(document, sections.get("tokenizers", {}), resolved)
     found += check_rules(document, structure.rules, names)
+    found += check_guards(document, structure.rules, names["webhooks"], gateway.rule_timeout)
     nobody = all(document.data.get(section, {}) == {} for section in ("keys", "issuers"))
     redis = gateway.redis is not None
     found += check_caches(document, structure.rules, names["models"], redis=redis, nobody=nobody)

@@ -51,6 +51,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "invalid-rule": "The actions of a rule cannot be put together. The message says which and why.",
         "unfit-limit": "Settings of a limit, or a limit and its place, do not fit. The message says what to change.",
         "unfit-budget": "Two settings of a budget do not fit together. The message says what to change.",
+        "unfit-webhook": "A rule waits longer for a webhook than it may. Shorten it, or raise `gateway.rule_timeout`.",
         "fleet-without-redis": "Counters of a fleet are kept in Redis. Set `gateway.redis`, or write `scope: node`.",
         "invalid-redis": "`gateway.redis` holds no URL of a Redis. It begins with redis://, rediss:// or unix://.",
         "invalid-ledger": "`gateway.ledger` holds no URL that begins with sqlite:/// or postgresql://. Correct it.",

@@ -246,7 +246,7 @@ class PolicySpec(Strict):
     teams: dict[TeamName, Team] = Field({}, description="Teams that keys can belong to.")
     organizations: dict[OrganizationName, Organization] = Field({}, description="Organizations of teams.")
     budgets: dict[BudgetName, Budget] = Field({}, description="Budgets that keys, teams and others can name.")
-    webhooks: dict[WebhookName, Webhook] = Field({}, description="Where budgets can tell what happens to them.")
+    webhooks: dict[WebhookName, Webhook] = Field({}, description="Services that budgets tell, and that rules ask.")
     prices: dict[Pattern, Price] = Field(
         {}, description="Prices by upstream model, exact or ending in *; they come before those of the catalog."
     )

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchema
 from pydantic_core import PydanticCustomError, core_schema
 
 from controlplane.policy.caching import Cache
+from controlplane.policy.guarding import Guard, spelled_out
 from controlplane.policy.types import HeaderName, KeyName, Pattern, RuleName, Strict, TeamName
 from extproc.stages import choice, operations, parameters, safety, saving, tokens, validation
 from extproc.stages.detectors import Kind
@@ -94,6 +95,8 @@ _CHOICE, _PARAMETERS, _SAVING, _TOKENS, _VALIDATION = (
     _Told(stage.Settings) for stage in (choice, parameters, saving, tokens, validation)
 )
 _CACHE = _Told(Cache)
+_WEBHOOK = _Told(Guard, spelled_out)
+_WEBHOOK.schema = {"anyOf": [{"type": "string"}, _WEBHOOK.schema]}
 _INJECTION = _Told(safety.Injection, lambda value: {"action": value} if isinstance(value, str) else value)
 _INJECTION.schema = {"anyOf": [{"enum": ["flag", "block"]}, _INJECTION.schema]}
 
@@ -166,6 +169,9 @@ class Action(Strict):
         None, description="Refuse requests and answers in which it is found."
     )
     injection: Annotated[Any, _INJECTION] = Field(None, description="Flag or block what looks like a prompt injection.")
+    webhook: Annotated[Any, _WEBHOOK] = Field(
+        None, description="Ask a service of your own whether requests and answers may pass, or change."
+    )
     validate_: Annotated[Any, _VALIDATION] = Field(
         None, alias="validate", description="Refuse requests that break a schema or exceed limits."
     )

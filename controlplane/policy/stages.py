@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from controlplane.policy import caching
+from controlplane.policy import caching, guarding
 from controlplane.policy.rules import FINDS, TRANSFORMS, Rule
 from extproc.server.kinds import Built, build
 from extproc.server.settings import StageSpec
@@ -14,6 +14,7 @@ from extproc.server.settings import StageSpec
 _KINDS = {
     **dict.fromkeys(TRANSFORMS, "transform"),
     **dict.fromkeys((*FINDS, "injection"), "safety"),
+    "webhook": "webhook",
     "validate": "validation",
     "parameters": "parameters",
     "tokens": "tokens",
@@ -41,6 +42,8 @@ def _stages(kind: str, done: Iterator[tuple[str, Any]]) -> Iterator[StageSpec]:
         yield StageSpec(kind, _safety(done))
     elif kind == "cache":
         yield from (StageSpec(kind, caching.settings(told)) for _, told in done)
+    elif kind == "webhook":
+        yield from (StageSpec(kind, guarding.settings(told)) for _, told in done)
     else:
         yield from (StageSpec(kind, told) for _, told in done)
 

@@ -10,6 +10,7 @@ from typing import Any
 from controlplane.compiling import Compiled
 from controlplane.plan.denials import Spent, spent
 from controlplane.policy.secrets import SecretRef
+from controlplane.policy.webhooks import endpoint
 from controlplane.runtime.child import Child
 from controlplane.runtime.folder import RunFolder, usage_log
 from controlplane.xds.accounting import lower
@@ -89,12 +90,7 @@ def _endpoints(compiled: Compiled) -> str:
     """Where webhooks go, secrets included. Only those that a budget names."""
     named = {name for account in compiled.plan.accounts for name in account.webhooks}
     return endpoints.dump(
-        endpoints.Endpoint(
-            webhook.name,
-            webhook.url if isinstance(webhook.url, str) else compiled.secrets[webhook.url].reveal(),
-            compiled.secrets[webhook.secret].reveal(),
-            webhook.events,
-        )
+        endpoint(webhook.name, compiled.policy, compiled.secrets)
         for webhook in compiled.plan.webhooks
         if webhook.name in named
     )

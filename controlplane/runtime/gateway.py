@@ -201,7 +201,7 @@ def _sidecars(
         await supervisor.start(accounting.tell(compiled))
         await limiting.prepare(compiled)
         await caching.prepare(compiled)
-        await rules.prepare(compiled.plan, supervisor, folder, _READY_S)
+        await rules.prepare(compiled, supervisor, folder, _READY_S)
 
     return prepare
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -11,13 +12,14 @@ from typing import Any
 import grpc
 import orjson
 
-from controlplane.plan.ir import Plan
+from controlplane.compiling import Compiled
 from controlplane.plan.rules import Inline
+from controlplane.policy.webhooks import hooks
 from controlplane.runtime.child import Child, ProcessState, Status
 from controlplane.runtime.failures import RulesError
 from controlplane.runtime.folder import RunFolder
 from controlplane.runtime.supervise import Supervisor
-from extproc.server.settings import file_name, tokenizer_file
+from extproc.server.settings import file_name, hooks_file, tokenizer_file
 
 _NAME = "rules-"
 _KEPT = 8  # versions; requests may still be on their way with an older one
@@ -26,16 +28,17 @@ _COUNTERS, _ASK_S = "/headgate.inline.v1.Counters/Read", 2.0
 _POLL_S = 0.02
 
 
-async def prepare(plan: Plan, supervisor: Supervisor, folder: RunFolder, ready_s: float) -> None:
+async def prepare(compiled: Compiled, supervisor: Supervisor, folder: RunFolder, ready_s: float) -> None:
     """Has every worker that the plan needs ready, for requests of this version of its rules before any names it.
 
     Raises RulesError, StartError, RunFolderError.
     """
+    plan = compiled.plan
     if not plan.workers:
         return
     settings = folder.rules_settings
     if plan.inline is not None:
-        _write(settings, plan.inline)
+        _write(settings, plan.inline, hooks(compiled.policy, compiled.secrets))
     version = plan.inline.version if plan.inline is not None else ""
     for number in range(plan.workers):
         await supervisor.start(_child(number, folder, settings))
@@ -86,23 +89,28 @@ def _child(number: int, folder: RunFolder, settings: Path) -> Child:
     return Child(name=f"{_NAME}{number}", argv=tuple(argv), stop_s=12.0)
 
 
-def _write(settings: Path, inline: Inline) -> None:
-    """Puts the document where workers look for its version, tokenizers beside it, and removes the oldest ones."""
-    for digest, text in inline.texts.items():
-        file = settings / tokenizer_file(digest)
+def _write(settings: Path, inline: Inline, hooks: str) -> None:
+    """Puts the document where workers look for its version, what it names beside it, and removes the oldest ones."""
+    beside = {tokenizer_file(digest): text for digest, text in inline.texts.items()}
+    if inline.hooks:
+        beside[hooks_file(inline.hooks)] = hooks
+    for name, text in beside.items():
+        file = settings / name
         if file.exists():
             file.touch()
         else:
             _put(file, text.encode())
     _put(settings / file_name(inline.version), inline.document)
     _forget(settings.glob("*.json"), _KEPT)
+    _forget(settings.glob("*.hooks"), _KEPT)
     _forget(settings.glob("*.tokenizer"), max(_KEPT, len(inline.texts)))
 
 
 def _put(file: Path, content: bytes) -> None:
-    """Whole or not at all."""
+    """Whole or not at all, and for nobody else to read."""
     fresh = file.with_suffix(".new")
-    fresh.write_bytes(content)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
+        opened.write(content)
     fresh.replace(file)
 
 

@@ -16,6 +16,7 @@ import uvloop
 from extproc.cache.client import Client
 from extproc.server.asking import Others
 from extproc.server.counters import Counters
+from extproc.server.hooks import Hooks
 from extproc.server.library import Library
 from extproc.server.service import Service
 
@@ -47,11 +48,13 @@ async def _serve(socket: str, folder: Path, cache: str | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = Client(cache) if cache else None
-    service = Service(socket, Library(folder), Counters(), Others(client))
+    hooks = Hooks()
+    service = Service(socket, Library(folder), Counters(), Others(client, hooks))
     await service.start()
     _log.info("rules: ready", socket=socket)
     await stop.wait()
     await service.drain(_GRACE_S)
+    await hooks.close()
     if client is not None:
         client.close()
 

@@ -18,6 +18,7 @@ from extproc.stages.choice import modalities
 from extproc.stages.protocol import (
     Access,
     Endpoint,
+    Holding,
     Needs,
     Outcome,
     Question,
@@ -161,16 +162,13 @@ class Passage:
         asked = Asked()
         for rule in rules:
             for built in rule.stages:
-                outcome = self._tried(rule, partial(built.stage.request, self.request))
-                while outcome is not None and outcome.question is not None:
-                    told = yield Asking(rule.name, outcome.question)
-                    outcome = self._tried(rule, partial(built.stage.told, self.request, outcome.state, told))
+                outcome = yield from self._asked(rule, built, partial(built.stage.request, self.request))
                 if outcome is None:
                     break
                 self._take(asked, rule, outcome)
                 if asked.refusal or asked.reply:
                     asked.by = rule.name
-                    self._return(asked)
+                    yield from self._return(asked)
                     return asked
                 self._ran.append(_Ran(rule, built, outcome.state))
         return asked
@@ -181,15 +179,15 @@ class Passage:
             if rule.applies(self.request):
                 self._ran += [_Ran(rule, built, None) for built in rule.stages]
 
-    def answer(self, body: bytes) -> Answered:
-        """With the body of a successful answer that is not a stream."""
+    def answer(self, body: bytes) -> Generator[Asking, object, Answered]:
+        """With the body of a successful answer that is not a stream. Send it the answers, as to `ask`."""
         changed: bytes | None = None
         metadata: dict[str, Any] = {}
         for rule, built, state in reversed(self._ran):
             if not built.needs.answer:
                 continue
             now = body if changed is None else changed
-            outcome = self._tried(rule, partial(built.stage.answer, self.request, state, now))
+            outcome = yield from self._asked(rule, built, partial(built.stage.answer, self.request, state, now))
             if outcome is None:
                 continue
             _note(metadata, rule, outcome.metadata)
@@ -218,19 +216,30 @@ class Passage:
         """Whether a rule that must hold wants to see the answer."""
         return any(rule.closed and (built.needs.answer or built.needs.stream) for rule, built, _ in self._ran)
 
-    def _return(self, asked: Asked) -> None:
+    def _asked(
+        self, rule: Rule, built: Built, call: Callable[[], Outcome]
+    ) -> Generator[Asking, object, Outcome | None]:
+        """What a stage does, once its questions are answered. None: the rule is passed over."""
+        outcome = self._tried(rule, call)
+        while outcome is not None and outcome.question is not None:
+            told = yield Asking(rule.name, outcome.question)
+            outcome = self._tried(rule, partial(built.stage.told, self.request, outcome.state, told))
+        return outcome
+
+    def _return(self, asked: Asked) -> Generator[Asking, object, None]:
         """What a stage answers passes the stages before it, as a provider's answer would."""
         reply = asked.reply
         if reply is None:
             return
         if not reply.content_type.startswith("text/event-stream"):
-            answered = self.answer(reply.body)
+            answered = yield from self.answer(reply.body)
             _join(asked.metadata, answered.metadata)
             asked.refusal = answered.refusal
             asked.reply = None if answered.refusal else replace(reply, body=answered.body or reply.body)
             asked.by = answered.by or asked.by
         elif (flow := self.stream()) is not None:
-            asked.reply = replace(reply, body=flow.feed(reply.body) + flow.end())
+            begun = yield from flow.feed(reply.body)
+            asked.reply = replace(reply, body=begun + (yield from flow.end()))
             _join(asked.metadata, flow.metadata())
             self.failed += flow.failed
 
@@ -255,25 +264,27 @@ class Passage:
 
 class _Part(NamedTuple):
     rule: Rule
-    stream: Stream
+    stream: Stream | Holding
 
 
 class Flow:
     """A streamed answer on its way back: what one stage lets out is what the next one gets."""
 
-    __slots__ = ("_broken", "_endpoint", "_parts", "closed", "failed")
+    __slots__ = ("_broken", "_ended", "_endpoint", "_parts", "closed", "failed")
 
     def __init__(self, parts: list[_Part], endpoint: Endpoint) -> None:
         self._parts = parts
         self._endpoint = endpoint
         self.failed: list[str] = []
         self._broken: set[int] = set()
+        self._ended = False
         self.closed = False
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> Generator[Asking, object, bytes]:
+        """What goes out. Send it the answers, as to `Passage.ask`."""
         return self._through(data, ends=False)
 
-    def end(self) -> bytes:
+    def end(self) -> Generator[Asking, object, bytes]:
         """More than once gives nothing more."""
         return self._through(b"", ends=True)
 
@@ -284,8 +295,8 @@ class Flow:
             _note(found, rule, stream.metadata)
         return found
 
-    def _through(self, data: bytes, *, ends: bool) -> bytes:
-        if self.closed:
+    def _through(self, data: bytes, *, ends: bool) -> Generator[Asking, object, bytes]:
+        if self.closed or self._ended:
             return b""
         for number, (rule, stream) in enumerate(self._parts):
             if number in self._broken:
@@ -294,16 +305,21 @@ class Flow:
                 out = stream.feed(data) if data else b""
                 if ends or stream.closed:
                     out += stream.end()
+                    if isinstance(stream, Holding) and stream.held():
+                        question = stream.judge()
+                        out = stream.held() if question is None else stream.told((yield Asking(rule.name, question)))
             except Exception as error:
                 _failed(rule, error, self.failed)
                 if rule.closed:
                     self.closed = True
                     return _broken(rule).event(self._endpoint)
                 self._broken.add(number)
+                data = stream.held() if isinstance(stream, Holding) else data
                 continue
             if stream.closed:  # the stages after it get what it said last
                 ends = self.closed = True
             data = out
+        self._ended = self._ended or ends
         return data
 
 

@@ -10,17 +10,19 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import orjson
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from extproc.json_splice import Document
-from extproc.server.chain import Asked, Asking, Chain, Flow, Passage
+from extproc.server.chain import Answered, Asked, Asking, Chain, Flow, Passage
 from extproc.server.counters import Counters
 from extproc.stages.protocol import Endpoint, Refusal, Reply, Request
 from extproc.usage.entries import CACHE_HIT, CACHE_HITS, surface
 from extproc.usage.identity import owner
+
+T = TypeVar("T")
 
 ATTRIBUTES = "envoy.filters.http.ext_proc"
 ROUTE = "xds.route_name"
@@ -103,7 +105,7 @@ class Exchange:
         self._now = now
         self._passage: Passage | None = None
         self._said: Any = None  # the attributes that came with a request's headers
-        self._answer: Callable[[bytes, bool], ext_proc.ProcessingResponse] | None = None
+        self._answer: _Taker | None = None
 
     def respond(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse | Pause:
         """Raises ProtocolError."""
@@ -123,20 +125,22 @@ class Exchange:
         attributes = _attributes(message) if self._said is None else self._said
         passage = self._passage = self._chain.enter(self._request(attributes, message.request_body.body))
         multipart = attributes[_REQUEST_TYPE].string_value.lower().startswith("multipart/")
-        return self._asking(passage, passage.unseen() if multipart else passage.ask(), None)
+        steps = passage.unseen() if multipart else passage.ask()
+        return self._going(steps, lambda asked: self._decided(passage, asked))
 
-    def _asking(
-        self, passage: Passage, steps: Generator[Asking, object, Asked], told: object
+    def _going(
+        self, steps: Generator[Asking, object, T], then: Callable[[T], ext_proc.ProcessingResponse], told: object = None
     ) -> ext_proc.ProcessingResponse | Pause:
+        """Goes on until a question, or to what the steps come to."""
         try:
             asking = steps.send(told)
         except StopIteration as done:
-            return self._decided(passage, done.value)
+            return then(done.value)
         patience = asking.question.patience_s
         first = ext_proc.ProcessingResponse() if patience else None
         if first is not None and patience is not None:
             first.override_message_timeout.FromMilliseconds(int(1000 * patience))
-        return Pause(asking, first, lambda answer: self._asking(passage, steps, answer))
+        return Pause(asking, first, lambda answer: self._going(steps, then, answer))
 
     def _decided(self, passage: Passage, asked: Asked) -> ext_proc.ProcessingResponse:
         self._counters.asked(asked, passage.failed)
@@ -178,7 +182,7 @@ class Exchange:
         document.set(("model",), self._chain.names[model])
         return document.render()
 
-    def _begun(self, message: Any) -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
+    def _begun(self, message: Any) -> "_Taker":
         """What is done with the answer's body, by what its headers say."""
         attributes = _attributes(message)
         if self._passage is None:
@@ -194,49 +198,49 @@ class Exchange:
             return _passed if flow is None else self._flowing(flow)
         return self._held(self._passage) if self._streamed else self._whole(self._passage)
 
-    def _flowing(self, flow: Flow) -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
-        def part(data: bytes, ends: bool) -> ext_proc.ProcessingResponse:
-            out = flow.feed(data)
+    def _flowing(self, flow: Flow) -> "_Taker":
+        def part(data: bytes, ends: bool) -> ext_proc.ProcessingResponse | Pause:
             self._counters.chunks += 1
             if not ends:
-                return _ANSWER_UNCHANGED if out == data else _with_answer(out)
-            out += flow.end()
-            self._counters.failures(flow.failed)
-            self._counters.noted(flow.metadata())
-            return _noting(_with_answer(out), flow.metadata(), key=ANSWER_LOG)
+                return self._going(flow.feed(data), lambda out: _ANSWER_UNCHANGED if out == data else _with_answer(out))
+            return self._going(_to_the_end(flow, data), lambda out: self._flowed(flow, out))
 
         return part
 
-    def _whole(self, passage: Passage) -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
-        def only(data: bytes, _: bool) -> ext_proc.ProcessingResponse:
-            answered = passage.answer(data)
-            self._counters.answered(answered, passage.failed)
-            if answered.refusal is not None:
-                return _refused(answered.refusal, passage.request.endpoint, answered.metadata, ANSWER_LOG)
-            changed = _ANSWER_UNCHANGED if answered.body is None else _with_answer(answered.body)
-            return _noting(changed, answered.metadata, key=ANSWER_LOG)
+    def _flowed(self, flow: Flow, out: bytes) -> ext_proc.ProcessingResponse:
+        self._counters.failures(flow.failed)
+        self._counters.noted(flow.metadata())
+        return _noting(_with_answer(out), flow.metadata(), key=ANSWER_LOG)
 
-        return only
+    def _whole(self, passage: Passage) -> "_Taker":
+        def answered(made: Answered) -> ext_proc.ProcessingResponse:
+            self._counters.answered(made, passage.failed)
+            if made.refusal is not None:
+                return _refused(made.refusal, passage.request.endpoint, made.metadata, ANSWER_LOG)
+            changed = _ANSWER_UNCHANGED if made.body is None else _with_answer(made.body)
+            return _noting(changed, made.metadata, key=ANSWER_LOG)
 
-    def _held(self, passage: Passage) -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
+        return lambda data, _: self._going(passage.answer(data), answered)
+
+    def _held(self, passage: Passage) -> "_Taker":
         """A stream was asked for, something else came: it is looked at as a whole all the same."""
         held = bytearray()
 
-        def part(data: bytes, ends: bool) -> ext_proc.ProcessingResponse:
+        def answered(made: Answered) -> ext_proc.ProcessingResponse:
+            self._counters.answered(made, passage.failed)
+            refused = made.refusal.body(passage.request.endpoint) if made.refusal is not None else None
+            return _noting(_with_answer(refused or made.body or bytes(held)), made.metadata, key=ANSWER_LOG)
+
+        def part(data: bytes, ends: bool) -> ext_proc.ProcessingResponse | Pause:
             held.extend(data)
             if len(held) > _MOST_HELD:
                 self._answer = self._ended(_TOO_LONG) if passage.watched else _passed
                 return self._answer(bytes(held), ends) if passage.watched else _with_answer(bytes(held))
-            if not ends:
-                return _with_answer(b"")
-            answered = passage.answer(bytes(held))
-            self._counters.answered(answered, passage.failed)
-            refused = answered.refusal.body(passage.request.endpoint) if answered.refusal is not None else None
-            return _noting(_with_answer(refused or answered.body or bytes(held)), answered.metadata, key=ANSWER_LOG)
+            return self._going(passage.answer(bytes(held)), answered) if ends else _with_answer(b"")
 
         return part
 
-    def _ended(self, refusal: Refusal, encoding: str = "") -> Callable[[bytes, bool], ext_proc.ProcessingResponse]:
+    def _ended(self, refusal: Refusal, encoding: str = "") -> "_Taker":
         """An answer that nobody may see."""
         endpoint = self._passage.request.endpoint if self._passage else Endpoint.OTHER
         if not self._streamed:
@@ -263,6 +267,17 @@ class Exchange:
 
 # Texts are UTF-8 in Envoy's messages; what a client sends as a header need not be.
 _NOT_UTF8 = Refusal(400, "invalid_header", "A request header that rules read is not UTF-8. Send it as ASCII.")
+
+
+# Takes the answer's body, part by part, and is told of the last one.
+_Taker: TypeAlias = Callable[[bytes, bool], ext_proc.ProcessingResponse | Pause]
+
+
+def _to_the_end(flow: Flow, data: bytes) -> Generator[Asking, object, bytes]:
+    out = yield from flow.feed(data)
+    return out + (yield from flow.end())
+
+
 _COMPRESSED = Refusal(
     502, "upstream_error", "The provider's answer is compressed: rules cannot read it.", type="server_error"
 )

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from extproc.stages import cache, parameters, registry, saving, transform
-from extproc.stages.book import Book
+from extproc.stages.around import Around
 from extproc.stages.protocol import Needs, Stage
 from extproc.stages.registry import KINDS
 from extproc.stages.settings import parse
@@ -51,18 +51,18 @@ _MORE: Mapping[str, Callable[[Any], tuple[bool, Names, Names]]] = MappingProxyTy
 )
 
 
-def build(kind: str, document: bytes, origin: str, book: Book | None = None) -> Built:
+def build(kind: str, document: bytes, origin: str, around: Around | None = None) -> Built:
     """A stage from the JSON of its settings. Raises SettingsError.
 
-    `book`: the tokenizers of the policy, without which their names are not looked up.
+    `around`: what the policy keeps elsewhere, without which no name is looked up there.
     """
-    if book is None or not KINDS[kind].counts:
+    if around is None or not KINDS[kind].around:
         return _kept(kind, document, origin)
-    return _built(kind, document, origin, book)
+    return _built(kind, document, origin, around)
 
 
-def _built(kind: str, document: bytes, origin: str, book: Book | None = None) -> Built:
-    stage = registry.build(kind, document, origin, book)
+def _built(kind: str, document: bytes, origin: str, around: Around | None = None) -> Built:
+    stage = registry.build(kind, document, origin, around)
     asked, asks, tells = _MORE.get(kind, lambda _: (False, _NONE, _NONE))(parse(KINDS[kind].settings, document, origin))
     return Built(kind, stage, stage.needs, asked, kind == "choice", asks, tells)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -12,16 +12,19 @@ from extproc.server import settings
 from extproc.server.chain import Chain, Rule
 from extproc.server.kinds import Built, build
 from extproc.server.settings import RuleSpec, When
+from extproc.stages.around import Around
 from extproc.stages.book import Book, Counting
 from extproc.stages.count import Counts
 from extproc.stages.settings import SettingsError
 from extproc.stages.tokenizers import Local
+from extproc.usage.webhooks import endpoints
+from extproc.usage.webhooks.endpoints import Endpoint
 
 KEPT = 4
 
 
-def _no_text(digest: str) -> str:
-    raise ValueError(f"there is no text {digest}")
+def _nothing_beside(name: str) -> str:
+    raise ValueError(f"there is no file {name}")
 
 
 class UnknownError(LookupError):
@@ -29,12 +32,13 @@ class UnknownError(LookupError):
 
 
 class Version:
-    """The rules of a settings document, ready to run. `texts`: of tokenizer files, by hash. Raises SettingsError."""
+    """The rules of a settings document, ready to run. `read`: files beside it, by name. Raises SettingsError."""
 
-    def __init__(self, document: bytes, origin: str, texts: Callable[[str], str] = _no_text) -> None:
+    def __init__(self, document: bytes, origin: str, read: Callable[[str], str] = _nothing_beside) -> None:
         made = settings.parse(document, origin)
-        book = _book(made.counting, origin, texts)
-        self._rules = tuple(_rule(spec, book) for spec in made.rules)
+        book = _book(made.counting, origin, read)
+        around = Around(book, _hooks(made.hooks, origin, read))
+        self._rules = tuple(_rule(spec, around) for spec in made.rules)
         self._names = made.names
         self._chains = {settings.COUNTS: Chain((_counting(book),))}
 
@@ -50,9 +54,9 @@ class Version:
         return found
 
 
-def _rule(spec: RuleSpec, book: Book) -> Rule:
+def _rule(spec: RuleSpec, around: Around) -> Rule:
     try:
-        stages = tuple(build(each.kind, orjson.dumps(each.settings), spec.name, book) for each in spec.stages)
+        stages = tuple(build(each.kind, orjson.dumps(each.settings), spec.name, around) for each in spec.stages)
     except SettingsError:
         raise
     except ValueError as error:
@@ -66,19 +70,30 @@ def _counting(book: Book) -> Rule:
     return Rule("/count", (Built("count", stage, stage.needs, False, False, none, none),), When(), closed=True)
 
 
-def _book(counting: Counting, origin: str, texts: Callable[[str], str]) -> Book:
+def _book(counting: Counting, origin: str, read: Callable[[str], str]) -> Book:
     try:
-        return Book(counting, {name: _local(name, digest, texts) for name, digest in counting.files.items()})
+        return Book(counting, {name: _local(name, digest, read) for name, digest in counting.files.items()})
     except (OSError, ValueError) as error:
         raise SettingsError(f"{origin}: tokenizers: {error}") from None
 
 
-def _local(name: str, digest: str, texts: Callable[[str], str]) -> Local:
+def _local(name: str, digest: str, read: Callable[[str], str]) -> Local:
     """A file's tokenizer; reading one takes up to a second, and most edits leave them alone."""
     found = _TOKENIZERS.get((name, digest))
     if found is None:
-        found = _TOKENIZERS[name, digest] = Local(name, texts(digest))
+        found = _TOKENIZERS[name, digest] = Local(name, read(settings.tokenizer_file(digest)))
     return found
+
+
+def _hooks(digest: str, origin: str, read: Callable[[str], str]) -> Mapping[str, Endpoint]:
+    """No error quotes the file: it holds secrets."""
+    try:
+        found = endpoints.load(read(settings.hooks_file(digest))) if digest else ()
+    except OSError as error:
+        raise SettingsError(f"{origin}: webhooks: {error.strerror}") from None
+    except ValueError:
+        raise SettingsError(f"{origin}: webhooks: {settings.hooks_file(digest)} is not what its name says") from None
+    return {hook.name: hook for hook in found}
 
 
 # They live as long as a version that uses them.
@@ -122,7 +137,7 @@ class Library:
             raise UnknownError(f"there is no version {version} in {self._folder}") from None
         if settings.version(document) != version:
             raise UnknownError(f"{file} is not what its name says")
-        return Version(document, file.name, self._text)
+        return Version(document, file.name, self._beside)
 
-    def _text(self, digest: str) -> str:
-        return (self._folder / settings.tokenizer_file(digest)).read_text(encoding="utf-8")
+    def _beside(self, name: str) -> str:
+        return (self._folder / name).read_text(encoding="utf-8")

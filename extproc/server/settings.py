@@ -67,7 +67,7 @@ class RuleSpec:
 class Settings:
     """`names`: what providers call models that rules may choose, where that differs.
 
-    `counting`: how tokens are counted.
+    `counting`: how tokens are counted. `hooks`: the hash of the file that says where webhooks are.
 
     Nothing in it depends on who may send requests, so that a key which comes or goes makes no new version.
     """
@@ -76,6 +76,7 @@ class Settings:
     rules: tuple[RuleSpec, ...]
     names: Mapping[str, str] = field(default_factory=dict)
     counting: Counting = field(default_factory=Counting)
+    hooks: str = ""
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
 
@@ -101,6 +102,11 @@ def file_name(of_version: str) -> str:
 def tokenizer_file(digest: str) -> str:
     """The name of the file beside the documents that has a tokenizer's text, by the text's hash."""
     return f"{digest}.tokenizer"
+
+
+def hooks_file(digest: str) -> str:
+    """The name of the file beside the documents that says where webhooks are, with their secrets."""
+    return f"{digest}.hooks"
 
 
 def chain_name(places: Iterable[int]) -> str:

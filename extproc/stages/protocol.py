@@ -1,6 +1,7 @@
 """What a stage is: the values it is given, the values it gives back, and what it needs to see."""
 
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -250,6 +251,40 @@ class Stream(Protocol):
     def end(self) -> bytes: ...
 
 
+class Holding(ABC):
+    """A stream that is judged as a whole: nothing goes out before its end, and then somebody may be asked.
+
+    `feed` raises OverflowError for more than `most` bytes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.closed = False
+        self.metadata: Mapping[str, Json] = {}
+        self._most = most
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        self._held += data
+        if len(self._held) > self._most:
+            raise OverflowError(f"the stream has more than {self._most} bytes")
+        return b""
+
+    def end(self) -> bytes:
+        return b""
+
+    def held(self) -> bytes:
+        """What came so far. It is not forgotten."""
+        return bytes(self._held)
+
+    @abstractmethod
+    def judge(self) -> Question | None:
+        """Called once, after the end of what is not empty. None: what it held may go out."""
+
+    @abstractmethod
+    def told(self, answer: object) -> bytes:
+        """What goes out, once the question is answered. None: nobody could tell."""
+
+
 class Stage(Protocol):
     """One configured stage: stateless, shared by all requests of its route."""
 
@@ -263,9 +298,12 @@ class Stage(Protocol):
         """Called with the answer to its question, and the state that came with it. None: nobody could tell."""
 
     def answer(self, request: Request, state: object, body: bytes) -> Outcome:
-        """Called with the body of a successful answer that is not a stream. Any bytes may come."""
+        """Called with the body of a successful answer that is not a stream. Any bytes may come.
 
-    def stream(self, request: Request, state: object) -> Stream | None:
+        It may ask, too: `told` is called then.
+        """
+
+    def stream(self, request: Request, state: object) -> Stream | Holding | None:
         """Called when a streamed answer begins. None: this stage has nothing to do with it."""
 
 
@@ -283,5 +321,5 @@ class Plain:
     def answer(self, request: Request, state: object, body: bytes) -> Outcome:
         return NOTHING
 
-    def stream(self, request: Request, state: object) -> Stream | None:
+    def stream(self, request: Request, state: object) -> Stream | Holding | None:
         return None
