@@ -47,6 +47,8 @@ def read(ref: SecretRef) -> str:
         return tokenizer_json()
     if ref.name.startswith("broken"):
         return '{\n  "model":\n}'
+    if ref.name == "GUARD_URL":
+        return "https://guard.example.com/value-of-GUARD_URL"
     if ref.name.startswith("WHSEC"):
         return f"whsec_{b64encode(b'value-of-' + ref.name.encode().ljust(24)).decode()}"
     return f"{'redis://' if ref.name.startswith('REDIS') else ''}value-of-{ref.name}"

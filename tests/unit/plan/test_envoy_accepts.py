@@ -18,6 +18,7 @@ from controlplane.policy.secrets import SecretRef
 from controlplane.runtime.judge import Verdict, judge
 from controlplane.xds.link import static_bootstrap
 from controlplane.xds.surroundings import Surroundings
+from tests.support.words import tokenizer_json
 from tests.unit.plan.compiled import AROUND, NOW
 
 ROOT = Path(__file__).parents[3]
@@ -54,6 +55,10 @@ def read(ref: SecretRef) -> str:
         raise LookupError("it is not set")
     if ref.name == "prices.json":
         return '{"version": 1, "families": {}, "models": []}'
+    if ref.name == "words.json":
+        return tokenizer_json()
+    if ref.name == "GUARD_URL":
+        return "https://guard.example.com/value-of-GUARD_URL"
     if ref.name.startswith("WHSEC"):
         return "whsec_" + base64.b64encode(bytes(32)).decode()
     if not ref.name.endswith((".pem", ".key")):

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.stages import settings
+from extproc.stages.around import Around
 from extproc.stages.book import NO_BOOK
 from extproc.stages.protocol import Access, Endpoint, Needs, Refusal, Stage, opened
 from extproc.stages.registry import KINDS, build
 from extproc.stages.settings import SettingsError
 from extproc.stages.sse import Splitter, data_of, with_data
+from extproc.usage.webhooks.endpoints import Endpoint as Hook
 from tests.unit.stages.given import CUTS, asked, chunked, fed
 
 ROOT = Path(__file__).parents[3]
@@ -35,9 +37,11 @@ DOCUMENTS: dict[str, Any] = {
         ]
     },
     "validation": {"limits": {"text": 5, "images": 0}},
+    "webhook": {"to": "guard"},
 }
+AROUND = Around(NO_BOOK, {"guard": Hook("guard", "http://127.0.0.1:9/", "whsec_" + "A" * 32)})
 STAGES: dict[str, Stage] = {
-    name: build(name, json.dumps(document).encode(), "t") for name, document in DOCUMENTS.items()
+    name: build(name, json.dumps(document).encode(), "t", AROUND) for name, document in DOCUMENTS.items()
 }
 
 
@@ -56,7 +60,9 @@ def test_a_stage_that_does_not_exist() -> None:
     with pytest.raises(SettingsError, match="no stage 'magic': one of cache, choice"):
         build("magic", b"{}", "t")
     with pytest.raises(SettingsError, match=r"t: models\.a\.tokenizer: 'b' is no tokenizer"):
-        build("tokens", b'{"models": {"a": {"tokenizer": "b"}}}', "t", NO_BOOK)
+        build("tokens", b'{"models": {"a": {"tokenizer": "b"}}}', "t", AROUND)
+    with pytest.raises(SettingsError, match=r"t: to: there is no webhook 'other'"):
+        build("webhook", b'{"to": "other"}', "t", AROUND)
 
 
 @pytest.mark.parametrize("name", KINDS)
