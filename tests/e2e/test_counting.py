@@ -1,6 +1,8 @@
 """Counting as users meet it: `/v1/tokenize`, Anthropic's count_tokens, tokenizers of the policy; no provider helps."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -220,3 +222,21 @@ def test_without_need_there_are_no_workers(mock: MockProvider) -> None:
         gateway.apply_edit(policy, "tokenize: true")
         assert _ask(gateway, {"model": "m", "prompt": "hello"}).json()["count"] == 1
         assert gateway.chat("m").status_code == 200
+
+
+def test_workers_that_are_away_are_told_in_both_dialects(gateway: Gateway) -> None:
+    for name, pid in gateway.processes().items():
+        if name.startswith("rules-"):
+            os.kill(pid, signal.SIGKILL)
+
+    def refused() -> list[httpx.Response]:
+        answers = [
+            _ask(gateway, {"model": "gpt-4o", "prompt": "hi"}),
+            _ask(gateway, {"model": "gpt-4o", "messages": _HI}, "/v1/messages/count_tokens"),
+        ]
+        return answers if all(answer.status_code == 503 for answer in answers) else []
+
+    openais, anthropics = (answer.json() for answer in eventually(refused, "nobody counts"))
+    assert openais["error"]["code"] == "rules_unavailable"
+    assert (anthropics["type"], anthropics["error"]["type"]) == ("error", "overloaded_error")
+    eventually(lambda: _ask(gateway, {"model": "gpt-4o", "prompt": "hi"}).is_success, "it is counted again", 20)

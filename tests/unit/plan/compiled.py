@@ -1,5 +1,6 @@
 """Policies compiled as `ctl` compiles them, with secrets whose values a test can look for."""
 
+from base64 import b64encode
 from datetime import UTC, datetime
 from types import MappingProxyType
 
@@ -13,6 +14,8 @@ AROUND = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"m
 
 
 def read(ref: SecretRef) -> str:
+    if ref.name.startswith("WHSEC"):
+        return f"whsec_{b64encode(ref.name.encode().ljust(24)).decode()}"
     return f"{'redis://' if ref.name.startswith('REDIS') else ''}value-of-{ref.name}"
 
 

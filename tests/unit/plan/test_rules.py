@@ -224,3 +224,52 @@ def test_explain_tells_the_tier_the_mode_and_the_price() -> None:
     assert "models free-* and keys bob" in told.why
     assert explain.request(plan, "free-x", "bob").rules == ("safe",)
     assert explain.request(plan, "free-x", "alice").rules == ()
+
+
+@pytest.mark.parametrize(
+    ("gateway", "more", "counts", "workers"),
+    [
+        ("{}", "", False, 0),
+        ("{tokenize: true}", "", True, 2),
+        ("{rule_workers: 3}", "rules: [{do: [{set: {a: 1}}]}]", True, 3),
+        ("{tokenize: false}", "rules: [{do: [{set: {a: 1}}]}]", False, 2),
+        ("{tokenize: false}", "", False, 0),
+    ],
+)
+def test_tokens_are_counted_where_workers_run_or_it_is_asked_for(
+    gateway: str, more: str, counts: bool, workers: int
+) -> None:
+    plan = compiled(f"{_HEAD}gateway: {gateway}\n{more}\n").plan
+    assert (plan.counts, plan.workers, plan.ruled) == (counts, workers, bool(more))
+    told = [each for each in explain.decisions(plan) if each.path == ("gateway", "tokenize")]
+    assert [each.tier for each in told] == ([Tier.INLINE] if counts else [])
+
+
+def test_models_are_part_of_the_settings_where_tokens_are_counted() -> None:
+    """An edit of models is a new version for those who count, and none for others."""
+
+    def version(models: str, do: str, gateway: str = "{tokenize: false}") -> str:
+        head = f"version: 1\ngateway: {gateway}\nproviders: {{p: {{kind: mock}}}}\nmodels: {models}\n"
+        return _inline([{"do": [orjson.loads(do)]}], head).version
+
+    few, more = "{m: p}", "{m: p, n: p}"
+    assert version(few, '{"set": {"a": 1}}') == version(more, '{"set": {"a": 1}}')
+    assert version(few, '{"tokens": {}}') != version(more, '{"tokens": {}}')
+    assert version(few, '{"set": {"a": 1}}', "{}") != version(more, '{"set": {"a": 1}}', "{}")
+
+
+def test_explain_tells_what_a_webhook_may_take() -> None:
+    hook = 'webhooks: {guard: {url: "https://guard/", secret: {env: WHSEC}}}\n'
+    plan = compiled(_HEAD + hook + "rules: [{do: [{webhook: {to: guard, timeout: 300ms}}]}]\n").plan
+    told = {each.path: each for each in explain.decisions(plan)}
+    assert "waits for the webhook guard, 300 ms at most" in told["rules", 0].why
+    assert "requests fail without it" in told["rules", 0].why
+    assert ("webhooks", "guard") not in told
+
+
+def test_a_new_secret_of_a_webhook_is_a_new_version() -> None:
+    hook = 'webhooks: {guard: {url: "https://guard/", secret: {env: %s}}}\n'
+    one, other = (
+        _inline([{"do": [{"webhook": "guard"}]}], _HEAD + hook % name).version for name in ("WHSEC_ONE", "WHSEC_TWO")
+    )
+    assert one != other

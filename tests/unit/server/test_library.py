@@ -2,13 +2,20 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
 from extproc.server import settings
 from extproc.server.library import KEPT, Library, UnknownError
 from extproc.server.settings import RuleSpec, Settings, StageSpec, When
+from extproc.stages.book import Counting
+from extproc.stages.protocol import Endpoint, Request
 from extproc.stages.settings import SettingsError
+from extproc.usage.webhooks import endpoints
+from tests.support.words import tokenizer_json
+from tests.unit.server.steps import done
 
 
 def _document(value: int = 0) -> bytes:
@@ -89,3 +96,50 @@ async def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     for chain in ("7", "", "-", "0-", "a", "00", "-1", "0-0-9"):
         with pytest.raises(UnknownError, match="no chain"):
             library.known(settings.version(_document(2)), chain)
+
+
+_HOOKS = endpoints.dump([endpoints.Endpoint("guard", "http://127.0.0.1:9/SECRETPATH", "whsec_" + "A" * 32)])
+
+
+def _beside(folder: Path, **more: Any) -> str:
+    """A version that needs files beside it: a tokenizer, and where its webhook is."""
+    rules = (RuleSpec("one", (StageSpec("webhook", {"to": "guard"}), StageSpec("tokens", {})), When()),)
+    counting = Counting({"m": (None,)}, {"m": "words"}, {"words": "ab12"})
+    document = settings.dump(Settings(1, rules, counting=counting, hooks="cd34"))
+    files = {settings.tokenizer_file("ab12"): tokenizer_json(), settings.hooks_file("cd34"): _HOOKS} | more
+    for name, text in files.items():
+        if text is not None:
+            (folder / name).write_text(text)
+    return _write(folder, document)
+
+
+async def test_a_version_has_its_tokenizers_and_webhooks_from_files_beside_it(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    version = _beside(tmp_path)
+    await library.load(version)
+    chain, counts = library.known(version, "0"), library.known(version, settings.COUNTS)
+    assert chain is not None and counts is not None
+    request = Request(Endpoint.TOKENIZE, b'{"model":"m","prompt":"hello world"}', "m")
+    reply = done(counts.enter(request).ask()).reply
+    assert reply is not None
+    assert orjson.loads(reply.body) == {
+        "model": "m", "count": 3, "exact": True, "tokenizer": "words", "tokens": [1, 2, 3]
+    }  # fmt: skip
+    asked = done(chain.enter(Request(Endpoint.COMPLETIONS, b'{"prompt":"hello"}', "m")).ask(), b'{"action": "allow"}')
+    assert asked.metadata["one"]["prompt_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("ab12.tokenizer", None, "tokenizers: .*No such file"),
+        ("ab12.tokenizer", "{", "tokenizers: words is no tokenizer.json"),
+        ("cd34.hooks", None, "webhooks: No such file"),
+        ("cd34.hooks", "[SECRETPATH", "webhooks: cd34.hooks is not what its name says"),
+        ("cd34.hooks", "[]", "to: there is no webhook 'guard'"),
+    ],
+)
+async def test_files_that_are_missing_or_wrong(tmp_path: Path, file: str, text: str | None, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as caught:
+        await Library(tmp_path).load(_beside(tmp_path, **{file: text}))
+    assert "SECRETPATH" not in str(caught.value)
