@@ -13,8 +13,9 @@ from extproc.stages.prompt_tokens import Counter
 from extproc.stages.protocol import Access, Endpoint, Needs, Outcome, Plain, Refusal, Reply, Request
 from extproc.stages.tokenizers import Tokenizer
 
-# Characters of texts whose tokens are told one by one: of longer ones, the list would be many times their size.
-MOST_TOLD = 1 << 20
+# Characters of texts whose tokens are told one by one. Of longer ones the list would be many times their size, and a
+# tokenizer.json makes it at one go, while all others in the worker wait.
+MOST_TOLD = 128 << 10
 _PROMPTS = ("messages", "input", "prompt")
 _EXPECTED = "`prompt` or `input` (a text, or a list of them) or `messages` (a list) is expected."
 _SPECIAL = "add_special_tokens"
