@@ -22,8 +22,8 @@ ProviderName = Literal[
 ]
 
 CLIENTS: dict[ClientAPI, Tongue] = {
-    "openai": Tongue("openai", openai_answer.whole, openai_answer.Writer, openai_answer.STREAM_TYPE),
-    "anthropic": Tongue("anthropic", anthropic_answer.whole, anthropic_answer.Writer, anthropic_answer.STREAM_TYPE),
+    "openai": Tongue("openai", openai_answer.whole, openai_answer.Writer),
+    "anthropic": Tongue("anthropic", anthropic_answer.whole, anthropic_answer.Writer),
 }
 PROVIDERS: dict[ProviderName, Dialect] = {
     "openai": openai.DIALECT,
