@@ -5,7 +5,6 @@ SIGTERM and SIGINT drain it.
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
+from extproc import logs
 from extproc.server.counters import Counters
 from extproc.server.library import Library
 from extproc.server.service import Service
@@ -27,10 +27,7 @@ def main() -> int:
     parser.add_argument("--socket", required=True, help="path of the unix socket to serve on")
     parser.add_argument("--settings", type=Path, required=True, help="folder of the settings documents")
     options = parser.parse_args()
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.to_stderr()
     try:
         uvloop.run(_serve(options.socket, options.settings))
     except OSError as error:
