@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from controlplane.policy.check_rules import check_rules
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.document import Document, Path
+from controlplane.policy.experiments import check_experiments
 from controlplane.policy.grammar import Address, is_ip
 from controlplane.policy.language import SECTIONS, Gateway, Policy
 from controlplane.policy.load import LoadCache, load
@@ -56,6 +57,7 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     found += check_limits(document, gateway, sections, names)
     found += check_issuers(document, sections.get("issuers", {}), names)
     found += check_rules(document, structure.rules, names)
+    found += check_experiments(document, gateway, sections.get("providers", {}))
     nobody = all(document.data.get(section, {}) == {} for section in ("keys", "issuers"))
     found += _semantics(document, gateway, sections.get("providers", {}), open_to_all=nobody)
     ordered = tuple(sorted(dict.fromkeys(found), key=lambda d: (d.place is None, d.place)))
