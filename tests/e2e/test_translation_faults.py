@@ -25,6 +25,13 @@ STEPS = [Step("text", "Hello")]
 BODY = {"model": "m", "messages": HI}
 
 
+def kill_workers(edge: "Edge") -> None:
+    for name, pid in edge.gateway.processes().items():
+        if name.startswith("rules-"):
+            with suppress(ProcessLookupError):  # not started again yet
+                os.kill(pid, signal.SIGKILL)
+
+
 class Edge:
     """A gateway with an Anthropic and an OpenAI provider whose answers a test may replace."""
 
@@ -41,7 +48,7 @@ class Edge:
             "  gpt-first: {try: [{provider: openai, model: gpt}, {provider: anthropic, model: claude}]}\n"
             "  slow: {provider: anthropic, retries: 0, timeouts: {first_byte: 1s, idle: 2s}}\n"
         )
-        self.gateway = stack.enter_context(Gateway(policy, env=ENV))
+        self.gateway = stack.enter_context(Gateway(policy, env=ENV, settings="rule_timeout: 15s"))
         self.openai = stack.enter_context(self.gateway.client())
         self.anthropic = stack.enter_context(
             anthropic.Anthropic(base_url=self.gateway.url, api_key="none", max_retries=0, timeout=20)
@@ -220,6 +227,13 @@ def test_a_slow_provider_is_an_error_in_the_clients_dialect(edge: Edge) -> None:
         wait.set()
 
 
+def test_requests_wait_for_workers_that_are_started_again(edge: Edge) -> None:
+    kill_workers(edge)
+    made = edge.openai.chat.completions.create(model="claude-first", messages=HI)
+    assert made.choices[0].message.content == "Hello"
+    assert not edge.gpt.asked
+
+
 @pytest.mark.slow
 def test_workers_killed_under_load_let_nothing_untranslated_pass(edge: Edge) -> None:
     stop, found = threading.Event(), list[tuple[int, str]]()
@@ -243,10 +257,7 @@ def test_workers_killed_under_load_let_nothing_untranslated_pass(edge: Edge) -> 
         for _ in range(4):
             count = len(found)
             eventually(lambda count=count: len(found) > count + 20, "load")  # type: ignore[misc]
-            for name, pid in edge.gateway.processes().items():
-                if name.startswith("rules-"):
-                    with suppress(ProcessLookupError):  # not started again yet
-                        os.kill(pid, signal.SIGKILL)
+            kill_workers(edge)
         count = len(found)
         eventually(lambda: sum(status == 200 for status, _ in found[count:]) > 20, "answers after the last death", 30)
     finally:
