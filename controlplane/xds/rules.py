@@ -94,7 +94,7 @@ def processor(inline: Inline) -> ext_proc.ExternalProcessor:
 
 
 def another_worker(retries: int = 3, longest_ms: int = 50) -> base.RetryPolicy:
-    """A worker that is gone has done nothing: another one is asked, for by then it is ejected. Pauses are `longest_ms` at most.
+    """A worker that is gone has done nothing: another one is asked, for by then it is ejected. `longest_ms`: a pause.
 
     A predicate that leaves out hosts which were asked would say so, too, but Envoy makes it anew for every exchange,
     from its configuration: some 40 us.
