@@ -1,4 +1,7 @@
-"""Translation when something is wrong: providers that fail or talk nonsense, clients that leave, a dead service."""
+"""Translation when something is wrong: providers that fail, clients that leave, a dead service.
+
+For those that talk nonsense, see test_bad_input.py.
+"""
 
 import itertools
 import json
@@ -6,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -18,7 +21,7 @@ import pytest
 from tests.support.dialects import ENV, answers, entry, error
 from tests.support.gateway import Gateway, eventually
 from tests.support.wired import Answer, Asked, streamed
-from tests.unit.translate.answers import Step, stream, whole
+from tests.unit.translate.answers import Step, stream
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 STEPS = [Step("text", "Hello")]
@@ -126,64 +129,6 @@ def test_a_refused_request_is_not_sent_anywhere(edge: Edge) -> None:
         edge.openai.chat.completions.create(model="claude-first", messages=HI, seed=1)
     assert not edge.claude.asked
     assert not edge.gpt.asked
-
-
-BAD: dict[str, Callable[[Asked], Answer]] = {
-    "html": lambda _: Answer(200, b"<html>secret page</html>", "text/html"),
-    "html error": lambda _: Answer(503, b"<html>secret page</html>", "text/html"),
-    "broken json": lambda _: Answer(200, b'{"type": "message", "content": ['),
-    "no utf-8": lambda _: Answer(200, b'{"type": "\xff\xfe"}'),
-    "compressed": lambda _: Answer(200, b"\x1f\x8b\x08\x00secret page", headers={"content-encoding": "gzip"}),
-    "deep": lambda _: Answer(200, b"[" * 100_000),
-    "nothing": lambda _: Answer(200, b""),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-@pytest.mark.parametrize("streaming", [False, True])
-def test_what_is_no_answer_is_an_error_in_the_clients_dialect(edge: Edge, case: str, streaming: bool) -> None:
-    edge.claude.answer = BAD[case]
-    body = BODY | {"model": "only-claude", "stream": streaming}
-    answer = edge.gateway.http.post("/v1/chat/completions", json=body)
-    assert answer.status_code in (502, 503), answer.text
-    assert "secret page" not in answer.text
-    if case != "nothing":  # an answer without a body is nothing to translate
-        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-
-
-def _truncated(asked: Asked) -> Answer:
-    events = stream("anthropic", [Step("text", "Hello world, and more")])
-    return streamed(events[: len(events) // 2], breaks=asked.headers["x-case"] == "broken")
-
-
-@pytest.mark.parametrize("case", ["ended", "broken"])
-def test_a_truncated_stream_does_not_look_whole(edge: Edge, case: str) -> None:
-    edge.claude.answer = _truncated
-    text = ""
-    try:
-        with edge.gateway.http.stream(
-            "POST",
-            "/v1/chat/completions",
-            json=BODY | {"model": "only-claude", "stream": True},
-            headers={"x-case": case},
-        ) as answer:
-            for part in answer.iter_text():
-                text += part
-    except httpx.RemoteProtocolError:
-        assert case == "broken"  # Envoy ends the client's stream, too
-    else:
-        assert '"error"' in text
-    assert "[DONE]" not in text
-
-
-def test_a_line_of_10_mib_passes(edge: Edge) -> None:
-    long = "A" * (10 << 20)
-    edge.claude.answer = lambda _: streamed(stream("anthropic", [Step("text", long)]))
-    made = edge.openai.chat.completions.create(model="only-claude", messages=HI, stream=True)
-    assert sum(len(chunk.choices[0].delta.content or "") for chunk in made if chunk.choices) == len(long)
-    edge.claude.answer = lambda _: Answer(200, whole("anthropic", [Step("text", long)]))
-    answer = edge.openai.chat.completions.create(model="only-claude", messages=HI)
-    assert answer.choices[0].message.content == long
 
 
 def test_a_line_beyond_all_bounds_ends_the_stream(edge: Edge) -> None:
