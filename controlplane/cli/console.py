@@ -349,6 +349,8 @@ def answer(view: View) -> None:
     )
     for number, group in enumerate(view["groups"], 1):
         out.print(f"  {number}. " + escape(", ".join(_target(target, len(group)) for target in group)))
+    for row in view["translations"]:
+        _translation(row)
     for row in view["prices"]:
         where = f"  [dim]{escape(row['source'])}[/]" if row["source"] else ""
         out.print(f"price at {escape(_target(row, 1))}: {price(row['price'])}{where}", soft_wrap=True)
@@ -360,6 +362,17 @@ def answer(view: View) -> None:
         out.print(f"translated: {escape(translated)} (tier 2)")
     elif not rules:
         out.print("nothing of it runs in Python (tier 0)")
+
+
+def _translation(row: View) -> None:
+    where = escape(f"translated for {_target(row, 1)} ({row['api']})")
+    if row["refused"]:
+        out.print(f"{where}: [red]400[/] {escape(row['refused'])}", soft_wrap=True)
+        return
+    out.print(f"{where}: POST {escape(row['path'])}", soft_wrap=True)
+    for name, found in (("left out", row["dropped"]), ("sent in another form", row["warnings"])):
+        if found:
+            out.print(f"  {name}: {escape('; '.join(found))}", soft_wrap=True)
 
 
 class Foreground:

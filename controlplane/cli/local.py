@@ -13,11 +13,12 @@ from controlplane.audit.entry import Head
 from controlplane.audit.read import read, since_when
 from controlplane.audit.verify import head, verify
 from controlplane.compiling import Compiled, Compiler
-from controlplane.plan import explain
+from controlplane.plan import explain, request_explained
 from controlplane.plan.build import plan
 from controlplane.plan.ir import Plan
 from controlplane.policy.check import check
 from controlplane.policy.diagnostics import Diagnostic, PolicyError
+from controlplane.policy.endpoints import PATHS
 from controlplane.policy.load import LoadCache
 from controlplane.policy.place import path_text
 from controlplane.policy.prices import imported
@@ -117,16 +118,19 @@ def decisions(policy: Path) -> list[dict[str, Any]]:
     return [{**asdict(d), "path": path_text(d.path), "tier": int(d.tier)} for d in explain.decisions(made)]
 
 
-def answer(policy: Path, request: Path | None, key: str | None) -> dict[str, Any]:
-    """The way of a request. Raises UseError for a request or a key that there is not."""
+def answer(policy: Path, request: Path | None, key: str | None, path: str) -> dict[str, Any]:
+    """The way of a request. Raises UseError for a request, a key or an endpoint that there is not."""
+    if path not in PATHS:
+        raise UseError(f"{path!r} is no endpoint that carries a model: {', '.join(PATHS)}")
     made = planned(policy)
+    raw = request.read_bytes() if request else b""
     try:
-        body = json.loads(request.read_text()) if request else {}
+        body = json.loads(raw) if raw else {}
     except ValueError as error:
         raise UseError(f"{request} is not JSON: {error}") from error
     model = body.get("model") if isinstance(body, dict) else None
     try:
-        found = explain.request(made, model if isinstance(model, str) else None, key)
+        found = request_explained.request(made, model if isinstance(model, str) else None, key, path, raw)
     except KeyError:
         names = ", ".join(k.name for k in made.keys[:10]) or "none"
         raise UseError(f"the policy has no valid key named {key!r}; it has: {names}") from None

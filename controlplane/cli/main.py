@@ -114,13 +114,14 @@ def explain(
     policy: Policy,
     request: Annotated[Path | None, typer.Option(help="A JSON request body: shows the way it would take.")] = None,
     key: Annotated[str | None, typer.Option(help="The name of the key that the request is sent with.")] = None,
+    path: Annotated[str, typer.Option(help="The endpoint that the request is sent to.")] = "/v1/chat/completions",
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Shows the tier of every rule, and why; or, for a request, its route, targets and limits."""
+    """Shows the tier of every rule, and why; or, for a request, its route, targets, limits, and its translation."""
     if request is None and key is None:
         show(output, local.decisions(policy), console.decisions)
     else:
-        show(output, local.answer(policy, request, key), console.answer)
+        show(output, local.answer(policy, request, key, path), console.answer)
 
 
 @app.command()

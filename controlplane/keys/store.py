@@ -17,11 +17,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from controlplane.keys.database import engine
+from controlplane.database import engine, writing
 from controlplane.keys.issue import ISSUER, LEEWAY_S, Issued, Request, issue
-from controlplane.keys.migrate import NewerSchemaError, migrate
+from controlplane.keys.migrate import migrate
 from controlplane.keys.schema import generations, issued_keys
 from controlplane.keys.signing import SigningKey
+from extproc.migrating import NewerSchemaError
 
 _LEEWAY = timedelta(seconds=LEEWAY_S)
 _c = issued_keys.c
@@ -223,11 +224,8 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """A transaction that holds SQLite's write lock from its start: an upgrade from reading could not wait."""
-        with _saying(self._engine.url.render_as_string()), self._engine.connect() as plain:
-            connection = plain.execution_options(writes=True)
-            with connection.begin():
-                yield connection
+        with _saying(self._engine.url.render_as_string()), writing(self._engine) as connection:
+            yield connection
 
     @contextmanager
     def _changing(self) -> Iterator[Connection]:

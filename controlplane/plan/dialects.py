@@ -13,6 +13,11 @@ class Surface(StrEnum):
     OTHER = ""  # the further endpoints of OpenAI's API
 
 
+def surface_of(path: str) -> Surface:
+    """The kind of an endpoint that carries a model, by its path."""
+    return next((surface for surface in Surface if surface.value == path), Surface.OTHER)
+
+
 OPENAI_LIKE = frozenset({"openai", "azure", "huggingface", "openrouter", "mock"})
 _NATIVE = {"anthropic": frozenset({Surface.MESSAGES, Surface.COUNT_TOKENS})}
 _OPENAI = frozenset({Surface.CHAT, Surface.EMBEDDINGS, Surface.OTHER})

@@ -1,20 +1,18 @@
-"""plan -> why: the tier of every rule, and what one request would get. What `ctl explain` prints."""
+"""plan -> why: the tier of every rule. What `ctl explain` prints; for one request, see `request_explained`."""
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from decimal import Decimal
 
 from controlplane.plan import rules_explained, translation_explained
 from controlplane.plan.accounts import LIMIT
-from controlplane.plan.ir import Decision, Issuer, Key, Plan, RemoteKeys, Route, Tier
+from controlplane.plan.ir import Decision, Issuer, Plan, RemoteKeys, Route, Tier
 from controlplane.plan.limits import Counted, NativeLimit, Use
 from controlplane.policy.limits import Per, Place
 from extproc.limits.bounds import amount_of, bound
 from extproc.limits.settings import Kind
 from extproc.usage.accounting import AccountSpec
 from extproc.usage.budgets import Lag, explain_overshoot
-from extproc.usage.identity import Owner
 from extproc.usage.record import PICO
 
 # From the end of a request to the edge knowing its cost: Envoy flushes its log, the collector takes a batch, a small
@@ -246,99 +244,3 @@ def _issuer(issuer: Issuer) -> Iterator[Decision]:
         yield _native(
             path, "its clients may use some models only", "rbac, a tree of hash lookups", "403 where not allowed"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a request would get: `status` 200 means it goes to `groups` (cluster, upstream model, weight)."""
-
-    status: int
-    code: str | None
-    key: str | None
-    model: str | None
-    route: str | None
-    groups: tuple[tuple[tuple[str, str, int], ...], ...]
-    attempts: int
-    limits: tuple[str, ...]
-    rules: tuple[str, ...]  # for its model and key; path, stream, headers and modality may part them further
-    translated: tuple[str, ...]  # which requests for its model are translated for whom
-
-
-def request(plan: Plan, model: str | None, key_name: str | None) -> Answer:
-    """The way of a request for `model` with the key named `key_name` through the plan.
-
-    Raises KeyError for a key that the plan does not have.
-    """
-    key = next((key for key in plan.keys if key.name == key_name), None)
-    if key_name is not None and key is None:
-        raise KeyError(key_name)
-    found = None if model is None else match(plan, model)
-    limits = tuple(dict.fromkeys(_limits(plan, key, found)))
-    known = None if key is None else key.name
-
-    def answer(status: int, code: str | None) -> Answer:
-        groups = _groups(found, model) if found and status == 200 and model else ()
-        return Answer(
-            status,
-            code,
-            known,
-            model,
-            found.name if found else None,
-            groups,
-            found.retry.attempts if groups and found else 0,
-            limits,
-            _rules(plan, model, key) if groups and model else (),
-            tuple(translation_explained.translated(found, plan.messages)) if groups and found else (),
-        )
-
-    if key is None and not plan.open:
-        return answer(401, "invalid_api_key")
-    if model is None:
-        return answer(400, "model_required")
-    if key is not None and not allowed(key, model):
-        return answer(403, "model_not_allowed")
-    return answer(404, "model_not_found") if found is None else answer(200, None)
-
-
-def _rules(plan: Plan, model: str, key: Key | None) -> tuple[str, ...]:
-    if plan.inline is None:
-        return ()
-    owner = key.owner if key else None
-    rules = plan.inline.rules.rules
-    return tuple(rule.spec.name for rule in rules if rule.for_model(model) and rule.for_owner(owner))
-
-
-def _limits(plan: Plan, key: Key | None, found: Route | None) -> Iterator[str]:
-    """The limits that count a request, wherever they are named."""
-    yield from key.limits if key else ()
-    owner = key.owner if key else Owner("")
-    for use in [limit.use for limit in plan.limits] + [each.use for each in plan.counted]:
-        marked = {mark.partition("/")[0].removesuffix("*") for mark, _ in found.marks} if found else set()
-        named = {Place.TEAMS: owner.team in use.owners, Place.ORGANIZATIONS: owner.organization in use.owners}
-        if not use.budget and (use.id in marked or use.place is Place.GATEWAY or named.get(use.place)):
-            yield use.name
-    for account in plan.accounts:
-        if account.budget.startswith(LIMIT):
-            theirs = getattr(owner, account.owner_kind) if account.owner_kind else ""
-            if theirs == account.owner:
-                yield account.budget.removeprefix(LIMIT)
-
-
-def match(plan: Plan, model: str) -> Route | None:
-    """The route for a model: the exact name, else the longest prefix."""
-    exact = next((route for route in plan.routes if route.prefix is None and route.name == model), None)
-    wild = (route for route in plan.routes if route.prefix is not None and model.startswith(route.prefix))
-    return exact or max(wild, key=lambda route: len(route.prefix or ""), default=None)
-
-
-def allowed(key: Key, model: str) -> bool:
-    if key.models is None:
-        return True
-    return any(model.startswith(name[:-1]) if name.endswith("*") else name == model for name in key.models)
-
-
-def _groups(route: Route, model: str) -> tuple[tuple[tuple[str, str, int], ...], ...]:
-    def upstream_model(own: str | None) -> str:
-        return own or route.upstream_model or model
-
-    return tuple(tuple((t.provider, upstream_model(t.model), t.weight) for t in group) for group in route.groups)

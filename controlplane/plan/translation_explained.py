@@ -27,7 +27,7 @@ def decisions(plan: Plan) -> Iterator[Decision]:
         if what:
             mechanism = "ext_proc in the provider's lane, for each attempt, from the original body"
             price = f"about {WHOLE_US} us of CPU for a request, {STREAMED_US} for a part of a stream"
-            why = f"{price}; other requests do not pay; requests fail without it"
+            why = f"{price}; other requests do not pay, requests fail without it; Envoy's own translation would differ"
             yield Decision(path, f"translate {what}", Tier.INLINE, mechanism, why)
         refused = [_SPOKEN[surface] for way in route.ways if way.route is None for surface in way.surfaces]
         if refused:

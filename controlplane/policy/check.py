@@ -11,6 +11,7 @@ from controlplane.policy.check_guards import check_guards
 from controlplane.policy.check_rules import check_rules
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.document import Document, Path
+from controlplane.policy.experiments import check_experiments
 from controlplane.policy.grammar import Address, is_ip
 from controlplane.policy.language import SECTIONS, Gateway, Policy
 from controlplane.policy.load import LoadCache, load
@@ -60,6 +61,7 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     found += check_tokenizers(document, sections.get("tokenizers", {}), resolved)
     found += check_rules(document, structure.rules, names)
     found += check_guards(document, structure.rules, names["webhooks"], gateway.rule_timeout)
+    found += check_experiments(document, gateway, sections.get("providers", {}))
     nobody = all(document.data.get(section, {}) == {} for section in ("keys", "issuers"))
     redis = gateway.redis is not None
     found += check_caches(document, structure.rules, names["models"], redis=redis, nobody=nobody)

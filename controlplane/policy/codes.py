@@ -70,6 +70,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "tls-without-https": "TLS settings need an https URL. Change the URL, or remove the settings.",
         "half-a-certificate": "A client certificate needs both `cert` and `key`. Add the other one.",
         "two-credentials": "A provider has two credentials, and a request bears one. Remove one of them.",
+        "experiment-does-not-hold": "What is under trial would change answers with this Envoy. Remove it.",
         "mixed-endpoints": "Endpoints mix IP addresses and host names. Use one kind, or two providers.",
         "retention-order": "Sums are kept at least as long as what they sum up, minutes 32 days. Lengthen the coarser.",
         "idle-too-short": "`idle` runs while the first byte is awaited. Make it at least `first_byte`.",

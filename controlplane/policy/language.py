@@ -138,6 +138,11 @@ class Gateway(Strict):
     rule_timeout: Clock = Field(
         5_000, description="How long rules or translation may take for one message of an exchange."
     )
+    experimental: Annotated[list[Literal["native_translation"]], Field(max_length=1)] = Field(
+        [],
+        description="What is under trial. `native_translation`: Envoy's own filters translate where their results are "
+        "the same; with this version of Envoy that is nowhere, so it is refused, with the reason.",
+    )
 
 
 class Timeouts(Strict):

@@ -1,46 +1,16 @@
-"""Brings a database to the schema that this version knows."""
+"""Brings the history's database to the schema that this version knows."""
 
-import logging
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection
 
 from controlplane.revisions.schema import HEAD
+from extproc import migrating
 
 SCRIPTS = Path(__file__).with_name("migrations")
-
-
-class NewerSchemaError(Exception):
-    """The database was written by a newer version."""
+_VERSIONS = "alembic_version"
 
 
 def migrate(connection: Connection) -> None:
-    """Runs the migrations that are missing, in the transaction of `connection`; none, when all have run.
-
-    Raises:
-        NewerSchemaError: the database has a migration that this version does not have.
-    """
-    at = _version(connection)
-    if at == HEAD:
-        return
-    # Slow to import, and needed once in the life of a database.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
-    from alembic.util import CommandError  # noqa: PLC0415
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    config = Config()
-    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    try:
-        command.upgrade(config, HEAD)
-    except CommandError as error:
-        raise NewerSchemaError(str(at)) from error
-
-
-def _version(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return found
+    """Runs what is missing; raises `migrating.NewerSchemaError`."""
+    migrating.migrate(connection, migrating.Schema(SCRIPTS, HEAD, _VERSIONS))

@@ -1,7 +1,5 @@
 """The history in SQLite: who applied which policy, when, why, and what became of it."""
 
-import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -9,17 +7,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import URL, Connection, Engine, Row, and_, create_engine, event, or_, select, update
+from sqlalchemy import URL, Connection, Engine, Row, and_, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from controlplane.revisions.migrate import NewerSchemaError, migrate
+from controlplane.database import engine, writing
+from controlplane.revisions.migrate import migrate
 from controlplane.revisions.revision import Revision, RevisionsError, Source, State, policy_hash
 from controlplane.revisions.schema import revisions
+from extproc.migrating import NewerSchemaError
 
 __all__ = ["Revision", "RevisionsError", "Source", "State", "Store"]
 
-_BUSY_MS = 5000
 _INTERRUPTED = "interrupted: the control plane ended before the nodes had answered"
 
 # Revisions that were live and are no more; one whose push was taken back has an error.
@@ -46,13 +45,7 @@ class Store:
             RevisionsError: it cannot be opened, is no history, or comes from a newer version.
         """
         with _saying(path):
-            # SQLite gives its journals the mode of the database.
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.fchmod(handle, 0o600)
-            finally:
-                os.close(handle)
-        store = cls(_engine(path), path)
+            store = cls(engine(URL.create("sqlite", database=str(path))), path)
         try:
             with store._writing() as connection:
                 migrate(connection)
@@ -146,29 +139,8 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its start: an upgrade from reading could not wait."""
-        with _saying(self._path), self._engine.connect() as plain:
-            connection = plain.execution_options(writes=True)
-            with connection.begin():
-                yield connection
-
-
-def _engine(path: Path) -> Engine:
-    engine = create_engine(URL.create("sqlite", database=str(path)), hide_parameters=True)
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
+        with _saying(self._path), writing(self._engine) as connection:
+            yield connection
 
 
 def _parent(connection: Connection, hashed: str, source: Source) -> int | None:

@@ -25,7 +25,7 @@ SERVER = "server_error"
 
 _LIMITS = "envoy.filters.http.ratelimit"
 _NO_KEY = "Incorrect API key provided, or none: send `Authorization: Bearer <key>`."
-_NO_RULES = "The rules for this request cannot be applied at the moment. Try again."
+_NO_RULES = "The rules or the translation that this request needs cannot be applied at the moment. Try again."
 _ELSEWHERE = "This API key may not be used from your address."
 _NOT_ACCEPTED = "The token is not accepted (%RESPONSE_CODE_DETAILS%): send a new one, meant for this gateway."
 _REVOKED = "This API key was revoked: ask for a new one."

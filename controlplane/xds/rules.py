@@ -60,8 +60,9 @@ def cluster(workers: int, socket: str) -> clusters.Cluster:
         outlier_detection=_ejection(),
     )
     made.type = clusters.Cluster.DiscoveryType.STATIC
-    # A worker that was just seen to be dead is not asked again, however few are left.
-    made.common_lb_config.healthy_panic_threshold.value = 0
+    # A worker that was just seen to be dead is not asked again, however few are left. Below 1 in 100 none is: then all
+    # are asked, for Envoy tries no more where there is nobody to ask, and one that is back need not wait to be checked.
+    made.common_lb_config.healthy_panic_threshold.value = 1
     made.load_assignment.cluster_name = names.RULES_CLUSTER
     group = made.load_assignment.endpoints.add()
     for number in range(workers):
@@ -96,16 +97,16 @@ def processor(inline: Inline) -> ext_proc.ExternalProcessor:
     )
 
 
-def another_worker() -> base.RetryPolicy:
-    """A worker that is gone has done nothing: another one is asked, for by then it is ejected.
+def another_worker(retries: int = 3, longest_ms: int = 50) -> base.RetryPolicy:
+    """A worker that is gone has done nothing: another one is asked, for by then it is ejected. `longest_ms`: a pause.
 
     A predicate that leaves out hosts which were asked would say so, too, but Envoy makes it anew for every exchange,
     from its configuration: some 40 us.
     """
     return base.RetryPolicy(
-        num_retries=uint(3),
+        num_retries=uint(retries),
         retry_on="connect-failure,refused-stream,reset",
-        retry_back_off={"base_interval": millis(10), "max_interval": millis(50)},
+        retry_back_off={"base_interval": millis(10), "max_interval": millis(longest_ms)},
     )
 
 

@@ -15,6 +15,9 @@ from controlplane.xds.protos import millis
 from extproc.server import exchange, translating
 from extproc.translate.settings import Translation, dump
 
+# Nothing can be done without a worker: where all are gone, they are tried until the time for a message is over, which
+# usually comes before so many tries, with pauses of at most so many milliseconds.
+_UNTIL_BACK = (60, 500)
 _SKIP = modes.ProcessingMode.HeaderSendMode.SKIP
 
 
@@ -22,7 +25,9 @@ def processor(translation: Translation, timeout_ms: int) -> ext_proc.ExternalPro
     """The filter. Answers come to the service as they arrive: it keeps what is no stream until it is whole."""
     how = base.HeaderValue(key=translating.TRANSLATION, value=dump(translation).replace("%", "%%"))
     service = grpc.GrpcService(
-        envoy_grpc={"cluster_name": names.RULES_CLUSTER}, retry_policy=rules.another_worker(), initial_metadata=[how]
+        envoy_grpc={"cluster_name": names.RULES_CLUSTER},
+        retry_policy=rules.another_worker(*_UNTIL_BACK),
+        initial_metadata=[how],
     )
     return ext_proc.ExternalProcessor(
         grpc_service=service,

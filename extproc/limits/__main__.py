@@ -5,7 +5,6 @@ SIGTERM and SIGINT drain it; SIGHUP reads the settings again, as a change of the
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ import structlog
 import uvloop
 from watchfiles import Change, awatch
 
+from extproc import logs
 from extproc.limits import settings as documents
 from extproc.limits.counters import Counters
 from extproc.limits.desk import Desk
@@ -40,10 +40,7 @@ def main() -> int:
     parser.add_argument("--settings", type=Path, required=True, help="the settings, as JSON")
     parser.add_argument("--journal", type=Path, help="where what is spent of long windows is kept over restarts")
     options = parser.parse_args()
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.to_stderr()
     try:
         uvloop.run(_serve(options.socket, options.settings, options.journal))
     except (OSError, SettingsError) as error:

@@ -5,7 +5,6 @@ SIGTERM and SIGINT drain it.
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
+from extproc import logs
 from extproc.cache.client import Client
 from extproc.server.asking import Others
 from extproc.server.counters import Counters
@@ -31,10 +31,7 @@ def main() -> int:
     parser.add_argument("--settings", type=Path, required=True, help="folder of the settings documents")
     parser.add_argument("--cache", help="path of the unix socket of the response cache's store")
     options = parser.parse_args()
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.to_stderr()
     try:
         uvloop.run(_serve(options.socket, options.settings, options.cache))
     except OSError as error:

@@ -26,11 +26,6 @@ DETAILS = "headgate_translation"
 REQUEST_ATTRIBUTES = (PATH, attribute(CLIENT_PATH), attribute("x-request-id"))
 MOST_HELD = 32 << 20  # bytes of an answer that is translated as a whole
 
-_CLIENT_APIS: Mapping[str, translate.ClientAPI] = {
-    "/v1/chat/completions": "openai",
-    "/v1/embeddings": "openai_embeddings",
-    "/v1/messages": "anthropic",
-}
 # Headers of the provider's answer that are not true of the translated one.
 _UNTRUE = dict.fromkeys(("content-length", "content-encoding", "etag"), "")
 _BEGIN = b"\x1e"
@@ -70,7 +65,7 @@ class Translating:
     def _asked(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
         attributes = message.attributes[ATTRIBUTES].fields
         path = attributes[attribute(CLIENT_PATH)].string_value or attributes[PATH].string_value
-        client = _CLIENT_APIS.get(path.partition("?")[0])
+        client = translate.CLIENT_APIS.get(path.partition("?")[0])
         if client is None:
             raise ProtocolError(f"{path[:100]!r} is no path of requests that are translated")
         prefix = "msg_" if client == "anthropic" else "chatcmpl-"

@@ -14,7 +14,7 @@ from extproc.json_splice import Document
 from extproc.stages.book import NO_BOOK, Book
 from extproc.stages.prompt_tokens import Counter
 from extproc.stages.protocol import NOTHING, Access, Endpoint, Needs, Outcome, Plain, Request
-from extproc.stages.settings import STRICT
+from extproc.stages.settings import STRICT, bounds
 
 
 class Modality(StrEnum):
@@ -54,10 +54,7 @@ class Size:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def __post_init__(self) -> None:
-        if self.least is None and self.most is None:
-            raise ValueError("least or most is expected")
-        if self.least is not None and self.most is not None and self.least > self.most:
-            raise ValueError(f"least is {self.least}, above most, {self.most}")
+        bounds(self.least, self.most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, ConfigDict
 from extproc.json_splice import Document
 from extproc.stages import paths, system_prompt, values
 from extproc.stages.protocol import Endpoint, Request
-from extproc.stages.settings import STRICT
+from extproc.stages.settings import STRICT, bounds
 from extproc.stages.template import Template, template
 
 _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -79,10 +79,7 @@ class Range:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def __post_init__(self) -> None:
-        if self.least is None and self.most is None:
-            raise ValueError("least or most is expected")
-        if self.least is not None and self.most is not None and self.least > self.most:
-            raise ValueError(f"least is {self.least}, above most, {self.most}")
+        bounds(self.least, self.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +139,8 @@ def changes(operation: Operation) -> Iterator[Change]:
         yield _removing(paths.steps(path))
     for path, name in (operation.rename or {}).items():
         yield _renaming(paths.steps(path), name)
-    for path, bounds in (operation.clamp or {}).items():
-        yield _clamping(paths.steps(path), bounds)
+    for path, held in (operation.clamp or {}).items():
+        yield _clamping(paths.steps(path), held)
     if operation.max_tokens:
         yield _capping(operation.max_tokens)
     if operation.system:

@@ -30,6 +30,14 @@ def dump(settings: Any) -> bytes:
     return bytes(_adapter(type(settings)).dump_json(settings, exclude_defaults=True))
 
 
+def bounds(least: float | None, most: float | None) -> None:
+    """Refuses, with ValueError, bounds that bound nothing and those that leave nothing."""
+    if least is None and most is None:
+        raise ValueError("least or most is expected")
+    if least is not None and most is not None and least > most:
+        raise ValueError(f"least is {least}, above most, {most}")
+
+
 def _adapter(kind: type[T]) -> TypeAdapter[T]:
     if kind not in _ADAPTERS:  # building one takes a millisecond
         _ADAPTERS[kind] = TypeAdapter(kind)

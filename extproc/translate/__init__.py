@@ -21,10 +21,21 @@ from extproc.translate.exchange import Exchange, Stream
 from extproc.translate.failures import Answer, ClientName, Failure
 from extproc.translate.losses import Refused
 from extproc.translate.providers.common import Options
-from extproc.translate.requests import CLIENTS, PROVIDERS, ClientAPI, ProviderName, Stamp, Upstream, refusal, request
+from extproc.translate.requests import (
+    CLIENT_APIS,
+    CLIENTS,
+    PROVIDERS,
+    ClientAPI,
+    ProviderName,
+    Stamp,
+    Upstream,
+    refusal,
+    request,
+)
 
 __all__ = [
     "CLIENTS",
+    "CLIENT_APIS",
     "PROVIDERS",
     "Answer",
     "ClientAPI",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from extproc.translate import jsontext
-from extproc.translate.clients.writer import Origin, Writer
+from extproc.translate.clients.writer import STREAM_TYPE, Origin, Writer
 from extproc.translate.failures import (
     Answer,
     AnswerError,
@@ -34,7 +34,6 @@ class Tongue(NamedTuple):
     name: ClientName
     whole: Callable[[list[Event], Origin], bytes]
     writer: Callable[[Origin], Writer]
-    stream_type: str
 
 
 class _Calls:
@@ -168,7 +167,7 @@ class Exchange(NamedTuple):
 
 def of_chat(tongue: Tongue, dialect: Dialect, origin: Origin, max_frame: int, *, stream_asked: bool) -> Exchange:
     """The exchange of a chat between two dialects."""
-    stream_headers = {"content-type": tongue.stream_type}
+    stream_headers = {"content-type": STREAM_TYPE}
 
     def read(answer: Object) -> Answer:
         events = list(map(_Calls(origin).named, dialect.reader().whole(answer)))

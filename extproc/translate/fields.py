@@ -1,5 +1,6 @@
 """Reading an object so that every field is taken or named as lost."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from extproc.translate.jsontext import Object
@@ -63,6 +64,11 @@ class Fields:
         if not isinstance(value, list):
             invalid(self.place(name), "a list")
         return value
+
+    def each(self, name: str) -> "Iterator[Fields]":
+        """The fields of each object in the list, to be finished by their own `done`; none when absent."""
+        for i, item in enumerate(self.items(name)):
+            yield Fields(item, self.place(f"{name}[{i}]"), self._losses)
 
     def within(self, name: str) -> "Fields | None":
         """The fields of the object `name`, to be finished by its own `done`."""

@@ -132,6 +132,11 @@ class Tool(NamedTuple):
     at: str
     cache: Cache | None = None
 
+    @property
+    def parameters(self) -> Object:
+        """A schema in any case, for providers that demand one."""
+        return self.schema if self.schema is not None else {"type": "object", "properties": {}}
+
 
 class Choice(NamedTuple):
     kind: Literal["auto", "none", "any", "tool"]
@@ -251,10 +256,13 @@ class Counted(NamedTuple):
     usage: Usage
 
 
+Reason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
 class Finished(NamedTuple):
     """`reason` in neutral words; `sequence` is the stop sequence that was met, if the provider says so."""
 
-    reason: Literal["stop", "length", "tool_calls", "content_filter"]
+    reason: Reason
     sequence: str | None = None
 
 

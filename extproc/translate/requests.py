@@ -1,6 +1,6 @@
 """The way of a request: read in the client's dialect, written in the provider's, or refused by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from extproc.translate import jsontext
@@ -21,9 +21,15 @@ ProviderName = Literal[
     "openai", "azure", "huggingface", "openrouter", "anthropic", "gemini", "cohere", "ollama", "bedrock"
 ]
 
+# What clients speak, by the paths that they send it to.
+CLIENT_APIS: Mapping[str, ClientAPI] = {
+    "/v1/chat/completions": "openai",
+    "/v1/embeddings": "openai_embeddings",
+    "/v1/messages": "anthropic",
+}
 CLIENTS: dict[ClientAPI, Tongue] = {
-    "openai": Tongue("openai", openai_answer.whole, openai_answer.Writer, openai_answer.STREAM_TYPE),
-    "anthropic": Tongue("anthropic", anthropic_answer.whole, anthropic_answer.Writer, anthropic_answer.STREAM_TYPE),
+    "openai": Tongue("openai", openai_answer.whole, openai_answer.Writer),
+    "anthropic": Tongue("anthropic", anthropic_answer.whole, anthropic_answer.Writer),
 }
 PROVIDERS: dict[ProviderName, Dialect] = {
     "openai": openai.DIALECT,

@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import logging
 import os
 import signal
 import sys
@@ -11,8 +10,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import structlog
-
+from extproc import logs
 from extproc.usage.collector import ROTATE, Collector, Paths
 from extproc.usage.envoy import Envoy
 from extproc.usage.ledger import Ledger, LedgerError
@@ -27,10 +25,7 @@ _LAST_S = 5.0  # for reading what is there, once it is to stop
 def main() -> int:
     """Exit code 0 after SIGTERM or SIGINT, 1 when the ledger can never be used."""
     args = _arguments()
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.to_stderr()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -1,4 +1,7 @@
-"""Translation when something is wrong: providers that fail or talk nonsense, clients that leave, a dead service."""
+"""Translation when something is wrong: providers that fail, clients that leave, a dead service.
+
+For those that talk nonsense, see test_bad_input.py.
+"""
 
 import itertools
 import json
@@ -6,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -18,11 +21,18 @@ import pytest
 from tests.support.dialects import ENV, answers, entry, error
 from tests.support.gateway import Gateway, eventually
 from tests.support.wired import Answer, Asked, streamed
-from tests.unit.translate.answers import Step, stream, whole
+from tests.unit.translate.answers import Step, stream
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 STEPS = [Step("text", "Hello")]
 BODY = {"model": "m", "messages": HI}
+
+
+def kill_workers(edge: "Edge") -> None:
+    for name, pid in edge.gateway.processes().items():
+        if name.startswith("rules-"):
+            with suppress(ProcessLookupError):  # not started again yet
+                os.kill(pid, signal.SIGKILL)
 
 
 class Edge:
@@ -41,7 +51,7 @@ class Edge:
             "  gpt-first: {try: [{provider: openai, model: gpt}, {provider: anthropic, model: claude}]}\n"
             "  slow: {provider: anthropic, retries: 0, timeouts: {first_byte: 1s, idle: 2s}}\n"
         )
-        self.gateway = stack.enter_context(Gateway(policy, env=ENV))
+        self.gateway = stack.enter_context(Gateway(policy, env=ENV, settings="rule_timeout: 15s"))
         self.openai = stack.enter_context(self.gateway.client())
         self.anthropic = stack.enter_context(
             anthropic.Anthropic(base_url=self.gateway.url, api_key="none", max_retries=0, timeout=20)
@@ -121,64 +131,6 @@ def test_a_refused_request_is_not_sent_anywhere(edge: Edge) -> None:
     assert not edge.gpt.asked
 
 
-BAD: dict[str, Callable[[Asked], Answer]] = {
-    "html": lambda _: Answer(200, b"<html>secret page</html>", "text/html"),
-    "html error": lambda _: Answer(503, b"<html>secret page</html>", "text/html"),
-    "broken json": lambda _: Answer(200, b'{"type": "message", "content": ['),
-    "no utf-8": lambda _: Answer(200, b'{"type": "\xff\xfe"}'),
-    "compressed": lambda _: Answer(200, b"\x1f\x8b\x08\x00secret page", headers={"content-encoding": "gzip"}),
-    "deep": lambda _: Answer(200, b"[" * 100_000),
-    "nothing": lambda _: Answer(200, b""),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-@pytest.mark.parametrize("streaming", [False, True])
-def test_what_is_no_answer_is_an_error_in_the_clients_dialect(edge: Edge, case: str, streaming: bool) -> None:
-    edge.claude.answer = BAD[case]
-    body = BODY | {"model": "only-claude", "stream": streaming}
-    answer = edge.gateway.http.post("/v1/chat/completions", json=body)
-    assert answer.status_code in (502, 503), answer.text
-    assert "secret page" not in answer.text
-    if case != "nothing":  # an answer without a body is nothing to translate
-        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-
-
-def _truncated(asked: Asked) -> Answer:
-    events = stream("anthropic", [Step("text", "Hello world, and more")])
-    return streamed(events[: len(events) // 2], breaks=asked.headers["x-case"] == "broken")
-
-
-@pytest.mark.parametrize("case", ["ended", "broken"])
-def test_a_truncated_stream_does_not_look_whole(edge: Edge, case: str) -> None:
-    edge.claude.answer = _truncated
-    text = ""
-    try:
-        with edge.gateway.http.stream(
-            "POST",
-            "/v1/chat/completions",
-            json=BODY | {"model": "only-claude", "stream": True},
-            headers={"x-case": case},
-        ) as answer:
-            for part in answer.iter_text():
-                text += part
-    except httpx.RemoteProtocolError:
-        assert case == "broken"  # Envoy ends the client's stream, too
-    else:
-        assert '"error"' in text
-    assert "[DONE]" not in text
-
-
-def test_a_line_of_10_mib_passes(edge: Edge) -> None:
-    long = "A" * (10 << 20)
-    edge.claude.answer = lambda _: streamed(stream("anthropic", [Step("text", long)]))
-    made = edge.openai.chat.completions.create(model="only-claude", messages=HI, stream=True)
-    assert sum(len(chunk.choices[0].delta.content or "") for chunk in made if chunk.choices) == len(long)
-    edge.claude.answer = lambda _: Answer(200, whole("anthropic", [Step("text", long)]))
-    answer = edge.openai.chat.completions.create(model="only-claude", messages=HI)
-    assert answer.choices[0].message.content == long
-
-
 def test_a_line_beyond_all_bounds_ends_the_stream(edge: Edge) -> None:
     edge.claude.answer = lambda _: streamed(b"data: ", *(b"A" * (1 << 20) for _ in range(20)))
     answer = edge.gateway.http.post("/v1/chat/completions", json=BODY | {"model": "only-claude", "stream": True})
@@ -220,6 +172,13 @@ def test_a_slow_provider_is_an_error_in_the_clients_dialect(edge: Edge) -> None:
         wait.set()
 
 
+def test_requests_wait_for_workers_that_are_started_again(edge: Edge) -> None:
+    kill_workers(edge)
+    made = edge.openai.chat.completions.create(model="claude-first", messages=HI)
+    assert made.choices[0].message.content == "Hello"
+    assert not edge.gpt.asked
+
+
 @pytest.mark.slow
 def test_workers_killed_under_load_let_nothing_untranslated_pass(edge: Edge) -> None:
     stop, found = threading.Event(), list[tuple[int, str]]()
@@ -243,10 +202,7 @@ def test_workers_killed_under_load_let_nothing_untranslated_pass(edge: Edge) -> 
         for _ in range(4):
             count = len(found)
             eventually(lambda count=count: len(found) > count + 20, "load")  # type: ignore[misc]
-            for name, pid in edge.gateway.processes().items():
-                if name.startswith("rules-"):
-                    with suppress(ProcessLookupError):  # not started again yet
-                        os.kill(pid, signal.SIGKILL)
+            kill_workers(edge)
         count = len(found)
         eventually(lambda: sum(status == 200 for status, _ in found[count:]) > 20, "answers after the last death", 30)
     finally:

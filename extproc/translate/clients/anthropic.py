@@ -38,7 +38,7 @@ def read(body: Object, losses: Losses) -> Chat:
     """The request. Raises RefusedError for one that is no messages request."""
     fields = Fields(body, "", losses)
     fields.take("model")  # the target's name is used
-    turns = [_turn(item, f"messages[{i}]", losses) for i, item in enumerate(fields.items("messages"))]
+    turns = [_turn(item, losses) for item in fields.each("messages")]
     if not turns:
         invalid("messages", "a list of at least one message")
     system = _content(fields, "system", losses)
@@ -118,8 +118,7 @@ def _reasoning(fields: Fields, output: Fields | None, losses: Losses) -> Reasoni
 
 def _tools(fields: Fields, losses: Losses) -> tuple[Tool, ...]:
     tools = []
-    for i, item in enumerate(fields.items("tools")):
-        found = Fields(item, f"tools[{i}]", losses)
+    for found in fields.each("tools"):
         if (found.text("type") or "custom") != "custom":
             losses.param(found.at, "only the client's own tools can be translated")
             continue
@@ -152,14 +151,13 @@ def _choice(fields: Fields) -> tuple[Choice | None, Flag | None]:
     return Choice("auto", "tool_choice"), parallel
 
 
-def _turn(item: object, at: str, losses: Losses) -> Turn:
-    fields = Fields(item, at, losses)
+def _turn(fields: Fields, losses: Losses) -> Turn:
     role = fields.need_text("role")
     parts = _content(fields, "content", losses)
     fields.done()
     if role not in _ROLES:
-        invalid(f"{at}.role", "user or assistant")
-    return Turn(_ROLES[role], parts, at)
+        invalid(fields.place("role"), "user or assistant")
+    return Turn(_ROLES[role], parts, fields.at)
 
 
 def _content(fields: Fields, name: str, losses: Losses) -> tuple[Part, ...]:
@@ -171,15 +169,14 @@ def _content(fields: Fields, name: str, losses: Losses) -> tuple[Part, ...]:
         return (Text(content, at),) if content else ()
     if not isinstance(content, list):
         invalid(at, "a string or a list of blocks")
-    return tuple(_block(item, f"{at}[{i}]", losses) for i, item in enumerate(content))
+    return tuple(_block(Fields(item, f"{at}[{i}]", losses), losses) for i, item in enumerate(content))
 
 
-def _block(item: object, at: str, losses: Losses) -> Part:
-    fields = Fields(item, at, losses)
+def _block(fields: Fields, losses: Losses) -> Part:
     kind = fields.need_text("type")
     read_one = _BLOCKS.get(kind)
     if read_one is None:
-        inexpressible(at, f"blocks of type '{kind[:40]}' are known to Anthropic only")
+        inexpressible(fields.at, f"blocks of type '{kind[:40]}' are known to Anthropic only")
     part = read_one(fields, cache_mark(fields, losses), losses)
     fields.done()
     return part

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from extproc.translate import jsontext
-from extproc.translate.clients.writer import Origin, named, note
+from extproc.translate.clients.writer import EventWriter, Origin, frame_of, named
 from extproc.translate.failures import AnswerError, Failure, shape, unreadable
 from extproc.translate.jsontext import Object
 from extproc.translate.neutral import (
     CallPiece,
     CallStarted,
-    Counted,
     Event,
     Finished,
     RefusalPiece,
@@ -22,34 +21,26 @@ from extproc.translate.neutral import (
     ThinkingPiece,
     ThinkingRedacted,
     ThinkingSigned,
-    Unexpressed,
     Usage,
 )
 
-MEDIA_TYPE = "application/json"
-STREAM_TYPE = "text/event-stream; charset=utf-8"
 _STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
 def whole(events: Iterable[Event], origin: Origin) -> bytes:
     """The body of a message."""
     content = _Content()
-    head, finished, usage = Started(), Finished("stop"), Usage()
-    for event in events:
-        if isinstance(event, Started):
-            head = event
-        elif isinstance(event, Finished):
-            finished = event
-        elif isinstance(event, Counted):
-            usage = event.usage
-        else:
-            content.add(event)
+    head, finished, usage = frame_of(events, content.add)
     body = _message(head, origin) | {"content": content.blocks()} | _stopped(finished, content.refused)
     return jsontext.dumps(body | {"usage": usage_object(usage)})
 
 
-def usage_object(usage: Usage) -> Object:
-    """The usage in Anthropic's names: what the cache had a part in is counted apart from the input."""
+def usage_object(told: Usage | None) -> Object:
+    """The usage in Anthropic's names: what the cache had a part in is counted apart from the input.
+
+    Zeros where the provider told none: messages must have it.
+    """
+    usage = told or Usage()
     counts: Object = {
         "input_tokens": max(0, usage.input - usage.cached - usage.cache_write),
         "cache_creation_input_tokens": usage.cache_write,
@@ -140,23 +131,15 @@ def _input(text: str) -> Object:
     return value
 
 
-class Writer:
-    """Writes a stream of events, one content block after another. Stop reason and usage wait for the end."""
+class Writer(EventWriter):
+    """Writes a stream of events, one content block after another."""
 
     def __init__(self, origin: Origin) -> None:
-        self._origin = origin
+        super().__init__(origin)
         self._started = False
         self._index = -1
         self._kind = ""  # of the open block
-        self._finished = Finished("stop")
         self._refused = False
-        self._usage = Usage()
-        self._noted: set[str] = set()
-
-    def event(self, event: Event) -> bytes:
-        """The bytes for one event; often none."""
-        write = self._BY_EVENT.get(type(event))
-        return write(self, event) if write is not None else b""
 
     def finish(self) -> bytes:
         """The end of a whole answer."""
@@ -200,17 +183,6 @@ class Writer:
             raise AnswerError(Failure(502, "The model's provider sent arguments outside of a tool call."))
         return self._delta({"type": "input_json_delta", "partial_json": event.arguments})
 
-    def _count(self, event: Counted) -> bytes:
-        self._usage = event.usage
-        return b""
-
-    def _finish(self, event: Finished) -> bytes:
-        self._finished = event
-        return b""
-
-    def _unexpressed(self, event: Unexpressed) -> bytes:
-        return note(event.what, self._noted)
-
     def _piece(self, kind: str, delta: Object) -> bytes:
         before = b""
         if self._kind != kind:
@@ -235,7 +207,7 @@ class Writer:
         self._kind = ""
         return _event({"type": "content_block_stop", "index": self._index})
 
-    _BY_EVENT: ClassVar[dict[type, Callable[[Any, Any], bytes]]] = {
+    BY_EVENT: ClassVar[dict[type, Callable[[Any, Any], bytes]]] = EventWriter.BY_EVENT | {
         Started: _start,
         TextPiece: _text,
         RefusalPiece: _refusal,
@@ -244,9 +216,6 @@ class Writer:
         ThinkingRedacted: _redacted,
         CallStarted: _call,
         CallPiece: _arguments,
-        Counted: _count,
-        Finished: _finish,
-        Unexpressed: _unexpressed,
     }
 
 

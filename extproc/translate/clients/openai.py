@@ -6,7 +6,6 @@ clients send: `cache_control` on content (OpenRouter), `reasoning_content` and `
 """
 
 import re
-from typing import Any
 
 from extproc.translate.clients.marks import cache_mark
 from extproc.translate.fields import Fields
@@ -14,6 +13,7 @@ from extproc.translate.jsontext import Object
 from extproc.translate.losses import Losses, inexpressible, invalid
 from extproc.translate.neutral import (
     Audio,
+    Cache,
     Chat,
     Choice,
     Document,
@@ -63,7 +63,7 @@ def read(body: Object, losses: Losses) -> Chat:
     """The request. Raises RefusedError for one that is no chat request."""
     fields = Fields(body, "", losses)
     fields.take("model")  # the target's name is used
-    turns = tuple(_turn(item, f"messages[{i}]", losses) for i, item in enumerate(fields.items("messages")))
+    turns = tuple(_turn(item, losses) for item in fields.each("messages"))
     if not turns:
         invalid("messages", "a list of at least one message")
     stream = fields.flag("stream") or False
@@ -148,22 +148,20 @@ def _format(fields: Fields, losses: Losses) -> Format | None:
 
 def _tools(fields: Fields, losses: Losses) -> tuple[Tool, ...]:
     tools = []
-    for i, item in enumerate(fields.items("tools")):
-        found = Fields(item, f"tools[{i}]", losses)
+    for found in fields.each("tools"):
         if found.need_text("type") != "function":
             losses.param(found.at, "only function tools can be translated")
             continue
         function = found.within("function")
         if function is None:
             invalid(found.place("function"), "an object")
-        tools.append(_tool(function, cache_mark(found, losses), found.at))
+        tools.append(_tool(function, found.at, cache_mark(found, losses)))
         found.done()
-    for i, item in enumerate(fields.items("functions")):  # the older form of tools
-        tools.append(_tool(Fields(item, f"functions[{i}]", losses), None, f"functions[{i}]"))
-    return tuple(tools)
+    older = [_tool(function, function.at) for function in fields.each("functions")]
+    return (*tools, *older)
 
 
-def _tool(function: Fields, cache: Any, at: str) -> Tool:
+def _tool(function: Fields, at: str, cache: Cache | None = None) -> Tool:
     tool = Tool(
         function.need_text("name"),
         function.text("description"),
@@ -196,8 +194,8 @@ def _choice(fields: Fields, losses: Losses) -> Choice | None:
     return None
 
 
-def _turn(item: object, at: str, losses: Losses) -> Turn:
-    fields = Fields(item, at, losses)
+def _turn(fields: Fields, losses: Losses) -> Turn:
+    at = fields.at
     role = fields.need_text("role")
     if role in ("tool", "function"):
         call_id = fields.need_text("tool_call_id" if role == "tool" else "name")
@@ -210,7 +208,7 @@ def _turn(item: object, at: str, losses: Losses) -> Turn:
     elif role == "user":
         turn = Turn("user", _content(fields, losses), at)
     else:
-        invalid(f"{at}.role", "system, developer, user, assistant or tool")
+        invalid(fields.place("role"), "system, developer, user, assistant or tool")
     fields.hint("name")
     fields.done()
     return turn
@@ -258,7 +256,7 @@ def _part(item: object, at: str, losses: Losses) -> Part:
     return part
 
 
-def _image(value: object, at: str, cache: Any, losses: Losses) -> Image:
+def _image(value: object, at: str, cache: Cache | None, losses: Losses) -> Image:
     if isinstance(value, str):  # some servers take the URL itself
         value = {"url": value}
     fields = Fields(value, f"{at}.image_url", losses)
@@ -270,7 +268,7 @@ def _image(value: object, at: str, cache: Any, losses: Losses) -> Image:
     return Image(at, data=data, media_type=media_type, detail=detail, cache=cache)
 
 
-def _file(fields: Fields, at: str, cache: Any) -> Document:
+def _file(fields: Fields, at: str, cache: Cache | None) -> Document:
     if fields.take("file_id") is not None:
         inexpressible(f"{at}.file.file_id", "the file lies with another provider; send its data")
     url, name = fields.need_text("file_data"), fields.text("filename") or ""
@@ -296,8 +294,7 @@ def _assistant(fields: Fields, losses: Losses) -> tuple[Part, ...]:
         parts.append(Text(refusal, fields.place("refusal")))
     if fields.take("audio") is not None:
         inexpressible(fields.place("audio"), "the audio lies with another provider")
-    for i, item in enumerate(fields.items("tool_calls")):
-        parts.append(_call(item, fields.place(f"tool_calls[{i}]"), losses))
+    parts += [_call(call) for call in fields.each("tool_calls")]
     function = fields.within("function_call")
     if function is not None:  # the older form; its result names the function instead of the call
         name = function.need_text("name")
@@ -307,15 +304,14 @@ def _assistant(fields: Fields, losses: Losses) -> tuple[Part, ...]:
 
 
 def _thoughts(fields: Fields, losses: Losses) -> list[Thinking]:
-    details = fields.items("reasoning_details")
+    details = list(fields.each("reasoning_details"))
     plain = fields.text("reasoning_content"), fields.text("reasoning")
     if not details:
         named = ("reasoning_content", "reasoning")
         return [Thinking(text, fields.place(name)) for text, name in zip(plain, named, strict=True) if text][:1]
     thoughts: list[Thinking] = []
-    for i, item in enumerate(details):
-        at = fields.place(f"reasoning_details[{i}]")
-        detail = Fields(item, at, losses)
+    for detail in details:
+        at = detail.at
         kind = detail.need_text("type")
         if kind == "reasoning.text":
             thoughts.append(Thinking(detail.text("text") or "", at, detail.text("signature") or ""))
@@ -326,14 +322,13 @@ def _thoughts(fields: Fields, losses: Losses) -> list[Thinking]:
     return thoughts
 
 
-def _call(item: object, at: str, losses: Losses) -> ToolCall:
-    fields = Fields(item, at, losses)
+def _call(fields: Fields) -> ToolCall:
     if (fields.text("type") or "function") != "function":
-        inexpressible(at, "only calls of functions can be translated")
+        inexpressible(fields.at, "only calls of functions can be translated")
     fields.take("index")  # some clients send the pieces of a stream back as they came
     function = fields.within("function")
     if function is None:
-        invalid(f"{at}.function", "an object")
+        invalid(fields.place("function"), "an object")
     extra = fields.object("extra_content") or {}
     google = extra.get("google")
     signature = google.get("thought_signature") if isinstance(google, dict) else None
@@ -341,7 +336,7 @@ def _call(item: object, at: str, losses: Losses) -> ToolCall:
         fields.need_text("id"),
         function.need_text("name"),
         function.text("arguments") or "",
-        at,
+        fields.at,
         signature if isinstance(signature, str) else "",
     )
     function.done()

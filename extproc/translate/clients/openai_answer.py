@@ -10,50 +10,36 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from extproc.translate import jsontext
-from extproc.translate.clients.writer import Origin, named, note
+from extproc.translate.clients.writer import EventWriter, Origin, frame_of, named
 from extproc.translate.failures import Failure, shape
 from extproc.translate.jsontext import Object
 from extproc.translate.neutral import (
     CallPiece,
     CallStarted,
-    Counted,
     Event,
-    Finished,
     RefusalPiece,
     Started,
     TextPiece,
     ThinkingPiece,
     ThinkingRedacted,
     ThinkingSigned,
-    Unexpressed,
     Usage,
 )
 
-MEDIA_TYPE = "application/json"
-STREAM_TYPE = "text/event-stream; charset=utf-8"
 _DONE = b"data: [DONE]\n\n"
 
 
 def whole(events: Iterable[Event], origin: Origin) -> bytes:
     """The body of a chat completion."""
     message = _Message()
-    head, reason, usage = Started(), "stop", None
-    for event in events:
-        if isinstance(event, Started):
-            head = event
-        elif isinstance(event, Finished):
-            reason = event.reason
-        elif isinstance(event, Counted):
-            usage = event.usage
-        else:
-            message.add(event)
+    head, finished, usage = frame_of(events, message.add)
     name, model = named(head, origin)
     body: Object = {
         "id": name,
         "object": "chat.completion",
         "created": origin.created,
         "model": model,
-        "choices": [{"index": 0, "message": message.object(), "logprobs": None, "finish_reason": reason}],
+        "choices": [{"index": 0, "message": message.object(), "logprobs": None, "finish_reason": finished.reason}],
     }
     if usage is not None:
         body["usage"] = usage_object(usage)
@@ -150,27 +136,19 @@ def _call(event: CallStarted) -> Object:
     return call
 
 
-class Writer:
-    """Writes a stream of chunks. The finish reason waits for the end, where usage is known."""
+class Writer(EventWriter):
+    """Writes a stream of chunks."""
 
     def __init__(self, origin: Origin) -> None:
-        self._origin = origin
+        super().__init__(origin)
         self._open = b""  # what every chunk begins with, once it is known
-        self._reason = "stop"
-        self._usage: Usage | None = None
         self._calls = 0
         self._details = 0
         self._no_arguments = False
-        self._noted: set[str] = set()
-
-    def event(self, event: Event) -> bytes:
-        """The bytes for one event; often none."""
-        write = self._BY_EVENT.get(type(event))
-        return write(self, event) if write is not None else b""
 
     def finish(self) -> bytes:
         """The end of a whole answer."""
-        out = [self._close_call(), self._delta({}, self._reason)]
+        out = [self._close_call(), self._delta({}, self._finished.reason)]
         if self._usage is not None and self._origin.usage_asked:
             usage = jsontext.dumps(usage_object(self._usage))
             out.append(self._open.removesuffix(_CHOICE) + b'[],"usage":' + usage + b"}\n\n")
@@ -235,18 +213,7 @@ class Writer:
         """A call without any arguments gets an empty object: clients parse what they were sent."""
         return self._arguments(CallPiece("{}")) if self._no_arguments else b""
 
-    def _count(self, event: Counted) -> bytes:
-        self._usage = event.usage
-        return b""
-
-    def _finish(self, event: Finished) -> bytes:
-        self._reason = event.reason
-        return b""
-
-    def _unexpressed(self, event: Unexpressed) -> bytes:
-        return note(event.what, self._noted)
-
-    _BY_EVENT: ClassVar[dict[type, Callable[[Any, Any], bytes]]] = {
+    BY_EVENT: ClassVar[dict[type, Callable[[Any, Any], bytes]]] = EventWriter.BY_EVENT | {
         Started: _start,
         TextPiece: _text,
         RefusalPiece: _refusal,
@@ -255,9 +222,6 @@ class Writer:
         ThinkingRedacted: _redacted,
         CallStarted: _call,
         CallPiece: _arguments,
-        Counted: _count,
-        Finished: _finish,
-        Unexpressed: _unexpressed,
     }
 
 

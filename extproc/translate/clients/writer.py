@@ -1,9 +1,13 @@
 """What both writers of answers share."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from extproc.translate.failures import Failure
-from extproc.translate.neutral import Event, Started
+from extproc.translate.neutral import Counted, Event, Finished, Started, Unexpressed, Usage
+
+# Of both dialects' streams.
+STREAM_TYPE = "text/event-stream; charset=utf-8"
 
 
 class Origin(NamedTuple):
@@ -37,10 +41,61 @@ class Writer(Protocol):
         """The end of a broken one."""
 
 
-def note(what: str, noted: set[str]) -> bytes:
-    """A comment in the stream, once for each thing that has no place in the client's dialect."""
-    shown = "".join(char if char.isalnum() and char.isascii() else "_" for char in what[:40])
-    if shown in noted or len(noted) >= 16:
+class Frame(NamedTuple):
+    """What an answer says of itself, beside its content."""
+
+    head: Started
+    finished: Finished
+    usage: Usage | None
+
+
+def frame_of(events: Iterable[Event], add: Callable[[Event], None]) -> Frame:
+    """The frame of a whole answer; its content goes to `add`."""
+    head, finished, usage = Started(), Finished("stop"), None
+    for event in events:
+        if isinstance(event, Started):
+            head = event
+        elif isinstance(event, Finished):
+            finished = event
+        elif isinstance(event, Counted):
+            usage = event.usage
+        else:
+            add(event)
+    return Frame(head, finished, usage)
+
+
+class EventWriter:
+    """Writes events by their types, as `BY_EVENT` says. Stop reason and usage wait for the end."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self._finished = Finished("stop")
+        self._usage: Usage | None = None
+        self._noted: set[str] = set()
+
+    def event(self, event: Event) -> bytes:
+        """The bytes for one event; often none."""
+        write = self.BY_EVENT.get(type(event))
+        return write(self, event) if write is not None else b""
+
+    def _count(self, event: Counted) -> bytes:
+        self._usage = event.usage
         return b""
-    noted.add(shown)
-    return f": not translated: {shown}\n\n".encode()
+
+    def _finish(self, event: Finished) -> bytes:
+        self._finished = event
+        return b""
+
+    def _unexpressed(self, event: Unexpressed) -> bytes:
+        """A comment in the stream, once for each thing that has no place in the client's dialect."""
+        shown = "".join(char if char.isalnum() and char.isascii() else "_" for char in event.what[:40])
+        if shown in self._noted or len(self._noted) >= 16:
+            return b""
+        self._noted.add(shown)
+        return f": not translated: {shown}\n\n".encode()
+
+    BY_EVENT: ClassVar[dict[type, Callable[[Any, Any], bytes]]] = {
+        Counted: _count,
+        Finished: _finish,
+        Unexpressed: _unexpressed,
+    }

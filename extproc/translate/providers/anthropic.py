@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 from extproc.translate import jsontext
 from extproc.translate.failures import AnswerError, from_object
@@ -22,6 +21,7 @@ from extproc.translate.neutral import (
     Finished,
     Image,
     Part,
+    Reason,
     Started,
     Text,
     TextPiece,
@@ -46,8 +46,10 @@ from extproc.translate.providers.common import (
     alternating,
     an_object,
     budget_of,
+    cache_control,
     carry,
     effort_of,
+    lose_detail,
     lose_details,
     parsed,
     safe_id,
@@ -68,7 +70,7 @@ _COUNTS = (
     "output_tokens",
     "output_tokens_details",
 )
-_FINISH: dict[str, Literal["stop", "length", "tool_calls", "content_filter"]] = {
+_FINISH: dict[str, Reason] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "pause_turn": "stop",
@@ -82,8 +84,6 @@ _FINISH: dict[str, Literal["stop", "length", "tool_calls", "content_filter"]] = 
 def write(chat: Chat, model: str, options: Options) -> Call:
     """The request."""
     system, turns = system_and_turns(chat)
-    if not turns:
-        inexpressible("messages", "it needs a message that is no system prompt")
     limit = chat.setting("max_tokens")
     body: Object = {"model": model, "max_tokens": options.max_tokens if limit is None else limit}
     if system:
@@ -208,7 +208,7 @@ def _tool(tool: Tool) -> Object:
     found: Object = {"name": tool.name}
     if tool.description is not None:
         found["description"] = tool.description
-    found["input_schema"] = tool.schema if tool.schema is not None else {"type": "object", "properties": {}}
+    found["input_schema"] = tool.parameters
     if tool.strict is not None:
         found["strict"] = tool.strict
     return _marked(found, tool.cache)
@@ -216,7 +216,7 @@ def _tool(tool: Tool) -> Object:
 
 def _marked(block: Object, cache: Cache | None) -> Object:
     if cache is not None:
-        block["cache_control"] = {"type": "ephemeral", "ttl": cache.ttl} if cache.ttl else {"type": "ephemeral"}
+        block["cache_control"] = cache_control(cache)
     return block
 
 
@@ -242,8 +242,7 @@ def _block(part: Part, losses: Losses) -> Object | None:
     if isinstance(part, Thinking):
         return _thought(part, losses)
     if isinstance(part, Image):
-        if part.detail not in ("", "auto"):
-            losses.hint(f"{part.at}.image_url.detail")
+        lose_detail(part, losses)
         return {"type": "image", "source": _source(part)}
     if isinstance(part, Audio):
         inexpressible(part.at, "it does not listen to audio")

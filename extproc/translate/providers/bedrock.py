@@ -6,7 +6,6 @@ https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.htm
 import base64
 import re
 from collections.abc import Iterable, Iterator
-from typing import Literal
 from urllib.parse import quote
 
 from extproc.translate import jsontext
@@ -26,6 +25,7 @@ from extproc.translate.neutral import (
     Finished,
     Image,
     Part,
+    Reason,
     Started,
     Text,
     TextPiece,
@@ -51,6 +51,7 @@ from extproc.translate.providers.common import (
     an_object,
     carry,
     effort_of,
+    lose_detail,
     lose_single_call,
     safe_id,
     system_and_turns,
@@ -72,7 +73,7 @@ _DOCUMENTS = {
     "text/markdown": "md",
 }
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9 ()\[\]-]+")
-_FINISH: dict[str, Literal["stop", "length", "tool_calls", "content_filter"]] = {
+_FINISH: dict[str, Reason] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "max_tokens": "length",
@@ -94,8 +95,6 @@ _STATUSES = {
 def write(chat: Chat, model: str, options: Options) -> Call:
     """The request; the model, also one with an ARN for a name, is in the path."""
     system, turns = system_and_turns(chat)
-    if not turns:
-        inexpressible("messages", "it needs a message that is no system prompt")
     body: Object = {
         "messages": [
             {"role": turn.role, "content": list(_blocks(turn.parts, chat.losses))} for turn in alternating(turns)
@@ -154,7 +153,7 @@ def _tools(chat: Chat, body: Object, turns: list[Turn]) -> None:
         spec: Object = {"name": tool.name}
         if tool.description:
             spec["description"] = tool.description
-        spec["inputSchema"] = {"json": tool.schema if tool.schema is not None else {"type": "object", "properties": {}}}
+        spec["inputSchema"] = {"json": tool.parameters}
         if tool.strict is not None:
             spec["strict"] = tool.strict
         tools += [{"toolSpec": spec}, *_cache_point(tool.cache)]
@@ -220,8 +219,7 @@ def _media(part: Image | Audio | Document, losses: Losses) -> Object:
         inexpressible(part.at, "nothing is fetched by URL; send the data")
     if isinstance(part, Document):
         return {"document": _document(part)}
-    if part.detail not in ("", "auto"):
-        losses.hint(f"{part.at}.image_url.detail")
+    lose_detail(part, losses)
     if part.media_type not in _IMAGES:
         inexpressible(part.at, f"images are {', '.join(sorted(set(_IMAGES.values())))}")
     return {"image": {"format": _IMAGES[part.media_type], "source": {"bytes": part.data}}}

@@ -1,7 +1,6 @@
 """Cohere's chat, version 2. https://docs.cohere.com/reference/chat, /reference/chat-stream"""
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 from extproc.translate.failures import AnswerError, Failure
 from extproc.translate.jsontext import Object
@@ -17,6 +16,7 @@ from extproc.translate.neutral import (
     Finished,
     Image,
     Part,
+    Reason,
     Started,
     Text,
     TextPiece,
@@ -45,6 +45,7 @@ from extproc.translate.providers.common import (
     plain,
     split_results,
 )
+from extproc.translate.providers.functions import function_call, function_tool, image_url
 from extproc.translate.wire.frames import Frame
 from extproc.translate.wire.sse import Events
 
@@ -58,7 +59,7 @@ _NAMES = {
     "frequency_penalty": "frequency_penalty",
     "presence_penalty": "presence_penalty",
 }
-_FINISH: dict[str, Literal["stop", "length", "tool_calls", "content_filter"]] = {
+_FINISH: dict[str, Reason] = {
     "COMPLETE": "stop",
     "STOP_SEQUENCE": "stop",
     "MAX_TOKENS": "length",
@@ -108,11 +109,7 @@ def _choose(chat: Chat, body: Object) -> None:
 
 def _tool(tool: Tool, losses: Losses) -> Object:
     lose_cache(tool.cache, losses)
-    function: Object = {"name": tool.name}
-    if tool.description is not None:
-        function["description"] = tool.description
-    function["parameters"] = tool.schema if tool.schema is not None else {"type": "object", "properties": {}}
-    return {"type": "function", "function": function}
+    return function_tool(tool, tool.parameters)
 
 
 def _turn(turn: Turn, losses: Losses) -> Iterator[Object]:
@@ -148,10 +145,7 @@ def _part(part: Part) -> Object:
         return {"type": "text", "text": part.text}
     if not isinstance(part, Image):
         inexpressible(part.at, "it takes text and images")
-    url: Object = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
-    if part.detail:
-        url["detail"] = part.detail
-    return {"type": "image_url", "image_url": url}
+    return image_url(part)
 
 
 def _assistant(turn: Turn, losses: Losses) -> Object:
@@ -162,8 +156,7 @@ def _assistant(turn: Turn, losses: Losses) -> Object:
     calls: list[Object] = []
     for part in turn.parts:
         if isinstance(part, ToolCall):
-            function = {"name": part.name, "arguments": part.arguments_text}
-            calls.append({"id": part.id, "type": "function", "function": function})
+            calls.append(function_call(part, part.arguments_text))
         elif isinstance(part, Thinking) and part.redacted:
             losses.hint(part.at)
         elif isinstance(part, Thinking) and planning:

@@ -8,12 +8,13 @@ from typing import Any, Literal, NamedTuple, Protocol
 from extproc.translate import jsontext
 from extproc.translate.failures import AnswerError, from_object, unreadable
 from extproc.translate.jsontext import Object
-from extproc.translate.losses import Losses
+from extproc.translate.losses import Losses, inexpressible
 from extproc.translate.neutral import (
     Cache,
     Chat,
     Event,
     Format,
+    Image,
     Part,
     Reasoning,
     Setting,
@@ -101,6 +102,12 @@ def lose_cache(cache: Cache | None, losses: Losses) -> None:
         losses.hint(cache.at)
 
 
+def lose_detail(image: Image, losses: Losses) -> None:
+    """For providers that choose the resolution themselves."""
+    if image.detail not in ("", "auto"):
+        losses.hint(f"{image.at}.image_url.detail")
+
+
 def lose_single_call(chat: Chat) -> None:
     """For providers that cannot be told to call one tool at a time."""
     if chat.parallel is not None and not chat.parallel.value and chat.tools:
@@ -108,7 +115,10 @@ def lose_single_call(chat: Chat) -> None:
 
 
 def system_and_turns(chat: Chat) -> tuple[list[Part], list[Turn]]:
-    """The system prompt apart from the conversation. Instructions in its midst move to the front, with a warning."""
+    """The system prompt apart from the conversation, which must not be empty.
+
+    Instructions in its midst move to the front, with a warning.
+    """
     system: list[Part] = []
     turns: list[Turn] = []
     for turn in chat.turns:
@@ -118,6 +128,8 @@ def system_and_turns(chat: Chat) -> tuple[list[Part], list[Turn]]:
         if turns:
             chat.losses.warn(f"{turn.at} moved to the system prompt")
         system.extend(turn.parts)
+    if not turns:
+        inexpressible("messages", "it needs a message that is no system prompt")
     return system, turns
 
 
@@ -154,6 +166,11 @@ def plain(parts: Iterable[Part]) -> str | None:
     if len(found) == 1 and isinstance(found[0], Text) and found[0].cache is None:
         return found[0].text
     return None
+
+
+def cache_control(cache: Cache) -> Object:
+    """The mark as Anthropic writes it, and OpenRouter after it."""
+    return {"type": "ephemeral", "ttl": cache.ttl} if cache.ttl else {"type": "ephemeral"}
 
 
 # Tokens for a level of effort, as Google's compatibility layer sets them

@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Literal
 from urllib.parse import quote
 
 from extproc.translate import jsontext
 from extproc.translate.failures import AnswerError, Failure, from_object, unreadable
 from extproc.translate.jsontext import Object
-from extproc.translate.losses import Losses, inexpressible, invalid
+from extproc.translate.losses import Losses, invalid
 from extproc.translate.neutral import (
     Audio,
     CallPiece,
@@ -20,6 +19,7 @@ from extproc.translate.neutral import (
     Finished,
     Image,
     Part,
+    Reason,
     Started,
     Text,
     TextPiece,
@@ -46,6 +46,7 @@ from extproc.translate.providers.common import (
     carry,
     effort_of,
     lose_cache,
+    lose_detail,
     lose_details,
     lose_single_call,
     parsed,
@@ -108,8 +109,6 @@ def write(chat: Chat, model: str, options: Options) -> Call:
     """The request; the model is in the path."""
     del options
     system, turns = system_and_turns(chat)
-    if not turns:
-        inexpressible("messages", "it needs a message that is no system prompt")
     names, losses = call_names(turns), chat.losses
     signed = _BY_BUDGET.search(model) is None
     body: Object = {}
@@ -239,8 +238,8 @@ def _part(part: Text | Image | Audio | Document, losses: Losses) -> Object:
             return {"text": part.text}
         if part.name:
             losses.hint(f"{part.at}.name")
-    elif part.detail not in ("", "auto"):
-        losses.hint(f"{part.at}.image_url.detail")
+    else:
+        lose_detail(part, losses)
     if not part.url:
         return {"inlineData": {"mimeType": part.media_type, "data": part.data}}
     data: Object = {"fileUri": part.url}
@@ -296,7 +295,7 @@ class Reader:
         if reason and reason != "FINISH_REASON_UNSPECIFIED":
             yield Finished(self._reason(reason))
 
-    def _reason(self, reason: str) -> Literal["stop", "length", "tool_calls", "content_filter"]:
+    def _reason(self, reason: str) -> Reason:
         if reason == "MAX_TOKENS":
             return "length"
         if reason in _BLOCKED:

@@ -39,11 +39,13 @@ from extproc.translate.providers.common import (
     call_names,
     carry,
     lose_cache,
+    lose_detail,
     lose_details,
     lose_single_call,
     parsed,
     split_results,
 )
+from extproc.translate.providers.functions import function_call, function_tool
 from extproc.translate.wire.frames import Frame
 from extproc.translate.wire.lines import JSONLines
 
@@ -108,11 +110,7 @@ def _tool(tool: Tool, losses: Losses) -> Object:
     lose_cache(tool.cache, losses)
     if tool.strict:
         losses.hint(f"{tool.at}.strict")
-    function: Object = {"name": tool.name}
-    if tool.description is not None:
-        function["description"] = tool.description
-    function["parameters"] = tool.schema if tool.schema is not None else {"type": "object", "properties": {}}
-    return {"type": "function", "function": function}
+    return function_tool(tool, tool.parameters)
 
 
 def _turn(turn: Turn, names: dict[str, str], losses: Losses) -> Iterator[Object]:
@@ -142,8 +140,7 @@ def _message(role: str, parts: list[Part], losses: Losses) -> Object:
         elif isinstance(part, Image):
             images.append(_image(part, losses))
         elif isinstance(part, ToolCall):
-            function = {"name": part.name, "arguments": part.arguments_object}
-            calls.append({"id": part.id, "type": "function", "function": function})
+            calls.append(function_call(part, part.arguments_object))
         elif isinstance(part, Thinking) and not part.redacted:
             thoughts.append(part.text)
         elif isinstance(part, Thinking):
@@ -163,8 +160,7 @@ def _message(role: str, parts: list[Part], losses: Losses) -> Object:
 def _image(part: Image, losses: Losses) -> str:
     if part.url:
         inexpressible(part.at, "images by URL are not fetched; send the data")
-    if part.detail not in ("", "auto"):
-        losses.hint(f"{part.at}.image_url.detail")
+    lose_detail(part, losses)
     return part.data
 
 

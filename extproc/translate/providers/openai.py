@@ -6,7 +6,7 @@ Hugging Face: huggingface.co/docs/inference-providers, OpenRouter: openrouter.ai
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from extproc.translate.failures import AnswerError, from_object, unreadable
@@ -25,6 +25,7 @@ from extproc.translate.neutral import (
     Finished,
     Image,
     Part,
+    Reason,
     RefusalPiece,
     Started,
     Text,
@@ -47,6 +48,7 @@ from extproc.translate.providers.common import (
     a_list,
     a_text,
     an_object,
+    cache_control,
     carry,
     effort_of,
     lose_cache,
@@ -54,6 +56,7 @@ from extproc.translate.providers.common import (
     plain,
     split_results,
 )
+from extproc.translate.providers.functions import function_call, function_tool, image_url, url_of
 from extproc.translate.wire.frames import Frame
 from extproc.translate.wire.sse import Events
 
@@ -72,7 +75,7 @@ OPENAI = Accent()
 HUGGINGFACE = Accent(limit="max_tokens")
 OPENROUTER = Accent(limit="max_tokens", marks=True, thoughts=True, top_k=True, most_stops=64)
 _NAMES = {"temperature": "temperature", "top_p": "top_p", "user": "user"}
-_FINISH: dict[str, Literal["stop", "length", "tool_calls", "content_filter"]] = {
+_FINISH: dict[str, Reason] = {
     "stop": "stop",
     "length": "length",
     "tool_calls": "tool_calls",
@@ -159,21 +162,14 @@ def _think(chat: Chat, accent: Accent, body: Object) -> None:
 
 
 def _tool(tool: Tool, accent: Accent, losses: Losses) -> Object:
-    function: Object = {"name": tool.name}
-    if tool.description is not None:
-        function["description"] = tool.description
-    if tool.schema is not None:
-        function["parameters"] = tool.schema
-    if tool.strict is not None:
-        function["strict"] = tool.strict
-    return _marked({"type": "function", "function": function}, tool.cache, accent, losses)
+    return _marked(function_tool(tool, tool.schema, strict=tool.strict), tool.cache, accent, losses)
 
 
 def _marked(part: Object, cache: Cache | None, accent: Accent, losses: Losses) -> Object:
     if cache is None:
         return part
     if accent.marks:
-        part["cache_control"] = {"type": "ephemeral", "ttl": cache.ttl} if cache.ttl else {"type": "ephemeral"}
+        part["cache_control"] = cache_control(cache)
     else:
         losses.hint(cache.at)
     return part
@@ -228,8 +224,7 @@ def _part(part: Part, accent: Accent, losses: Losses) -> Object:
     if isinstance(part, Text):
         found: Object = {"type": "text", "text": part.text}
     elif isinstance(part, Image):
-        url = part.url or f"data:{part.media_type};base64,{part.data}"
-        found = {"type": "image_url", "image_url": {"url": url} | ({"detail": part.detail} if part.detail else {})}
+        found = image_url(part)
     elif isinstance(part, Audio):
         found = {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
     elif isinstance(part, Document):
@@ -244,8 +239,7 @@ def _document(part: Document, accent: Accent) -> Object:
         return {"type": "text", "text": part.text}
     if part.url and not accent.thoughts:  # OpenRouter fetches documents, others do not
         inexpressible(part.at, "documents by URL are not fetched; send the data")
-    data = part.url or f"data:{part.media_type};base64,{part.data}"
-    return {"type": "file", "file": {"filename": part.name or "document.pdf", "file_data": data}}
+    return {"type": "file", "file": {"filename": part.name or "document.pdf", "file_data": url_of(part)}}
 
 
 def _assistant(turn: Turn, accent: Accent, losses: Losses) -> Object:
@@ -260,8 +254,7 @@ def _assistant(turn: Turn, accent: Accent, losses: Losses) -> Object:
             else:
                 losses.hint(part.at)
         elif isinstance(part, ToolCall):
-            function = {"name": part.name, "arguments": part.arguments_text}
-            calls.append({"id": part.id, "type": "function", "function": function})
+            calls.append(function_call(part, part.arguments_text))
             if part.cache is not None:
                 losses.hint(part.cache.at)
         elif not isinstance(part, Text):

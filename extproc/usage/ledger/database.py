@@ -10,8 +10,9 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, ResourceClosedError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from extproc.migrating import NewerSchemaError
 from extproc.usage.ledger.errors import LedgerUnavailable, NewerLedgerError
-from extproc.usage.ledger.migrate import NewerSchemaError, migrate
+from extproc.usage.ledger.migrate import migrate
 
 _BUSY_MS = 5000
 _JOURNAL_BYTES = 64 * 2**20

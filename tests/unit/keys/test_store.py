@@ -298,7 +298,7 @@ def test_what_cannot_be_opened_is_said(tmp_path: Path) -> None:
 
 
 def test_a_busy_database_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("controlplane.keys.database._BUSY_MS", 10)
+    monkeypatch.setattr("controlplane.database._BUSY_MS", 10)
     path = tmp_path / "state.db"
     with Store.open(f"sqlite:///{path}") as store:
         other = sqlite3.connect(path, isolation_level=None)

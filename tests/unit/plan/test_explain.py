@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.plan import explain
+from controlplane.plan import explain, request_explained
 from controlplane.plan.ir import Tier
 from tests.unit.plan.compiled import compiled
 
@@ -41,27 +41,27 @@ MADE = compiled(TEXT)
     ],
 )
 def test_a_request_gets(model: str | None, key: str | None, status: int, code: str | None, route: str | None) -> None:
-    found = explain.request(MADE.plan, model, key)
+    found = request_explained.request(MADE.plan, model, key)
     assert (found.status, found.code, found.route) == (status, code, route)
     assert bool(found.groups) is (status == 200)
 
 
 def test_the_way_of_a_request() -> None:
-    found = explain.request(MADE.plan, "smart", "alice")
+    found = request_explained.request(MADE.plan, "smart", "alice")
     assert found.groups == ((("one", "big", 1),), (("two", "small", 3), ("two", "smart", 1)))
     assert (found.attempts, found.limits) == (2, ("standard",))
-    assert explain.request(MADE.plan, "gpt-4o", "alice").groups == ((("two", "four", 1),),)
+    assert request_explained.request(MADE.plan, "gpt-4o", "alice").groups == ((("two", "four", 1),),)
 
 
 @pytest.mark.parametrize("key", ["nobody", "gone"])
 def test_a_key_that_is_not_there_is_an_error(key: str) -> None:
     with pytest.raises(KeyError, match=key):
-        explain.request(MADE.plan, "smart", key)
+        request_explained.request(MADE.plan, "smart", key)
 
 
 def test_without_keys_everyone_may_use_every_model() -> None:
     opened = compiled(TEXT[: TEXT.index("keys:")])
-    assert explain.request(opened.plan, "gpt-3", None).status == 200
+    assert request_explained.request(opened.plan, "gpt-3", None).status == 200
 
 
 def test_every_rule_of_the_policy_has_a_tier() -> None:
@@ -129,5 +129,5 @@ def test_every_limit_and_budget_says_its_tier_and_its_overshoot() -> None:
 
 def test_a_request_is_told_the_limits_of_every_place() -> None:
     made = compiled(LIMITS).plan
-    assert set(explain.request(made, "m", "alice").limits) == {"standard", "all", "share", "few", "team"}
-    assert set(explain.request(made, "unknown", "alice").limits) == {"standard", "all", "team"}
+    assert set(request_explained.request(made, "m", "alice").limits) == {"standard", "all", "share", "few", "team"}
+    assert set(request_explained.request(made, "unknown", "alice").limits) == {"standard", "all", "team"}

@@ -10,7 +10,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.plan import explain, rules
+from controlplane.plan import explain, request_explained, rules
 from controlplane.plan.ir import Tier
 from controlplane.plan.rules import Branch, Fork, Leaf
 from controlplane.policy.endpoints import PATHS
@@ -222,8 +222,8 @@ def test_explain_tells_the_tier_the_mode_and_the_price() -> None:
     assert "the request's body in one message" in told.mechanism
     assert "us of CPU" in told.why
     assert "models free-* and keys bob" in told.why
-    assert explain.request(plan, "free-x", "bob").rules == ("safe",)
-    assert explain.request(plan, "free-x", "alice").rules == ()
+    assert request_explained.request(plan, "free-x", "bob").rules == ("safe",)
+    assert request_explained.request(plan, "free-x", "alice").rules == ()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Who translates for whom: endpoints part to the targets that serve them, and only other dialects get own lanes."""
 
-from controlplane.plan import explain
+from controlplane.plan import explain, request_explained
 from controlplane.plan.dialects import Surface
 from controlplane.plan.ir import Route, Tier
 from controlplane.plan.translation_explained import WHOLE_US
@@ -80,6 +80,6 @@ def test_explain_tells_tier_and_price() -> None:
 
 
 def test_explain_tells_what_of_a_request_is_translated() -> None:
-    assert explain.request(MADE, "sonnet", None).translated == ("OpenAI's chats for claude",)
+    assert request_explained.request(MADE, "sonnet", None).translated == ("OpenAI's chats for claude",)
     only = "version: 1\nproviders: {g: {kind: openai}}\nmodels: {m: g}\n"
-    assert explain.request(compiled(only).plan, "m", None).translated == ()
+    assert request_explained.request(compiled(only).plan, "m", None).translated == ()

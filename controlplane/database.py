@@ -1,16 +1,18 @@
-"""Engines for the database of issued keys: SQLite by default, PostgreSQL in production."""
+"""The control plane's databases: SQLite by default, PostgreSQL in production."""
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 
 _BUSY_MS = 5000
 
 
-def engine(url: str) -> Engine:
+def engine(url: str | URL) -> Engine:
     """An engine for an SQLAlchemy URL. An SQLite file is made for its owner only, journals included.
 
     Raises:
@@ -28,7 +30,17 @@ def engine(url: str) -> Engine:
     return made
 
 
+@contextmanager
+def writing(opened: Engine) -> Iterator[Connection]:
+    """A transaction that holds SQLite's write lock from its start: an upgrade from reading could not wait."""
+    with opened.connect() as plain:
+        connection = plain.execution_options(writes=True)
+        with connection.begin():
+            yield connection
+
+
 def _private_file(path: Path) -> None:
+    """SQLite gives its journals the mode of the database."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(handle, 0o600)
