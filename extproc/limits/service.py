@@ -5,50 +5,51 @@ settings are in force (their fingerprint) and how Redis is: "none" of it is need
 """
 
 import asyncio
-import os
-from typing import Any
 
-import grpc
 import orjson
 import structlog
 from envoy.service.ratelimit.v3 import rls_pb2 as rls
-from envoy.service.ratelimit.v3 import rls_pb2_grpc
+from google.protobuf.message import DecodeError
 
 from extproc.limits import answers
 from extproc.limits.calls import CallError, Done, parse
 from extproc.limits.counters import Counters
 from extproc.limits.desk import Desk
+from extproc.rpc import call as rpc
+from extproc.rpc.call import Answer, Method
+from extproc.rpc.server import Server
 
 _log = structlog.get_logger(__name__)
 
 # grpc.health.v1.HealthCheckResponse{status: SERVING | NOT_SERVING}, the one field of which this is all there is to
 # say: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
-_NOTHING = b""
 _OWN = "headgate.limits.v1.Counters"
 STATUS = f"/{_OWN}/Status"
+_MOST_CALLS = 10_000  # those beyond are refused at once
 
 
-class RateLimits(rls_pb2_grpc.RateLimitServiceServicer):  # type: ignore[misc]
+class RateLimits:
     """Answers Envoy's two calls for each request that some limit concerns."""
 
     def __init__(self, desk: Desk, counters: Counters) -> None:
         self._desk = desk
         self._counters = counters
 
-    async def ShouldRateLimit(  # noqa: N802 - the protocol's name
-        self, request: rls.RateLimitRequest, context: "grpc.aio.ServicerContext[Any, Any]"
-    ) -> rls.RateLimitResponse:
+    async def should_rate_limit(self, message: bytes) -> Answer:
+        """A RateLimitRequest's RateLimitResponse. Raises rpc.CallError."""
         try:
-            meant = parse(request)
+            meant = parse(rls.RateLimitRequest.FromString(message))
             if isinstance(meant, Done):
                 await self._desk.settle(meant)
-                return answers.done()
-            return answers.answer(await self._desk.reserve(meant))
-        except CallError as error:
+                answer = answers.done()
+            else:
+                answer = answers.answer(await self._desk.reserve(meant))
+        except (CallError, DecodeError) as error:
             self._counters.errors += 1
             _log.error("a call that cannot be read", reason=str(error))
-            return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise rpc.CallError(rpc.Status.INVALID_ARGUMENT, str(error)) from None
+        return Answer(answer.SerializeToString(), last=True)
 
 
 class Service:
@@ -59,51 +60,40 @@ class Service:
         self._desk = desk
         self._counters = counters
         self._draining = asyncio.Event()
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        rls_pb2_grpc.add_RateLimitServiceServicer_to_server(RateLimits(desk, counters), self._server)
-        self._server.add_generic_rpc_handlers((self._health(), self._reading()))
+        limits = RateLimits(desk, counters)
+        methods: dict[str, Method] = {
+            "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit": lambda _: limits.should_rate_limit,
+            "/grpc.health.v1.Health/Check": lambda _: self._checked,
+            "/grpc.health.v1.Health/Watch": lambda _: self._watched,
+            f"/{_OWN}/Read": lambda _: self._read,
+            STATUS: lambda _: self._status,
+        }
+        self._server = Server(methods, _MOST_CALLS)
 
     async def start(self) -> None:
         """Raises OSError when the socket cannot be had. Only this user may connect."""
-        mask = os.umask(0o177)
         try:
-            self._server.add_insecure_port(f"unix:{self.socket}")
-        except RuntimeError as error:
+            await self._server.start(self.socket)
+        except OSError as error:
             raise OSError(f"cannot listen on {self.socket}: {error}. Use a path of a folder that exists") from None
-        finally:
-            os.umask(mask)
-        await self._server.start()
 
     async def drain(self, grace_s: float) -> None:
         """Says that it goes, lets calls in progress end, and stops."""
         self._draining.set()
         await self._server.stop(grace_s)
 
-    def _health(self) -> Any:
-        return grpc.method_handlers_generic_handler(
-            "grpc.health.v1.Health",
-            {
-                "Check": grpc.unary_unary_rpc_method_handler(self._check),
-                "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
-            },
-        )
+    def _checked(self, _: bytes) -> Answer:
+        return Answer(_NOT_SERVING if self._draining.is_set() else _SERVING, last=True)
 
-    def _reading(self) -> Any:
-        handlers = {"Read": self._read, "Status": self._status}
-        return grpc.method_handlers_generic_handler(
-            _OWN, {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in handlers.items()}
-        )
+    def _watched(self, request: bytes) -> Answer:
+        return self._checked(request)._replace(last=False, then=self._drained())
 
-    async def _check(self, _request: bytes, _context: Any) -> bytes:
-        return _NOT_SERVING if self._draining.is_set() else _SERVING
-
-    async def _watch(self, _request: bytes, context: Any) -> None:
-        await context.write(await self._check(_NOTHING, context))
+    async def _drained(self) -> Answer:
         await self._draining.wait()
-        await context.write(_NOT_SERVING)
+        return Answer(_NOT_SERVING, last=True)
 
-    async def _read(self, _request: bytes, _context: Any) -> bytes:
-        return orjson.dumps(self._counters.read())
+    def _read(self, _: bytes) -> Answer:
+        return Answer(orjson.dumps(self._counters.read()), last=True)
 
-    async def _status(self, _request: bytes, _context: Any) -> bytes:
-        return orjson.dumps({"settings": self._desk.fingerprint, "redis": self._desk.redis})
+    def _status(self, _: bytes) -> Answer:
+        return Answer(orjson.dumps({"settings": self._desk.fingerprint, "redis": self._desk.redis}), last=True)

@@ -29,6 +29,7 @@ class Status(IntEnum):
     OK = 0
     CANCELLED = 1
     UNKNOWN = 2
+    INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
@@ -132,13 +133,20 @@ class Call:
             if length > MOST_MESSAGE:
                 raise CallError(Status.RESOURCE_EXHAUSTED, f"a message of {length} bytes is too large")
             if len(partial) < whole:
-                if whole - len(partial) > self._stream.window_in and not self._wanted:
-                    self._wanted = whole
-                    self._turns.ask(self)
+                self._want()
                 return
             with memoryview(partial) as view:
                 self._inbox.append(bytes(view[_PREFIX.size : whole]))
             del partial[:whole]
+
+    def _want(self) -> None:
+        """Asks for room for the message that has begun to come, where the stream's window has none."""
+        if self._wanted or len(self._partial) < _PREFIX.size:
+            return
+        whole = _PREFIX.unpack_from(self._partial)[1] + _PREFIX.size
+        if whole - len(self._partial) > self._stream.window_in:
+            self._wanted = whole
+            self._turns.ask(self)
 
     def _go(self) -> None:
         """Has messages answered, as long as there are some and their answers are taken."""
@@ -195,6 +203,7 @@ class Call:
         more = STREAM_WINDOW - self._held - self._stream.window_in
         if more >= STREAM_WINDOW // 2 and not self._stream.ended:
             self._stream.let(more)
+        self._want()  # what began to come while another message had the turn
         if answer.then is not None:
             self._wait(answer.then)
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from extproc.rpc import frames
@@ -308,6 +308,7 @@ async def test_a_message_that_waits_for_its_turn_keeps_it_while_others_are_answe
 
 @given(st.lists(st.integers(0, 150_000), min_size=1, max_size=6), st.lists(st.booleans(), min_size=6, max_size=6))
 @settings(max_examples=40, deadline=None)
+@example([0, 6731, 12431, 15130, 31220, 34387], [False, False, False, False, True, False])
 def test_messages_of_any_size_come_through_one_behind_the_other(sizes: list[int], late: list[bool]) -> None:
     """Whether answers are there at once or later, and however much of the next message is there by then."""
 
