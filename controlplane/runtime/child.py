@@ -18,7 +18,8 @@ class Child:
 
     `inputs` are the contents of the files it reads when it starts: a running process is adopted only if these,
     the command, the environment and the program are the same. `drain` is awaited for at most `drain_s` seconds
-    before SIGTERM, and SIGKILL follows `stop_s` seconds after that.
+    before SIGTERM, and SIGKILL follows `stop_s` seconds after that. `logs` are files that it writes
+    besides its own log, and that are bounded like it.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Child:
     drain: Callable[[], Awaitable[None]] | None = None
     drain_s: float = 0.0
     stop_s: float = 5.0
+    logs: tuple[Path, ...] = ()
 
     def fingerprint(self) -> str:
         """A hash of all that makes one process of this child as good as another."""

@@ -16,12 +16,19 @@ _OLD_LISTENER_S = 3600
 
 
 def envoy_child(
-    folder: RunFolder, envoy: Path, bootstrap: bytes, *, admin: EnvoyAdmin, workers: int | None, drain_s: int
+    folder: RunFolder,
+    envoy: Path,
+    bootstrap: bytes,
+    *,
+    admin: EnvoyAdmin,
+    workers: int | None,
+    drain_s: int,
+    logs: tuple[Path, ...] = (),
 ) -> Child:
     """Puts the bootstrap into the run folder and says how to run Envoy on it.
 
     `workers` is the number of worker threads (None: one per core). `drain_s` is how long requests in flight
-    may take to finish when Envoy stops.
+    may take to finish when Envoy stops. `logs` are to be bounded.
 
     Raises:
         RunFolderError: the bootstrap cannot be written.
@@ -44,6 +51,7 @@ def envoy_child(
         inputs=(bootstrap, MODULE.read_bytes()),
         drain=_drain(admin, drain_s * _ACCEPTING),
         drain_s=drain_s,
+        logs=logs,
     )
 
 

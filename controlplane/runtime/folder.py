@@ -126,6 +126,11 @@ def usage_log(state: Path) -> Path:
     return folder / "requests.log"
 
 
+def rules_log(state: Path) -> Path:
+    """Where Envoy writes what rules noted of requests."""
+    return state.resolve() / "rules.log"
+
+
 @contextmanager
 def lock(state: Path) -> Iterator[None]:
     """Holds the state folder for one control plane; the kernel lets go of it however the process ends.

@@ -37,7 +37,7 @@ from controlplane.runtime.controller import Controller
 from controlplane.runtime.envoy import find_envoy
 from controlplane.runtime.envoy_admin import EnvoyAdmin
 from controlplane.runtime.failures import ApplyError, KeysUnavailableError, NotReadyError
-from controlplane.runtime.folder import RunFolder, lock, run_folder, usage_log
+from controlplane.runtime.folder import RunFolder, lock, rules_log, run_folder, usage_log
 from controlplane.runtime.judge import in_envoys_words
 from controlplane.runtime.keys import Keys
 from controlplane.runtime.limits import Limiting
@@ -115,7 +115,7 @@ async def _running(
         await ads.start()
         stack.push_async_callback(ads.stop, 1.0)
         supervisor = await stack.enter_async_context(Supervisor(folder))
-        around = surroundings(folder, usage_log(state))
+        around = surroundings(folder, usage_log(state), rules_log(state))
         keys = stack.enter_context(Keys(state.resolve()))
         compiler = Compiler(str(policy), secret_reader(policy.parent), around, cache, keys.tokens)
         adopting = await _serving(folder)
@@ -138,7 +138,7 @@ async def _running(
         try:
             live = await controller.start(text, who)
             stack.push_async_callback(controller.drain)
-            await _start_envoy(supervisor, folder, started, admin)
+            await _start_envoy(supervisor, folder, started, admin, (rules_log(state),))
             nodes = await controller.settled(_READY_S)
             if not await admin.wait_ready(_READY_S):
                 raise NotReadyError(f"Envoy is not ready after {_READY_S:g} s; its log is {folder.log('envoy')}")
@@ -165,7 +165,9 @@ async def _serving(folder: RunFolder) -> bool:
         return await admin.ready()
 
 
-async def _start_envoy(supervisor: Supervisor, folder: RunFolder, gateway: Settings, admin: EnvoyAdmin) -> None:
+async def _start_envoy(
+    supervisor: Supervisor, folder: RunFolder, gateway: Settings, admin: EnvoyAdmin, logs: tuple[Path, ...]
+) -> None:
     node = Node(
         id="local",
         xds_socket=folder.xds_socket,
@@ -174,7 +176,9 @@ async def _start_envoy(supervisor: Supervisor, folder: RunFolder, gateway: Setti
     )
     bootstrap = build_bootstrap(node).SerializeToString(deterministic=True)
     drain_s = max(1, gateway.drain // 1000)
-    child = envoy_child(folder, find_envoy(), bootstrap, admin=admin, workers=gateway.workers, drain_s=drain_s)
+    child = envoy_child(
+        folder, find_envoy(), bootstrap, admin=admin, workers=gateway.workers, drain_s=drain_s, logs=logs
+    )
     await supervisor.start(child)
 
 

@@ -220,6 +220,8 @@ class Supervisor:
             with suppress(OSError):
                 if logfile.bound(log):
                     slot.log_start = 0
+                for other in slot.child.logs:
+                    logfile.bound(other)
         slot.last_exit = slot.running.exit
         slot.last_log = logfile.last_lines(log, slot.log_start)
 

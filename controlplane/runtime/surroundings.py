@@ -32,13 +32,16 @@ def secret_files(base: Path, refs: tuple[SecretRef, ...]) -> frozenset[Path]:
     return frozenset(base / ref.name for ref in refs if ref.kind == "file")
 
 
-def surroundings(folder: RunFolder | None, usage_log: Path | None = None) -> Surroundings:
+def surroundings(
+    folder: RunFolder | None, usage_log: Path | None = None, rules_log: Path | None = None
+) -> Surroundings:
     """Without a run folder (to validate, say) the sockets are names that nothing listens at, and no log is written."""
     mock = folder.mock_socket if folder else "/run/headgate/mock.sock"
     made = Surroundings(_ca_bundle(), MappingProxyType({"mock": mock}), str(usage_log or "/dev/null"))
     if folder is None:
         return made
     made = replace(made, usage_socket=folder.usage_socket, limits_socket=folder.limits_socket)
+    made = replace(made, rules_log=str(rules_log or "/dev/null"))
     return replace(made, rules_socket=folder.rules_socket, inside_socket=folder.inside_socket)
 
 

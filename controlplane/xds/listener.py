@@ -34,10 +34,12 @@ _INSIDE_IDLE_MS = 30_000
 _LIMIT_HEADERS = ("limit", "remaining", "reset")
 
 
-def lower(plan: Plan, usage_log: str) -> listener.Listener:
-    """The listener, with its filter chain in the order in which requests pass it. `usage_log`: a file's path."""
+def lower(plan: Plan, usage_log: str, rules_log: str) -> listener.Listener:
+    """The listener, with its filter chain in the order in which requests pass it. The logs are files' paths."""
     manager = _manager(plan)
     manager.access_log.append(usage.log(usage_log))
+    if plan.inline is not None:
+        manager.access_log.append(rules.log(rules_log))
     chain = components.FilterChain(
         filters=[components.Filter(name="http", typed_config=pack(manager))],
         transport_socket=_tls(plan.edge.tls) if plan.edge.tls else None,

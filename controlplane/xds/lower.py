@@ -56,7 +56,7 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
         yield _resource(xds.CLUSTER, rules.cluster(plan.workers, around.rules_socket))
     for secret in sds.lower(plan, secrets):
         yield _resource(xds.SECRET, secret)
-    yield _resource(xds.LISTENER, listener.lower(plan, around.usage_log))
+    yield _resource(xds.LISTENER, listener.lower(plan, around.usage_log, around.rules_log))
     if plan.caching is not None and plan.caching.inside:
         yield _resource(xds.LISTENER, listener.inside(plan, around.usage_log, around.inside_socket))
     yield from _authentication(plan, secrets)

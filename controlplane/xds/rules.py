@@ -17,13 +17,18 @@ from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.core.v3 import grpc_service_pb2 as grpc
 from envoy.config.core.v3 import health_check_pb2 as health
 from envoy.config.core.v3 import protocol_pb2 as protocol
+from envoy.config.core.v3 import substitution_format_string_pb2 as formats
 from envoy.config.route.v3 import route_components_pb2 as route
+from envoy.extensions.access_loggers.file.v3 import file_pb2 as file
 from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2 as cel
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2 as ext_proc
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2 as modes
 from envoy.extensions.filters.http.header_to_metadata.v3 import header_to_metadata_pb2 as to_metadata
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http
+from envoy.type.matcher.v3 import metadata_pb2 as metadata
+from envoy.type.matcher.v3 import value_pb2 as value
 from envoy.type.v3 import http_status_pb2 as http_status
+from google.protobuf.struct_pb2 import Struct
 
 from controlplane.plan.rules import Inline, Leaf
 from controlplane.xds import names
@@ -39,6 +44,17 @@ _SEND = modes.ProcessingMode.HeaderSendMode.SEND
 _SKIP, _NONE = modes.ProcessingMode.HeaderSendMode.SKIP, modes.ProcessingMode.BodySendMode.NONE
 _BUFFERED, _STREAMED = modes.ProcessingMode.BodySendMode.BUFFERED, modes.ProcessingMode.BodySendMode.STREAMED
 _OVERWRITE = base.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+_LOG_LINE = Struct()
+_LOG_LINE.update(
+    {
+        "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
+        "id": "%REQ(x-request-id)%",
+        "path": "%PATH(NQ:ORIG_OR_PATH)%",
+        "status": "%RESPONSE_CODE%",
+        "request": f"%DYNAMIC_METADATA({exchange.NAMESPACE}:{exchange.LOG})%",
+        "answer": f"%DYNAMIC_METADATA({exchange.NAMESPACE}:{exchange.ANSWER_LOG})%",
+    }
+)
 _FAILED = "response.code_details.startsWith('ext_proc_error')"
 
 
@@ -144,6 +160,26 @@ def send(made: route.Route, through: Through) -> None:
 def told(headers: Iterable[str]) -> Iterator[base.HeaderValueOption]:
     """Headers that rules set towards the client, for a route; or for all, where rules may choose another route."""
     return (_header(exchange.TELL, name) for name in headers)
+
+
+def log(path: str) -> accesslog.AccessLog:
+    """A line for each request of which rules noted something; what they noted is JSON by itself."""
+    noted = [_noted(exchange.LOG), _noted(exchange.ANSWER_LOG)]
+    lines = formats.SubstitutionFormatString(json_format=_LOG_LINE)
+    return accesslog.AccessLog(
+        name="rules",
+        filter=accesslog.AccessLogFilter(or_filter=accesslog.OrFilter(filters=noted)),
+        typed_config=pack(file.FileAccessLog(path=path, log_format=lines)),
+    )
+
+
+def _noted(key: str) -> accesslog.AccessLogFilter:
+    there = metadata.MetadataMatcher(
+        filter=exchange.NAMESPACE, path=[{"key": key}], value=value.ValueMatcher(present_match=True)
+    )
+    return accesslog.AccessLogFilter(
+        metadata_filter=accesslog.MetadataFilter(matcher=there, match_if_key_not_found=boolean(False))
+    )
 
 
 def unavailable() -> accesslog.AccessLogFilter:

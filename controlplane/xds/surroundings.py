@@ -8,14 +8,16 @@ from types import MappingProxyType
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """`ca_bundle`: PEM file of the certificate authorities trusted by default. `usage_log`: the file Envoy writes its
-    access log to. `usage_socket`: where clients' questions about their usage are answered. `limits_socket`: where the
-    rate limit service listens. `rules_socket`: where the workers of rules listen, `{}` for their number.
-    `inside_socket`: where Envoy serves requests of the gateway itself. `sidecars`: kind -> unix socket path.
+    access log to, `rules_log`: that for what rules noted of requests. `usage_socket`: where clients' questions about
+    their usage are answered. `limits_socket`: where the rate limit service listens. `rules_socket`: where the workers
+    of rules listen, `{}` for their number. `inside_socket`: where Envoy serves requests of the gateway itself.
+    `sidecars`: kind -> unix socket path.
     """
 
     ca_bundle: str
     sidecars: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     usage_log: str = "/dev/null"
+    rules_log: str = "/dev/null"
     usage_socket: str = "/run/headgate/usage.sock"
     rules_socket: str = "/run/headgate/rules-{}.sock"
     limits_socket: str = "/run/headgate/limits.sock"

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider
 
 pytestmark = pytest.mark.xdist_group("e2e-rules")
@@ -174,6 +174,21 @@ def test_what_a_request_holds_chooses_its_model(
     assert dict(mock.requests()[-1].headers)["x-chosen"]
     assert answer.headers["x-asked-for"]
     assert "1234567" not in answer.text
+
+
+def test_what_rules_noted_of_a_request_is_logged(gateway: Gateway) -> None:
+    body = {"model": "free-choice", "messages": [{"role": "user", "content": _IMAGE}]}
+    asked = _post(gateway, body).headers["x-request-id"]
+    _post(gateway, {"model": "plain", "messages": _message("nothing to note")})
+
+    def line() -> dict[str, Any] | None:
+        lines = [json.loads(text) for text in (gateway.folder / "state/rules.log").read_text().splitlines()]
+        return next((each for each in lines if each["id"] == asked), None)
+
+    found = eventually(line, "the line of the request")
+    assert (found["status"], found["path"]) == (200, "/v1/chat/completions")
+    noted = json.loads(found["request"])
+    assert noted == {"by-content": {"choice": {"model": "renamed", "rule": "0", "reason": "has image"}}}
 
 
 def test_a_mask_is_lifted_for_the_client(client: openai.OpenAI, mock: MockProvider) -> None:

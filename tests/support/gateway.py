@@ -158,7 +158,8 @@ class Gateway:
 
     def kill(self) -> None:
         """Ends ctl at once, as a crash would; what it started goes on. `start()` may follow."""
-        os.kill(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended by itself, and was asked for its code
+            os.kill(self.pid, signal.SIGKILL)
         self.wait()
 
     def signal(self) -> None:
