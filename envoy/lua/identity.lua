@@ -16,10 +16,13 @@ end
 local function texts(found)
   if type(found) == "string" then return {found} end
   if type(found) ~= "table" then return nil end
+  local list, count = {}, 0
   for index, each in pairs(found) do
     if type(index) ~= "number" or type(each) ~= "string" then return nil end
+    count = count + 1
   end
-  return found
+  for index, each in ipairs(found) do list[index] = each end
+  return #list == count and list or nil -- null between texts is a hole
 end
 
 local function owner(issuer, payload)

@@ -31,7 +31,7 @@ def test_what_a_policy_means_takes_no_secrets(policy: Path) -> None:
         assert (done.exit_code, "gpt-4o" in done.output or "input" in done.output) == (0, True), done.output
     request = policy.with_name("request.json")
     request.write_text(json.dumps({"model": "gpt-4o"}))
-    assert local.answer(policy, request, "alice")["status"] == 200
+    assert local.answer(policy, request, "alice", "/v1/chat/completions")["status"] == 200
 
 
 def test_its_secrets_are_looked_at_where_they_matter(policy: Path) -> None:

@@ -103,7 +103,9 @@ def test_whatever_a_token_says_its_client_stays_within_the_issuers(claims: dict[
     assert (who.organization, who.team) in {("acme", "search"), ("", "guests"), ("", "")}
     assert set(client.partition(";")[2].split(";")) <= {"std", "big", "$own", ""}
     models = claims.get("models")
-    granted = ";" + ";".join([models] if isinstance(models, str) else models or []) + ";"
+    # Null is nothing to the script, so a list may end with it.
+    names = [models] if isinstance(models, str) else [name for name in models or [] if name is not None]
+    granted = ";" + ";".join([] if isinstance(models, dict) else names) + ";"
     assert headers["x-headgate-grant"] == ("=corp" if models is None else granted)
 
 
@@ -125,5 +127,6 @@ def test_limits_and_models_of_claims_take_the_place_of_the_issuers() -> None:
     assert named(sub="bob", plan=[])[0]["x-headgate-client"] == "guests/corp:bob;$own;"
     assert named(sub="bob")[0]["x-headgate-grant"] == "=corp"
     assert named(sub="bob", plan="other")[1] == "plan"
+    assert named(sub="bob", models=["m", None, "n"])[1] == "models"
     assert named(sub="bob", models="gpt-*")[1] == "models"
     assert named()[1] == "sub"
