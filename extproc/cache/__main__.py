@@ -19,6 +19,7 @@ from extproc.cache.embeddings import Embeddings
 from extproc.cache.memory import MemoryStore
 from extproc.cache.redis_store import URL_ENV, RedisStore
 from extproc.cache.service import Service
+from extproc.cache.shared_vectors import SharedVectors
 
 _log = structlog.get_logger(__name__)
 
@@ -49,7 +50,8 @@ async def _serve(socket: str, memory: int, inside: str, redis_url: str) -> None:
     service, embeddings = Service(socket), Embeddings(inside)
     redis = RedisStore(redis_url) if redis_url else None
     store = MemoryStore(memory, time.monotonic)
-    service.desk = Desk(store, redis, embeddings, service.tell, time.monotonic)
+    vectors = SharedVectors(redis, memory) if redis is not None else None
+    service.desk = Desk(store, redis, embeddings, service.tell, time.monotonic, vectors)
     await service.start()
     _log.info("cache: ready", socket=socket)
     await stop.wait()

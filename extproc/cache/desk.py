@@ -14,6 +14,7 @@ from extproc.cache.embeddings import EmbeddingError, Wanted
 from extproc.cache.memory import MemoryStore, Place, Vectored
 from extproc.cache.nearest import Vector
 from extproc.cache.redis_store import RedisStore
+from extproc.cache.shared_vectors import SharedVectors
 from extproc.stages.flights import Flights, Next, Part
 
 _log = structlog.get_logger(__name__)
@@ -63,7 +64,10 @@ class Counts:
 
 
 class Desk:
-    """One for all connections. `redis`: None where the policy names none. `clock`: seconds, which never go back."""
+    """One for all connections. `redis`, `shared`: None where the policy names none.
+
+    `clock`: seconds, which never go back.
+    """
 
     def __init__(
         self,
@@ -72,8 +76,10 @@ class Desk:
         source: Source,
         tell: Callable[[Hashable, Said], None],
         clock: Callable[[], float],
+        shared: SharedVectors | None = None,
     ) -> None:
         self._memory, self._redis, self._source, self._tell, self._clock = memory, redis, source, tell, clock
+        self._shared = shared
         self._flights: Flights[Hashable] = Flights()
         self._places: dict[Hashable, Place] = {}  # of whoever leads or waits
         self._vectors: dict[Hashable, Vectored] = {}  # of whoever leads
@@ -98,7 +104,7 @@ class Desk:
                 return Said("hit", stored)
         part = self._joined(who, find)
         if find.near is not None and part is not Part.WAIT:
-            found = await self._alike(who, find.place, find.near)
+            found = await self._alike(who, find, find.near)
             if found is not None:
                 return found
         return self._missed(find.place.rule, part)
@@ -112,9 +118,11 @@ class Desk:
     async def keep_shared(self, who: Hashable, place: Place, stored: bytes, ttl_s: int) -> None:
         """An answer for Redis; those who wait for it have it also where Redis has not."""
         self.counts.stored[place.rule] += 1
-        if self._redis is not None:
-            await self._redis.put(place, stored, ttl_s)
+        vectored = self._vectors.get(who)
+        there = self._redis is not None and await self._redis.put(place, stored, ttl_s)
         self._landed(who, stored)
+        if there and vectored is not None and self._shared is not None:
+            await self._shared.put(place, vectored, ttl_s)
 
     def leave(self, who: Hashable) -> None:
         """It is gone, or has no answer that may be shared: the one who waited longest asks the provider."""
@@ -129,6 +137,8 @@ class Desk:
     async def clear(self, rule: str | None) -> dict[str, Any]:
         gone = self._memory.clear(rule)
         shared = await self._redis.clear(rule) if self._redis else 0
+        if self._shared is not None:
+            await self._shared.clear(rule)
         return {"cleared": gone + (shared or 0), "redis": self._state()}
 
     async def show(self) -> dict[str, Any]:
@@ -172,7 +182,7 @@ class Desk:
         counted[rule] += 1
         return Said("wait" if part is Part.WAIT else "lead")
 
-    async def _alike(self, who: Hashable, place: Place, near: Near) -> Said | None:
+    async def _alike(self, who: Hashable, find: Find, near: Near) -> Said | None:
         """The answer to a request that is alike; what was asked is kept for the answer that is to be stored."""
         if self._clock() < self._embed_again:
             return None
@@ -183,12 +193,16 @@ class Desk:
             self._embed_again = self._clock() + _PAUSE_S
             _log.error("no embedding: only equal requests are found", reason=str(error))
             return None
-        found = self._memory.alike(place.rule, vectored, near.threshold)
+        rule = find.place.rule
+        if not find.shared:
+            found = self._memory.alike(rule, vectored, near.threshold)
+        else:
+            found = await self._shared.alike(rule, vectored, near.threshold) if self._shared else None
         if found is None:
             if who in self._places:
                 self._vectors[who] = vectored
             return None
-        self.counts.similar[place.rule] += 1
+        self.counts.similar[rule] += 1
         self._landed(who, found[0], found[1])
         return Said("hit", *found)
 

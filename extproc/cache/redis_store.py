@@ -25,7 +25,7 @@ class RedisStore:
 
     def __init__(self, url: str, prefix: str = "headgate") -> None:
         self._line = Line(url, _TIMEOUT_S)
-        self._prefix = f"{prefix}:cache"
+        self.prefix = f"{prefix}:cache"
         self._asked_again = 0.0
         self.failures = 0
 
@@ -34,46 +34,50 @@ class RedisStore:
         return self._asked_again > 0
 
     async def get(self, place: Place) -> bytes | None:
-        found = await self._call("GET", self._name(place))
+        found = await self.call("GET", self._name(place))
         return found if isinstance(found, bytes) else None
 
     async def put(self, place: Place, stored: bytes, ttl_s: int) -> bool:
         """Whether it is stored."""
-        return await self._call("SET", self._name(place), stored, "EX", ttl_s) is not None
+        return await self.call("SET", self._name(place), stored, "EX", ttl_s) is not None
 
     async def clear(self, rule: str | None) -> int | None:
         """Removes the entries of a rule, or all; how many they were; None where Redis cannot be asked."""
+        return await self.unlink(self.prefix, rule)
+
+    async def unlink(self, prefix: str, rule: str | None) -> int | None:
+        """Removes keys with a prefix, and a rule behind it; how many they were; None where Redis cannot be asked."""
         gone = 0
-        async for names in self._scan(f"{rule}:*" if rule is not None else "*"):
+        async for names in self._scan(prefix, f"{rule}:*" if rule is not None else "*"):
             if names is None:
                 return None
-            gone += int(await self._call("UNLINK", *names) or 0) if names else 0
+            gone += int(await self.call("UNLINK", *names) or 0) if names else 0
         return gone
 
     async def entries(self) -> dict[str, int] | None:
         """How many there are, by rule; None where Redis cannot be asked."""
         counts: dict[str, int] = {}
-        async for names in self._scan("*"):
+        async for names in self._scan(self.prefix, "*"):
             if names is None:
                 return None
             for name in names:
-                rule = name.decode("utf-8", "replace").removeprefix(f"{self._prefix}:").rpartition(":")[0]
+                rule = name.decode("utf-8", "replace").removeprefix(f"{self.prefix}:").rpartition(":")[0]
                 counts[rule] = counts.get(rule, 0) + 1
         return counts
 
     async def look(self) -> None:
         """Whether it is there, also where it was just seen not to be."""
         self._asked_again = min(self._asked_again, time.monotonic())
-        await self._call("PING")
+        await self.call("PING")
 
     async def close(self) -> None:
         await self._line.close()
 
-    async def _scan(self, pattern: str) -> AsyncIterator[list[bytes] | None]:
+    async def _scan(self, prefix: str, pattern: str) -> AsyncIterator[list[bytes] | None]:
         """The names in steps; None where Redis cannot be asked."""
         cursor = b"0"
         while True:
-            found = await self._call("SCAN", cursor, "MATCH", f"{_plain(self._prefix)}:{pattern}", "COUNT", _SCANNED)
+            found = await self.call("SCAN", cursor, "MATCH", f"{_plain(prefix)}:{pattern}", "COUNT", _SCANNED)
             if found is None:
                 yield None
                 return
@@ -82,7 +86,7 @@ class RedisStore:
             if cursor == b"0":
                 return
 
-    async def _call(self, *command: object) -> Any:
+    async def call(self, *command: object) -> Any:
         """None for nothing, and while Redis is away: nobody waits for it then."""
         if self._asked_again and time.monotonic() < self._asked_again:
             self.failures += 1
@@ -101,7 +105,7 @@ class RedisStore:
         return answer
 
     def _name(self, place: Place) -> str:
-        return f"{self._prefix}:{place.rule}:{place.key.hex()}"
+        return f"{self.prefix}:{place.rule}:{place.key.hex()}"
 
 
 def _plain(text: str) -> str:

@@ -67,8 +67,6 @@ class Settings:
             raise ValueError(f"ttl_s is {self.ttl_s}: 1 to {366 * 86_400} is expected")
         if not 1 <= self.most_bytes <= 16 * 1024 * 1024:
             raise ValueError(f"most_bytes is {self.most_bytes}: 1 to {16 * 1024 * 1024} is expected")
-        if self.semantic is not None and self.store != "memory":
-            raise ValueError("semantic is for store memory: Redis finds equal requests only")
 
 
 class Lookup(NamedTuple):

@@ -184,6 +184,26 @@ def test_what_means_the_same_is_answered_the_same(alike: Gateway, mock: MockProv
     assert len(mock.requests()) == 3
 
 
+def test_gateways_share_what_means_the_same(mock: MockProvider, meaning: str, redis: RedisServer) -> None:
+    policy = f"""
+providers: {{p: {{kind: openai, base_url: "{mock.base_url}"}}}}
+models: {{m: p}}
+keys: {{alice: {{secret: {{env: ALICE}}}}}}
+rules:
+  - name: alike
+    do: [{{cache: {{scope: shared, store: redis, semantic: {{model: words, threshold: 0.9, address: "{meaning}"}}}}}}]
+"""
+    made = {"settings": "redis: {env: REDIS}", "env": {**_ENV, "REDIS": redis.url}, "key": "key-of-alice"}
+    with Gateway(policy, **made) as one, Gateway(policy, **made) as other:
+        first = _ask(one, "How old is the blue sea?")
+        eventually(lambda: _word(_ask(other, "the blue sea, how old")) == "hit", "the other one finds it")
+        near = _ask(other, "how old the sea so blue", stream=True)
+        assert float(near.headers["x-headgate-cache-similarity"]) > 0.9
+        assert (_word(first), _word(_ask(other, "the capital"))) == ("miss", "miss")
+        assert one.admin.delete("/cache").json()["cleared"] >= 2
+        assert _word(_ask(other, "the blue sea, so old")) == "miss"
+
+
 def test_embeddings_are_paid_by_whom_they_are_for(alike: Gateway) -> None:
     _ask(alike, "How old is the capital?", "inside")
 

@@ -380,7 +380,6 @@ def test_everyone_who_waits_is_served_or_leads(steps: list[tuple[str, int]]) -> 
         ({"most_bytes": 0}, "most_bytes is 0"),
         ({"scope": "all"}, "scope: Input should be"),
         ({"semantic": {"model": "m", "threshold": 0.2}}, "threshold is 0.2"),
-        ({"semantic": {"model": "m"}, "store": "redis"}, "semantic is for store memory"),
     ],
 )
 def test_settings_that_cannot_be(document: dict[str, Any], told: str) -> None:
