@@ -106,7 +106,11 @@ def _key(record: UsageRecord) -> tuple[int, str]:
 
 def _rows(records: Sequence[UsageRecord], series: Sequence[int]) -> list[Row]:
     """In the order of the table's columns: the records' fields, but for the names, which are the series."""
-    return [(r[1], r[0], number, *r[8:11], *r[11], *r[12:]) for r, number in zip(records, series, strict=True)]
+    # Truth as a number: sqlite3 asks every bool what it would like to be adapted to, at half a microsecond each.
+    return [
+        (r[1], r[0], number, *r[8:11], *r[11], +r[12], *r[13:18], +r[18], +r[19], +r[20])
+        for r, number in zip(records, series, strict=True)
+    ]
 
 
 def _numbers_of(r: UsageRecord) -> tuple[int | None, ...]:
