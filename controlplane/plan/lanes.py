@@ -55,6 +55,8 @@ def _count(route: Route, upstreams: Upstreams, needed: dict[str, Lanes]) -> None
 
 def _whole(route: Route, upstreams: Upstreams) -> Route:
     """A route and its ways. Endpoints whose requests go the way of chats after all have none of their own."""
+    if not route.ways:
+        return _assign(route, Surface.CHAT, upstreams)
     base = _assign(replace(route, ways=()), Surface.CHAT, upstreams)
     found: dict[Route | None, list[Surface]] = {}
     for way in route.ways:

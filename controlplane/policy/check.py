@@ -197,27 +197,30 @@ def resolve(
     problems: list[Diagnostic] = []
     owners: dict[tuple[str | int, str], Path] = {}
     for ref, path in refs:
-        if ref not in read_once:
-            read_once[ref] = _read(ref, read)
-        value = _usable(read_once[ref], lines=bool(_WITH_LINES & set(path)))
+        told = read_once.get(ref)
+        if told is None:
+            told = read_once[ref] = _read(ref, read)
+        value = _usable(told, lines=not _WITH_LINES.isdisjoint(path))
         if isinstance(value, _Unread):
             problems.append(_absent(ref, value, places(path)))
             continue
         secrets[ref] = Secret(value)
-        if (who := _bearer(path)) and (first := owners.setdefault((path[0], value), path)) != path:
-            message = f"{_bearer(first)} and {who} have the same secret"
+        if _stands_for(path) and (first := owners.setdefault((path[0], value), path)) != path:
+            message = f"{_bearer(first)} and {_bearer(path)} have the same secret"
             expected = "a secret of its own"
             problems.append(Diagnostic(Severity.ERROR, "shared-secret", message, places(path), expected))
     return secrets, tuple(problems)
 
 
+def _stands_for(path: Path) -> bool:
+    """Whether a secret at a path stands for somebody, and may stand for nobody else."""
+    return path[0] == "keys" or path == ("gateway", "admin", "token") or path[:3] == ("gateway", "admin", "users")
+
+
 def _bearer(path: Path) -> str:
-    """Whom a secret at a path stands for, where it may stand for nobody else."""
     if path[0] == "keys":
         return f"the key `{path[1]}`"
-    if path == ("gateway", "admin", "token"):
-        return "the administrator"
-    return f"the user `{path[3]}`" if path[:3] == ("gateway", "admin", "users") else ""
+    return "the administrator" if path[2] == "token" else f"the user `{path[3]}`"
 
 
 def _read(ref: SecretRef, read: Callable[[SecretRef], str]) -> str | _Unread:

@@ -232,13 +232,13 @@ def check_accounts(
             yield from named("budget", "budgets", budget, (*path, "budget", number))
             if budget in owner.budget[:number]:
                 yield error("duplicate-item", f"`{budget}` stands here twice", (*path, "budget", number), "each once")
-    members = [(path, owner) for path, owner in owners if path[0] in ("keys", "teams")]
-    members += [(("gateway", "admin", "users", name), user) for name, user in gateway.admin.users.items()]
-    for path, member in members:
-        for kind in ("team", "organization"):
-            name = getattr(member, kind, None)
-            if name is not None:
-                yield from named(kind, f"{kind}s", name, (*path, kind))
+    users = [(("gateway", "admin", "users", name), user) for name, user in gateway.admin.users.items()]
+    members = [(path, "team", owner.team) for path, owner in owners if path[0] == "keys"]
+    members += [(path, "organization", owner.organization) for path, owner in owners if path[0] == "teams"]
+    members += [(path, kind, getattr(user, kind)) for path, user in users for kind in ("team", "organization")]
+    for path, kind, name in members:
+        if name is not None:
+            yield from named(kind, f"{kind}s", name, (*path, kind))
     for name, budget in sections.get("budgets", {}).items():
         if sum(amount is not None for amount in (budget.usd, budget.tokens, budget.requests)) != 1:
             message = "a budget has exactly one amount"

@@ -11,8 +11,8 @@ from controlplane.runtime.child import Child
 from controlplane.runtime.failures import CacheError
 from controlplane.runtime.folder import RunFolder
 from controlplane.runtime.supervise import Supervisor
+from extproc.cache import URL_ENV
 from extproc.cache.client import Client
-from extproc.cache.redis_store import URL_ENV
 
 NAME = "cache"
 _READY_S, _ASK_S, _WALK_S = 15.0, 1.0, 60.0

@@ -14,10 +14,11 @@ import time
 import structlog
 import uvloop
 
+from extproc.cache import URL_ENV
 from extproc.cache.desk import Desk
 from extproc.cache.embeddings import Embeddings
 from extproc.cache.memory import MemoryStore
-from extproc.cache.redis_store import URL_ENV, RedisStore
+from extproc.cache.redis_store import RedisStore
 from extproc.cache.service import Service
 from extproc.cache.shared_vectors import SharedVectors
 

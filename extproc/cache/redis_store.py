@@ -14,7 +14,6 @@ from extproc.cache.memory import Place
 from extproc.limits.line import Line
 
 _log = structlog.get_logger(__name__)
-URL_ENV = "HEADGATE_REDIS_URL"  # the environment variable that the store is told its URL by
 _TIMEOUT_S = 0.5  # of a call as a whole
 _PAUSE_S = 0.5  # after a failure, in which it is not asked
 _SCANNED = 1000  # keys that a step of a scan looks at
