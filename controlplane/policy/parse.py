@@ -1,6 +1,7 @@
 """YAML text -> plain data beside the spots of its parts, from libyaml's events: composing takes five times longer."""
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ _CONSTANTS = {
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
 _NUMERIC = frozenset("+-.0123456789")
+# Big policies are parsed entry by entry, and most entries look alike: their spots and names are kept once.
+_SPOTS: tuple[Spot, ...] = tuple((0, column) for column in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,12 @@ class Parsed:
 def parse(text: str, file: str, max_depth: int = MAX_DEPTH) -> Parsed:
     """Raises yaml.YAMLError for malformed text, PolicyError where a part of the document's meaning is lost."""
     return _Builder(text, file, max_depth).document()
+
+
+def _spot(mark: Any) -> Spot:
+    if mark.line == 0 and mark.column < len(_SPOTS):
+        return _SPOTS[mark.column]
+    return mark.line, mark.column
 
 
 class _Builder:
@@ -72,7 +81,7 @@ class _Builder:
             self._problem("tag", f"the tag `{event.tag}` is not part of the policy language", event, "the value alone")
         if type(event) is yaml.ScalarEvent:
             self._blocks |= event.style in ("|", ">")
-            return _resolve(event.value) if event.implicit[0] else event.value, (mark.line, mark.column)
+            return _resolve(event.value) if event.implicit[0] else event.value, _spot(mark)
         node = Node(mark.line, mark.column)
         if len(self._path) >= self._max_depth:
             self._problem("too-deep", "this is nested too deeply", event, f"at most {MAX_DEPTH} levels")
@@ -105,7 +114,7 @@ class _Builder:
                     self._value(event)
                 self._value(self._next())
                 continue
-            key: str = event.value
+            key: str = sys.intern(event.value)
             mark: Any = event.start_mark
             self._path[-1] = key
             if key == "<<" and event.implicit[0]:
@@ -115,7 +124,7 @@ class _Builder:
                 message = f"`{key}` stands here twice; the first is in line {keys[key][0] + 1}"
                 self._problem("duplicate-key", message, event, "each name once")
                 continue
-            data[key], children[key], keys[key] = value, child, (mark.line, mark.column)
+            data[key], children[key], keys[key] = value, child, _spot(mark)
         self._path.pop()
         node.children, node.keys = children, keys
         return data, node
