@@ -10,13 +10,13 @@ from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.core.v3 import substitution_format_string_pb2 as formats
 from envoy.config.route.v3 import route_components_pb2 as route
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
-from envoy.type.matcher.v3 import metadata_pb2 as metadata
 from envoy.type.matcher.v3 import value_pb2 as value
 
 from controlplane.plan.dialects import Surface
 from controlplane.xds import names
 from controlplane.xds.names import MODEL
-from controlplane.xds.protos import boolean, uint
+from controlplane.xds.noted import noted
+from controlplane.xds.protos import uint
 from controlplane.xds.rules import unavailable
 from controlplane.xds.tokens import denied_by, refused, revoked
 
@@ -155,21 +155,14 @@ def _speaks_anthropics() -> accesslog.AccessLogFilter:
     path = accesslog.HeaderFilter(header={"name": ":path", "string_match": {"prefix": Surface.MESSAGES.value}})
     untried = accesslog.HeaderFilter(header={"name": names.CLIENT_PATH, "present_match": True, "invert_match": True})
     asked = _both(accesslog.AccessLogFilter(header_filter=path), accesslog.AccessLogFilter(header_filter=untried))
-    said = metadata.MetadataMatcher(
-        filter="headgate", path=[{"key": "dialect"}], value=value.ValueMatcher(string_match={"exact": "anthropic"})
-    )
-    noted = accesslog.MetadataFilter(matcher=said, match_if_key_not_found=boolean(False))
-    either = [asked, accesslog.AccessLogFilter(metadata_filter=noted)]
+    said = noted("headgate", "dialect", value.ValueMatcher(string_match={"exact": "anthropic"}))
+    either = [asked, said]
     return accesslog.AccessLogFilter(or_filter=accesslog.OrFilter(filters=either))
 
 
 def _told(key: str, text: str) -> accesslog.AccessLogFilter:
     """What the rate limit service left in metadata."""
-    match = value.ValueMatcher(string_match={"exact": text})
-    said = metadata.MetadataMatcher(filter=_LIMITS, path=[{"key": key}], value=match)
-    return accesslog.AccessLogFilter(
-        metadata_filter=accesslog.MetadataFilter(matcher=said, match_if_key_not_found=boolean(False))
-    )
+    return noted(_LIMITS, key, value.ValueMatcher(string_match={"exact": text}))
 
 
 def _mapper(when: accesslog.AccessLogFilter, answer: dict[str, Any], status: int | None = None) -> hcm.ResponseMapper:
@@ -184,12 +177,7 @@ def _mapper(when: accesslog.AccessLogFilter, answer: dict[str, Any], status: int
 
 def _own_words() -> accesslog.AccessLogFilter:
     """Answers whose script has said all there is to say: nothing is put in their place."""
-    said = metadata.MetadataMatcher(
-        filter="headgate", path=[{"key": "own_words"}], value=value.ValueMatcher(bool_match=True)
-    )
-    return accesslog.AccessLogFilter(
-        metadata_filter=accesslog.MetadataFilter(matcher=said, match_if_key_not_found=boolean(False))
-    )
+    return noted("headgate", "own_words", value.ValueMatcher(bool_match=True))
 
 
 def _status(code: int) -> accesslog.AccessLogFilter:

@@ -1,6 +1,6 @@
 """plan -> resources: the last step of the compiler, a pure function. One module says how one thing is lowered."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -85,12 +85,11 @@ def _optional(plan: Plan) -> Iterator[xds.Resource]:
         made[names.ASKING] = fleet.lower(plan.counted, caches=plan.caching is not None)
     if plan.inline is not None:
         made[names.RULES] = rules.processor(plan.inline)
-    for name in (names.NO_COUNTS, names.ASKING, names.RULES):
-        yield _extension(name, pack(made.get(name, keys.nothing())))
+    yield from _in_their_places((names.NO_COUNTS, names.ASKING, names.RULES), made)
 
 
 def _authentication(plan: Plan, secrets: Secrets) -> Iterator[xds.Resource]:
-    """The filters that decide who a request is from; those without anything to do stay in their place."""
+    """The filters that decide who a request is from."""
     made: dict[str, Message] = {}
     if not plan.open:
         static = keys.authentication(plan, secrets)
@@ -103,7 +102,13 @@ def _authentication(plan: Plan, secrets: Secrets) -> Iterator[xds.Resource]:
         patterns = (route.name for route in plan.routes if route.prefix is not None)
         made[names.ISSUERS] = issuers.authentication(plan.issuers, secrets)
         made[names.IDENTITIES] = issuers.identities(plan.issuers, patterns)
-    for name in (names.TOKENS, names.REVOCATIONS, names.ISSUERS, names.IDENTITIES, names.KEYS):
+    places = (names.TOKENS, names.REVOCATIONS, names.ISSUERS, names.IDENTITIES, names.KEYS)
+    yield from _in_their_places(places, made)
+
+
+def _in_their_places(places: Iterable[str], made: Mapping[str, Message]) -> Iterator[xds.Resource]:
+    """Filters; one without anything to do stays in the listener all the same, and does nothing."""
+    for name in places:
         yield _extension(name, pack(made.get(name, keys.nothing())))
 
 

@@ -25,13 +25,13 @@ from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2 as ext_proc
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2 as modes
 from envoy.extensions.filters.http.header_to_metadata.v3 import header_to_metadata_pb2 as to_metadata
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http
-from envoy.type.matcher.v3 import metadata_pb2 as metadata
 from envoy.type.matcher.v3 import value_pb2 as value
 from envoy.type.v3 import http_status_pb2 as http_status
 from google.protobuf.struct_pb2 import Struct
 
 from controlplane.plan.rules import Inline, Leaf
 from controlplane.xds import names
+from controlplane.xds.noted import noted
 from controlplane.xds.protos import boolean, millis, pack, uint
 from extproc.server import exchange, settings
 from extproc.server.service import MOST_EXCHANGES
@@ -164,21 +164,13 @@ def told(headers: Iterable[str]) -> Iterator[base.HeaderValueOption]:
 
 def log(path: str) -> accesslog.AccessLog:
     """A line for each request of which rules noted something; what they noted is JSON by itself."""
-    noted = [_noted(exchange.LOG), _noted(exchange.ANSWER_LOG)]
+    there = value.ValueMatcher(present_match=True)
+    either = [noted(exchange.NAMESPACE, key, there) for key in (exchange.LOG, exchange.ANSWER_LOG)]
     lines = formats.SubstitutionFormatString(json_format=_LOG_LINE)
     return accesslog.AccessLog(
         name="rules",
-        filter=accesslog.AccessLogFilter(or_filter=accesslog.OrFilter(filters=noted)),
+        filter=accesslog.AccessLogFilter(or_filter=accesslog.OrFilter(filters=either)),
         typed_config=pack(file.FileAccessLog(path=path, log_format=lines)),
-    )
-
-
-def _noted(key: str) -> accesslog.AccessLogFilter:
-    there = metadata.MetadataMatcher(
-        filter=exchange.NAMESPACE, path=[{"key": key}], value=value.ValueMatcher(present_match=True)
-    )
-    return accesslog.AccessLogFilter(
-        metadata_filter=accesslog.MetadataFilter(matcher=there, match_if_key_not_found=boolean(False))
     )
 
 

@@ -5,7 +5,6 @@ The URL of a Redis is read from HEADGATE_REDIS_URL. SIGTERM and SIGINT end it.
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ import time
 import structlog
 import uvloop
 
+from extproc import logs
 from extproc.cache import URL_ENV
 from extproc.cache.desk import Desk
 from extproc.cache.embeddings import Embeddings
@@ -32,10 +32,7 @@ def main() -> int:
     parser.add_argument("--memory", type=int, required=True, help="bytes of the entries that are kept in memory")
     parser.add_argument("--inside", default="", help="path of the unix socket on which the gateway serves its own")
     options = parser.parse_args()
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.to_stderr()
     try:
         uvloop.run(_serve(options.socket, options.memory, options.inside, os.environ.get(URL_ENV, "")))
     except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, NamedTuple
 
-from extproc.cache.frames import Frame, FrameError, Frames, packed
+from extproc.cache.frames import Frame, FrameError, Link
 from extproc.stages.cache import WAIT_S, Find, Found, Ticket
 
 # A worker that hears nothing for so long goes on without the cache. An embedding takes longer.
@@ -24,27 +24,22 @@ class _Answer(NamedTuple):
     later: "asyncio.Future[_Answer | None] | None"
 
 
-class _Link(asyncio.Protocol):
+class _Link(Link):
     """One connection. `lost` is called when it has ended."""
 
     def __init__(self, lost: Callable[["_Link"], None]) -> None:
+        super().__init__()
         self._lost = lost
-        self._frames = Frames()
-        self._transport: asyncio.Transport | None = None
         self.pending: dict[int, asyncio.Future[_Answer | None]] = {}
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         try:
-            for frame in self._frames.feed(data):
-                self._take(frame)
+            super().data_received(data)
         except (FrameError, KeyError):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        super().connection_lost(exc)
         for future in self.pending.values():
             if not future.done():
                 future.set_result(None)
@@ -56,15 +51,7 @@ class _Link(asyncio.Protocol):
         self.pending[call] = future
         return future
 
-    def send(self, head: dict[str, Any], body: bytes = b"") -> None:
-        if self._transport is not None:
-            self._transport.write(packed(head, body))
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def _take(self, frame: Frame) -> None:
+    def taken(self, frame: Frame) -> None:
         call = frame.head["call"]
         future = self.pending.pop(call, None)
         if future is None or future.done():

@@ -3,6 +3,7 @@
 A frame is the length of the JSON, the length of the bytes (both four bytes, the highest first), the JSON, the bytes.
 """
 
+import asyncio
 import struct
 from typing import Any, NamedTuple
 
@@ -57,3 +58,32 @@ def _object(text: bytearray) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise FrameError("a frame's head is no object")
     return found
+
+
+class Link(asyncio.Protocol):
+    """One end of a connection; `taken` is called for each frame that comes."""
+
+    def __init__(self) -> None:
+        self._frames = Frames()
+        self._transport: asyncio.Transport | None = None
+
+    def taken(self, frame: Frame) -> None:
+        raise NotImplementedError
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self._frames.feed(data):
+            self.taken(frame)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+
+    def send(self, head: dict[str, Any], body: bytes = b"") -> None:
+        if self._transport is not None:
+            self._transport.write(packed(head, body))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()

@@ -13,48 +13,40 @@ import structlog
 
 from extproc.cache.desk import Desk, Find, Near, Said
 from extproc.cache.embeddings import Wanted
-from extproc.cache.frames import Frame, FrameError, Frames, packed
+from extproc.cache.frames import Frame, FrameError, Link
 from extproc.cache.memory import Place
 
 _log = structlog.get_logger(__name__)
 
 
-class Connection(asyncio.Protocol):
+class Connection(Link):
     """One worker, or the control plane."""
 
     def __init__(self, service: "Service") -> None:
+        super().__init__()
         self._service = service
-        self._frames = Frames()
-        self._transport: asyncio.Transport | None = None
         self.calls: set[int] = set()  # that may have to be left
 
+    def taken(self, frame: Frame) -> None:
+        self._service.take(self, frame)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        super().connection_made(transport)
         self._service.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         try:
-            for frame in self._frames.feed(data):
-                self._service.take(self, frame)
+            super().data_received(data)
         except (FrameError, KeyError, TypeError, ValueError) as error:
             _log.error("a connection is ended", reason=f"{type(error).__name__}: {error}")
-            if self._transport is not None:
-                self._transport.close()
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        super().connection_lost(exc)
         self._service.connections.discard(self)
         for call in tuple(self.calls):
             self._service.desk.leave((self, call))
         self.calls.clear()
-
-    def send(self, head: dict[str, Any], body: bytes = b"") -> None:
-        if self._transport is not None:
-            self._transport.write(packed(head, body))
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
 
 
 class Service:

@@ -4,8 +4,6 @@
 settings are in force (their fingerprint) and how Redis is: "none" of it is needed, "there" or "away".
 """
 
-import asyncio
-
 import orjson
 import structlog
 from envoy.service.ratelimit.v3 import rls_pb2 as rls
@@ -17,13 +15,11 @@ from extproc.limits.counters import Counters
 from extproc.limits.desk import Desk
 from extproc.rpc import call as rpc
 from extproc.rpc.call import Answer, Method
+from extproc.rpc.health import Health
 from extproc.rpc.server import Server
 
 _log = structlog.get_logger(__name__)
 
-# grpc.health.v1.HealthCheckResponse{status: SERVING | NOT_SERVING}, the one field of which this is all there is to
-# say: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
-_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 _OWN = "headgate.limits.v1.Counters"
 STATUS = f"/{_OWN}/Status"
 _MOST_CALLS = 10_000  # those beyond are refused at once
@@ -59,12 +55,10 @@ class Service:
         self.socket = socket
         self._desk = desk
         self._counters = counters
-        self._draining = asyncio.Event()
+        self._health = Health()
         limits = RateLimits(desk, counters)
-        methods: dict[str, Method] = {
+        methods: dict[str, Method] = self._health.methods | {
             "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit": lambda _: limits.should_rate_limit,
-            "/grpc.health.v1.Health/Check": lambda _: self._checked,
-            "/grpc.health.v1.Health/Watch": lambda _: self._watched,
             f"/{_OWN}/Read": lambda _: self._read,
             STATUS: lambda _: self._status,
         }
@@ -79,18 +73,8 @@ class Service:
 
     async def drain(self, grace_s: float) -> None:
         """Says that it goes, lets calls in progress end, and stops."""
-        self._draining.set()
+        self._health.drain()
         await self._server.stop(grace_s)
-
-    def _checked(self, _: bytes) -> Answer:
-        return Answer(_NOT_SERVING if self._draining.is_set() else _SERVING, last=True)
-
-    def _watched(self, request: bytes) -> Answer:
-        return self._checked(request)._replace(last=False, then=self._drained())
-
-    async def _drained(self) -> Answer:
-        await self._draining.wait()
-        return Answer(_NOT_SERVING, last=True)
 
     def _read(self, _: bytes) -> Answer:
         return Answer(orjson.dumps(self._counters.read()), last=True)

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from extproc.rpc.call import Answer, CallError, Method, Served, Status
 from extproc.rpc.headers import Head
+from extproc.rpc.health import NOT_SERVING, SERVING, UNKNOWN, Health
 from extproc.rpc.server import Server
 from extproc.server import exchange as exchanges
 from extproc.server import settings
@@ -28,9 +29,6 @@ from extproc.translate.settings import Translation, parse
 
 _log = structlog.get_logger(__name__)
 
-# grpc.health.v1.HealthCheckResponse{status: SERVING | NOT_SERVING | SERVICE_UNKNOWN}, all that there is to say:
-# https://github.com/grpc/grpc/blob/master/doc/health-checking.md
-_SERVING, _NOT_SERVING, _UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
 # A body beyond this goes to a thread, so that small ones need not wait for it.
 _LARGE = 128 << 10
 # Exchanges beyond these are refused at once, so that another worker is asked.
@@ -137,11 +135,9 @@ class Service:
         self._others = others or Others()
         self._library = library
         self._counters = counters
-        self._draining = asyncio.Event()
-        methods: dict[str, Method] = {
+        self._health = Health(self._check)
+        methods: dict[str, Method] = self._health.methods | {
             "/envoy.service.ext_proc.v3.ExternalProcessor/Process": self._process,
-            "/grpc.health.v1.Health/Check": lambda _: self._checked,
-            "/grpc.health.v1.Health/Watch": lambda _: self._watched,
             "/headgate.inline.v1.Counters/Read": lambda _: self._read,
         }
         self._server = Server(methods, MOST_EXCHANGES)
@@ -155,7 +151,7 @@ class Service:
 
     async def drain(self, grace_s: float) -> None:
         """Says that it goes, lets exchanges in progress end, and stops."""
-        self._draining.set()
+        self._health.drain()
         await self._server.stop(grace_s)
 
     def _process(self, head: Head) -> Served:
@@ -163,35 +159,17 @@ class Service:
         made = Processor(self._library, self._counters, talk, head.metadata.get(TRANSLATION))
         return Served(made.message, talk.end)
 
-    async def _checked(self, request: bytes) -> Answer:
-        return Answer(await self._check(request), last=True)
-
-    async def _watched(self, request: bytes) -> Answer:
-        return Answer(await self._check(request), then=self._drained())
-
-    async def _drained(self) -> Answer:
-        await self._draining.wait()
-        return Answer(_NOT_SERVING, last=True)
-
-    async def _check(self, request: bytes) -> bytes:
-        """The service's name is a settings version, or empty: whether requests that name it can be served."""
-        if self._draining.is_set():
-            return _NOT_SERVING
-        version = _asked_for(request)
+    async def _check(self, version: str) -> bytes:
+        """Whether requests that name a settings version can be served, or any, where it names none."""
         if version:
             try:
                 await self._library.load(version)
             except UnknownError:
-                return _UNKNOWN
+                return UNKNOWN
             except (SettingsError, OSError) as error:
                 _log.error("settings cannot be used", version=version, reason=str(error))
-                return _NOT_SERVING
-        return _SERVING
+                return NOT_SERVING
+        return SERVING
 
     def _read(self, _: bytes) -> Answer:
         return Answer(orjson.dumps(self._counters.read()), last=True)
-
-
-def _asked_for(request: bytes) -> str:
-    """The one field of grpc.health.v1.HealthCheckRequest: a short text."""
-    return request[2:].decode() if request[:1] == b"\x0a" and len(request) > 2 else ""
