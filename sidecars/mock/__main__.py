@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from sidecars.listen import AddressError, parse_address
 from sidecars.mock.app import Settings, build_app
 from sidecars.mock.controls import Controls, duration, status
-from sidecars.mock.listen import AddressError, parse_address
 from sidecars.mock.server import Tls, serve
 
 _T = TypeVar("_T")

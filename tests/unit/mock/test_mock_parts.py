@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecars.listen import Address, parse_address
 from sidecars.mock.errors import MockError
-from sidecars.mock.listen import Address, parse_address
 from sidecars.mock.multipart import read_form
 from sidecars.mock.prose import cut, pieces, words
 from sidecars.mock.recorder import Recorded, Recorder

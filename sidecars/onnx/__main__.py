@@ -1,0 +1,64 @@
+"""`python -m sidecars.onnx --listen ADDRESS --settings FILE`: serves models until it is told to stop.
+
+SIGTERM and SIGINT drain it.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+import structlog
+
+from sidecars.listen import Address, AddressError, parse_address
+from sidecars.onnx import settings as documents
+from sidecars.onnx.settings import SettingsError
+
+
+def main() -> int:
+    """The exit status: 0 stopped, 2 could not start."""
+    parser = argparse.ArgumentParser(prog="python -m sidecars.onnx", description=__doc__)
+    parser.add_argument(
+        "--listen", action="append", required=True, type=_address, help="host:port or unix:/path; may be repeated"
+    )
+    parser.add_argument("--settings", type=Path, required=True, help="the settings, as JSON; see docs/onnx.md")
+    options = parser.parse_args()
+    _log_lines()
+    try:
+        settings = documents.read(options.settings)
+        # Read once, when the tokenizers start their threads.
+        os.environ["RAYON_NUM_THREADS"] = str(settings.tokenizer_threads)
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"
+        from sidecars.onnx.server import serve  # noqa: PLC0415 -- after the environment is set
+
+        serve(settings, options.listen)
+    except (OSError, SettingsError, AddressError) as error:
+        print(f"sidecars.onnx: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _log_lines() -> None:
+    """A JSON object a line, on stderr."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _address(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(f"'{text}': expected {problem}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

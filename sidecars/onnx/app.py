@@ -1,0 +1,134 @@
+"""The API: OpenAI's and its neighbours' under `/v1`, the life of the models and what watches them beside it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.types import ASGIApp
+
+from sidecars.onnx import operations
+from sidecars.onnx.bodies import Body, ClassifyBody, EmbeddingsBody, NliBody, RerankBody, parse
+from sidecars.onnx.exchange import Edge, add_errors, priority_of, read_body, unless_left
+from sidecars.onnx.fleet import Fleet
+from sidecars.onnx.metrics import CONTENT_TYPE, Metrics
+from sidecars.onnx.models import Model, Reason, State
+from sidecars.onnx.operations import Call
+from sidecars.onnx.settings import Settings, Task
+
+_CREATED = 1_700_000_000  # what OpenAI's clients demand of a model; nothing here has a date
+_OWNER = "headgate"
+_B = TypeVar("_B", bound=Body)
+_Operation = Callable[[Call, _B], Awaitable[bytes]]
+
+
+def build_app(settings: Settings, fleet: Fleet, metrics: Metrics) -> ASGIApp:
+    """The application over a started fleet."""
+    # The pages that show the description would load scripts from elsewhere.
+    app = FastAPI(title="Headgate ONNX service", openapi_url=None, docs_url=None, redoc_url=None)
+    app.router.redirect_slashes = False
+    add_errors(app)
+    _add_operations(app, settings, fleet)
+    _add_models(app, fleet)
+    _add_lifecycle(app, fleet)
+    _add_watching(app, fleet, metrics)
+    return Edge(app, metrics)
+
+
+def _add_operations(app: FastAPI, settings: Settings, fleet: Fleet) -> None:
+    def add(name: str, body: type[_B], operation: _Operation[_B]) -> None:
+        async def serve(request: Request) -> Response:
+            request.state.operation = name
+            asked = parse(body, await read_body(request, settings.max_body_bytes))
+            model = fleet.find(asked.model)
+            request.state.model = model.name
+            priority = priority_of(request)
+
+            async def work() -> bytes:
+                async with model.lease() as loaded:
+                    return await operation(Call(model.name, loaded, priority, settings.max_inputs), asked)
+
+            return _json(await unless_left(request, work()))
+
+        app.post(f"/v1/{name}", name=name, response_model=None)(serve)
+
+    add("embeddings", EmbeddingsBody, operations.embeddings)
+    add("rerank", RerankBody, operations.rerank)
+    add("classify", ClassifyBody, operations.classify)
+    add("nli", NliBody, operations.nli)
+
+
+def _add_models(app: FastAPI, fleet: Fleet) -> None:
+    @app.get("/v1/models", response_model=None)
+    async def listing() -> Response:
+        return _json(orjson.dumps({"object": "list", "data": [_entry(model) for model in fleet.models.values()]}))
+
+    @app.get("/v1/models/{name:path}", response_model=None)
+    async def entry(name: str) -> Response:
+        return _json(orjson.dumps(_entry(fleet.find(name))))
+
+
+def _add_lifecycle(app: FastAPI, fleet: Fleet) -> None:
+    @app.get("/models", response_model=None)
+    async def states() -> Response:
+        return _json(orjson.dumps({"models": [view(model) for model in fleet.models.values()]}))
+
+    @app.post("/models/{name:path}/load", response_model=None)
+    async def load(name: str) -> Response:
+        model = fleet.find(name)
+        await model.load()
+        return _json(orjson.dumps(view(model)))
+
+    @app.post("/models/{name:path}/unload", response_model=None)
+    async def unload(name: str) -> Response:
+        model = fleet.find(name)
+        await model.unload(Reason.ASKED)
+        return _json(orjson.dumps(view(model)))
+
+
+def _add_watching(app: FastAPI, fleet: Fleet, metrics: Metrics) -> None:
+    @app.get("/health", response_model=None)
+    async def health() -> Response:
+        return _json(b'{"status":"ok"}')
+
+    @app.get("/ready", response_model=None)
+    async def ready() -> Response:
+        states = {name: model.state for name, model in fleet.models.items()}
+        return _json(orjson.dumps({"ready": not fleet.starting, "models": states}), 503 if fleet.starting else 200)
+
+    @app.get("/ready/{name:path}", response_model=None)
+    async def model_ready(name: str) -> Response:
+        model = fleet.find(name)
+        return _json(orjson.dumps(view(model)), 200 if model.state is State.READY else 503)
+
+    @app.get("/metrics", response_model=None)
+    async def counts() -> Response:
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+
+def view(model: Model) -> dict[str, Any]:
+    """A model and its life, for those who run the service; more of it while it is loaded."""
+    reading = model.reading()
+    found: dict[str, Any] = {
+        "model": model.name,
+        "state": model.state,
+        "why": model.why,
+        "device": model.settings.device,
+        "open_requests": reading.requests,
+        "waiting_sequences": reading.waiting_sequences,
+        "waiting_tokens": reading.waiting_tokens,
+        "memory_bytes": reading.memory_bytes,
+    }
+    if model.loaded is not None:
+        card = model.loaded.card
+        found |= {"task": card.task, "max_tokens": card.max_tokens, "threads": model.loaded.threads}
+        found |= {"dimensions": model.loaded.width} if card.task is Task.EMBED else {"labels": card.labels}
+    return found
+
+
+def _entry(model: Model) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": _CREATED, "owned_by": _OWNER}
+
+
+def _json(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, media_type="application/json")

@@ -1,0 +1,227 @@
+"""The life of each model: available, loading, ready, idle (unloaded until it is asked for), failed.
+
+A model is loaded by the first request that needs it, or when told to. It is unloaded when told to, when nobody asked
+for it for a while, or when another needs its memory. A model that is to go finishes the requests it has; what comes
+meanwhile waits, and has it loaded again.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from time import perf_counter
+from typing import Any
+
+import structlog
+
+from sidecars.onnx.errors import overloaded, unavailable
+from sidecars.onnx.loaded import Loaded, Plan, UnusableError, load, look
+from sidecars.onnx.memory import Memory
+from sidecars.onnx.metrics import Metrics, Reading
+from sidecars.onnx.settings import ModelSettings
+
+_log = structlog.get_logger(__name__)
+
+
+class State(StrEnum):
+    AVAILABLE = "available"
+    LOADING = "loading"
+    READY = "ready"
+    IDLE = "idle"
+    FAILED = "failed"
+
+
+class Reason(StrEnum):
+    """Why a model was unloaded."""
+
+    ASKED = "asked"
+    IDLE = "idle"
+    MEMORY = "memory"
+    STOP = "stop"
+
+
+_AFTER = {
+    Reason.ASKED: (State.AVAILABLE, None),
+    Reason.IDLE: (State.IDLE, "nobody asked for it"),
+    Reason.MEMORY: (State.IDLE, "another model needed its memory"),
+    Reason.STOP: (State.AVAILABLE, None),
+}
+
+
+class Model:
+    """One model of the settings. Belongs to the event loop."""
+
+    def __init__(
+        self, name: str, settings: ModelSettings, memory: Memory, metrics: Metrics, *, threads: int, retry_s: float
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.state = State.AVAILABLE
+        self.why: str | None = None  # it failed, or was unloaded
+        self.plan: Plan | None = None
+        self.loaded: Loaded | None = None
+        self.used = 0.0  # by the loop's clock
+        self._memory = memory
+        self._metrics = metrics
+        self._threads = settings.threads or threads
+        self._retry_s = retry_s
+        self._retry_at = 0.0
+        self._requests = 0
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._idle: asyncio.TimerHandle | None = None
+        # The load or unload under way. It ends by itself, whoever waits for it.
+        self._change: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._users > 0
+
+    @property
+    def holds(self) -> Plan | None:
+        return self.plan if self.loaded is not None else None
+
+    async def make_room(self) -> None:
+        await self.unload(Reason.MEMORY)
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[Loaded]:
+        """The loaded model, which stays loaded meanwhile; loads it where it is not.
+
+        Raises ServiceError: 429 when too many requests are in work, 503 when it cannot be loaded.
+        """
+        if self._requests >= self.settings.max_requests:
+            wait = self.loaded.engine.wait_s() if self.loaded else 1.0
+            raise overloaded(f"The model '{self.name}' has {self._requests} requests in work, the most it may.", wait)
+        self._requests += 1
+        try:
+            loaded = await self._ready()
+            self._enter()
+            try:
+                yield loaded
+            finally:
+                self._leave()
+        finally:
+            self._requests -= 1
+
+    async def load(self) -> None:
+        """Loads the model where it is not, also when it failed a moment ago. Raises ServiceError."""
+        self._retry_at = 0.0
+        await self._ready()
+
+    async def unload(self, reason: Reason) -> None:
+        """Has the model finish what it has and go; nothing where it is not loaded."""
+        if self.state is State.LOADING and self._change is not None:
+            await asyncio.wait([self._change])
+        if self._change is None and self.loaded is not None:
+            self._begin(self._unload(self.loaded, reason))
+        # No loop: by the end of the unloading it may be loading again, and that is not ours to wait for.
+        if self._change is not None and self.state is State.READY:
+            await asyncio.wait([self._change])
+
+    def reading(self) -> Reading:
+        engine = self.loaded.engine if self.loaded else None
+        return Reading(
+            model=self.name,
+            state=self.state,
+            requests=self._requests,
+            waiting_sequences=engine.waiting_sequences if engine else 0,
+            waiting_tokens=engine.waiting_tokens if engine else 0,
+            memory_bytes=self.holds.memory_bytes if self.holds else 0,
+        )
+
+    async def _ready(self) -> Loaded:
+        """Nothing else runs between its return and the caller's next step, so that the model is still there."""
+        while True:
+            change = self._change
+            if change is None:
+                if self.loaded is not None:
+                    return self.loaded
+                self._refuse_if_failed()
+                change = self._begin(self._load())
+            await asyncio.wait([change])
+
+    def _refuse_if_failed(self) -> None:
+        left = self._retry_at - asyncio.get_running_loop().time()
+        if self.state is State.FAILED and left > 0:
+            raise unavailable(self.name, self.why or "", left)
+
+    def _enter(self) -> None:
+        self._users += 1
+        self._unused.clear()
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _leave(self) -> None:
+        self._users -= 1
+        if not self._users:
+            self._unused.set()
+            self._rest()
+
+    def _rest(self) -> None:
+        """From now on nobody uses it."""
+        loop = asyncio.get_running_loop()
+        self.used = loop.time()
+        if self.settings.idle_unload_s is not None and self._idle is None:
+            self._idle = loop.call_later(self.settings.idle_unload_s, self._idled)
+
+    def _idled(self) -> None:
+        self._idle = None
+        if self._change is None and self.loaded is not None:
+            self._begin(self._unload(self.loaded, Reason.IDLE))
+
+    def _begin(self, change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self._change = asyncio.create_task(change)
+        return self._change
+
+    async def _load(self) -> None:
+        self.state, self.why = State.LOADING, None
+        started = perf_counter()
+        try:
+            self.plan = await asyncio.to_thread(look, self.settings)
+            async with self._memory.room(self.plan):
+                runs = self._metrics.runs_of(self.name)
+                self.loaded = await asyncio.to_thread(
+                    load, self.name, self.settings, self.plan.card, self._threads, runs
+                )
+        except UnusableError as error:
+            self._fail(str(error))
+        except Exception as error:
+            _log.exception("onnx: loading failed", model=self.name)
+            self._fail(f"{type(error).__name__}: {error}")
+        else:
+            self._loaded(self.plan, perf_counter() - started)
+        finally:
+            self._change = None
+
+    def _loaded(self, plan: Plan, seconds: float) -> None:
+        self.state = State.READY
+        self._metrics.loads.labels(self.name, "ready").inc()
+        self._metrics.load_seconds.labels(self.name).observe(seconds)
+        _log.info(
+            "onnx: model ready", model=self.name, device=plan.device, threads=self._threads,
+            memory_bytes=plan.memory_bytes, seconds=round(seconds, 3),
+        )  # fmt: skip
+        self._rest()
+
+    def _fail(self, why: str) -> None:
+        self.state, self.why = State.FAILED, why
+        self._retry_at = asyncio.get_running_loop().time() + self._retry_s
+        self._metrics.loads.labels(self.name, "failed").inc()
+        _log.error("onnx: model failed", model=self.name, path=str(self.settings.path), why=why)
+
+    async def _unload(self, loaded: Loaded, reason: Reason) -> None:
+        try:
+            await self._unused.wait()
+            if self._idle is not None:
+                self._idle.cancel()
+                self._idle = None
+            await loaded.engine.close()
+        finally:
+            self.loaded = None
+            self.state, self.why = _AFTER[reason]
+            self._change = None
+        self._metrics.unloads.labels(self.name, reason).inc()
+        _log.info("onnx: model unloaded", model=self.name, reason=reason.value)

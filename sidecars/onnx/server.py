@@ -1,0 +1,65 @@
+"""Runs the service: sockets, signals, the drain."""
+
+import socket
+import sys
+from collections.abc import Sequence
+
+import structlog
+import uvicorn
+import uvloop
+
+from sidecars.listen import Address, bind, release
+from sidecars.onnx.app import build_app
+from sidecars.onnx.fleet import Fleet
+from sidecars.onnx.metrics import Metrics
+from sidecars.onnx.settings import Settings
+from sidecars.serving import BACKLOG, Serving
+
+# Longer than a gateway keeps an idle connection, so that it is never the service that closes first.
+_KEEP_ALIVE_S = 3600
+_log = structlog.get_logger(__name__)
+
+
+def serve(settings: Settings, addresses: Sequence[Address]) -> None:
+    """Serves until SIGTERM or SIGINT, then lets what is in work end. Raises AddressError."""
+    bound: list[socket.socket] = []
+    try:
+        bound.extend(bind(address) for address in addresses)
+        uvloop.run(_serve(settings, bound))
+    finally:
+        release(addresses[: len(bound)])
+        for sock in bound:
+            sock.close()
+
+
+async def _serve(settings: Settings, bound: Sequence[socket.socket]) -> None:
+    metrics = Metrics()
+    fleet = Fleet(settings, metrics)
+
+    def ready(shown: Sequence[str]) -> None:
+        fleet.start()
+        _log.info(
+            "onnx: listening", addresses=list(shown), models=list(settings.models), threads=settings.threads,
+            tokenizer_threads=settings.tokenizer_threads,
+        )  # fmt: skip
+
+    config = uvicorn.Config(
+        build_app(settings, fleet, metrics),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level="critical",  # what can be said about a request is said where it is known
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+    )
+    config.load()
+    await Serving(config, bound, ready).serve()
+    await fleet.close()
+    _log.info("onnx: stopped")
+    sys.stderr.flush()

@@ -1,0 +1,60 @@
+"""uvicorn on sockets that are bound already, TCP and unix, told to stop by SIGTERM or SIGINT."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Generator, Sequence
+
+import uvicorn
+
+from sidecars.listen import bound_address
+
+BACKLOG = 4096
+
+
+class Serving(uvicorn.Server):
+    """Serves until signalled. `ready` is called once, with the addresses, as soon as connections are taken."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        bound: Sequence[socket.socket],
+        ready: Callable[[Sequence[str]], None],
+    ) -> None:
+        super().__init__(config)
+        self._bound = bound
+        self._ready = ready
+        self._stop = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[sock for sock in self._bound if sock.family != socket.AF_UNIX])
+        loop = asyncio.get_running_loop()
+        for sock in self._bound:
+            if sock.family == socket.AF_UNIX:
+                self.servers.append(await loop.create_unix_server(self._connection, sock=sock, backlog=BACKLOG))
+        self._ready([self._shown(sock) for sock in self._bound])
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self._stop.wait()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """uvicorn's own raises the signal again at the end; here a SIGTERM ends with status 0."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        yield
+
+    def _connection(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+    def _shown(self, sock: socket.socket) -> str:
+        address = bound_address(sock)
+        if address.path is not None:
+            return str(address)
+        return f"{'https' if self.config.is_ssl else 'http'}://{address}"
