@@ -50,7 +50,7 @@ def convert(source: Path, destination: Path, *, inline_bytes: int = INLINE_BYTES
     config = _config(source)
     digest = _digest(source)
     known = _record(destination)
-    if known is not None and known["made_of"] == digest:
+    if known is not None and known.get("made_of") == digest:
         return Converted(destination, digest, known["parameters"], tuple(known["unused"]), cached=True)
     if destination.exists() and known is None:
         raise ConvertError(f"{destination} exists and was not made by a conversion; remove it or choose another place")
@@ -105,7 +105,7 @@ def _config(source: Path) -> dict[str, Any]:
 
 
 def _kept(source: Path) -> list[Path]:
-    """What goes along unchanged: the files that are read beside the graph, and those of sentence-transformers' modules."""
+    """What goes along unchanged: the files that are read beside the graph, those of modules too."""
     modules = sorted(source.glob("[0-9]*_*/config.json"))
     return [source / name for name in _KEPT if (source / name).is_file()] + modules
 
