@@ -95,7 +95,9 @@ _BRANCHES = frozenset({"str", "Document", "Pair"})
 
 
 def _told(error: ValidationError) -> ServiceError:
-    first = error.errors(include_url=False, include_input=False)[0]
+    found = error.errors(include_url=False, include_input=False)
+    # Of several choices, the one whose type was right says most.
+    first = next((one for one in found if not one["type"].endswith("_type")), found[0])
     if first["type"] == "json_invalid":
         return invalid(None, f"The body is not valid JSON: {first['ctx']['error']}.")
     place = "".join(

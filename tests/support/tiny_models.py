@@ -15,7 +15,9 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 HIDDEN, LAYERS, HEADS, WIDE, POSITIONS = 32, 2, 4, 64, 64
-_WORDS = "a the is not no of and good bad cat dog sleeps runs eats red blue river mountain film boring great nobody".split()
+_WORDS = (
+    "a the is not no of and good bad cat dog sleeps runs eats red blue river mountain film boring great nobody".split()
+)
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
