@@ -33,6 +33,9 @@ def main() -> int:
         from sidecars.onnx.server import serve  # noqa: PLC0415 -- after the environment is set
 
         serve(settings, options.listen)
+    except ModuleNotFoundError as missing:
+        print(f"sidecars.onnx: {missing.name} is not installed; pip install 'headgate[onnx]'", file=sys.stderr)
+        return 2
     except (OSError, SettingsError, AddressError) as error:
         print(f"sidecars.onnx: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ from sidecars.onnx import operations
 from sidecars.onnx.bodies import Body, ClassifyBody, EmbeddingsBody, NliBody, RerankBody, parse
 from sidecars.onnx.exchange import Edge, add_errors, priority_of, read_body, unless_left
 from sidecars.onnx.fleet import Fleet
-from sidecars.onnx.metrics import CONTENT_TYPE, Metrics
+from sidecars.onnx.metrics import CONTENT_TYPE
 from sidecars.onnx.models import Model, Reason, State
 from sidecars.onnx.operations import Call
 from sidecars.onnx.settings import Settings, Task
@@ -22,7 +22,7 @@ _B = TypeVar("_B", bound=Body)
 _Operation = Callable[[Call, _B], Awaitable[bytes]]
 
 
-def build_app(settings: Settings, fleet: Fleet, metrics: Metrics) -> ASGIApp:
+def build_app(settings: Settings, fleet: Fleet) -> ASGIApp:
     """The application over a started fleet."""
     # The pages that show the description would load scripts from elsewhere.
     app = FastAPI(title="Headgate ONNX service", openapi_url=None, docs_url=None, redoc_url=None)
@@ -31,8 +31,8 @@ def build_app(settings: Settings, fleet: Fleet, metrics: Metrics) -> ASGIApp:
     _add_operations(app, settings, fleet)
     _add_models(app, fleet)
     _add_lifecycle(app, fleet)
-    _add_watching(app, fleet, metrics)
-    return Edge(app, metrics)
+    _add_watching(app, fleet)
+    return Edge(app, fleet.metrics)
 
 
 def _add_operations(app: FastAPI, settings: Settings, fleet: Fleet) -> None:
@@ -86,7 +86,7 @@ def _add_lifecycle(app: FastAPI, fleet: Fleet) -> None:
         return _json(orjson.dumps(view(model)))
 
 
-def _add_watching(app: FastAPI, fleet: Fleet, metrics: Metrics) -> None:
+def _add_watching(app: FastAPI, fleet: Fleet) -> None:
     @app.get("/health", response_model=None)
     async def health() -> Response:
         return _json(b'{"status":"ok"}')
@@ -103,7 +103,7 @@ def _add_watching(app: FastAPI, fleet: Fleet, metrics: Metrics) -> None:
 
     @app.get("/metrics", response_model=None)
     async def counts() -> Response:
-        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
+        return Response(fleet.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
 
 def view(model: Model) -> dict[str, Any]:

@@ -15,6 +15,7 @@ class Fleet:
     """The models by name. `starting`: models that are loaded ahead of any request are not all tried yet."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.metrics = metrics
         memory = Memory(settings.memory_bytes)
         self.models: Mapping[str, Model] = {
             name: Model(name, own, memory, metrics, threads=settings.threads, retry_s=settings.retry_failed_s)

@@ -73,6 +73,7 @@ class Model:
         self._idle: asyncio.TimerHandle | None = None
         # The load or unload under way. It ends by itself, whoever waits for it.
         self._change: asyncio.Task[None] | None = None
+        self._waiters: list[asyncio.Future[Loaded]] = []
 
     @property
     def busy(self) -> bool:
@@ -96,8 +97,7 @@ class Model:
             raise overloaded(f"The model '{self.name}' has {self._requests} requests in work, the most it may.", wait)
         self._requests += 1
         try:
-            loaded = await self._ready()
-            self._enter()
+            loaded = await self._enter_loaded()
             try:
                 yield loaded
             finally:
@@ -108,7 +108,8 @@ class Model:
     async def load(self) -> None:
         """Loads the model where it is not, also when it failed a moment ago. Raises ServiceError."""
         self._retry_at = 0.0
-        await self._ready()
+        await self._enter_loaded()
+        self._leave()
 
     async def unload(self, reason: Reason) -> None:
         """Has the model finish what it has and go; nothing where it is not loaded."""
@@ -116,7 +117,7 @@ class Model:
             await asyncio.wait([self._change])
         if self._change is None and self.loaded is not None:
             self._begin(self._unload(self.loaded, reason))
-        # No loop: by the end of the unloading it may be loading again, and that is not ours to wait for.
+        # By the end of the unloading it may be loading again, and that is not ours to wait for.
         if self._change is not None and self.state is State.READY:
             await asyncio.wait([self._change])
 
@@ -131,16 +132,22 @@ class Model:
             memory_bytes=self.holds.memory_bytes if self.holds else 0,
         )
 
-    async def _ready(self) -> Loaded:
-        """Nothing else runs between its return and the caller's next step, so that the model is still there."""
-        while True:
-            change = self._change
-            if change is None:
-                if self.loaded is not None:
-                    return self.loaded
-                self._refuse_if_failed()
-                change = self._begin(self._load())
-            await asyncio.wait([change])
+    async def _enter_loaded(self) -> Loaded:
+        """Waits until the model is loaded, and enters. Raises ServiceError."""
+        if self._change is None:
+            if self.loaded is not None:
+                self._enter()
+                return self.loaded
+            self._refuse_if_failed()
+            self._begin(self._load())
+        waiter: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled() and waiter.exception() is None:
+                self._leave()  # it was let in, and left in the same moment
+            raise
 
     def _refuse_if_failed(self) -> None:
         left = self._retry_at - asyncio.get_running_loop().time()
@@ -172,9 +179,8 @@ class Model:
         if self._change is None and self.loaded is not None:
             self._begin(self._unload(self.loaded, Reason.IDLE))
 
-    def _begin(self, change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _begin(self, change: Coroutine[Any, Any, None]) -> None:
         self._change = asyncio.create_task(change)
-        return self._change
 
     async def _load(self) -> None:
         self.state, self.why = State.LOADING, None
@@ -183,32 +189,40 @@ class Model:
             self.plan = await asyncio.to_thread(look, self.settings)
             async with self._memory.room(self.plan):
                 runs = self._metrics.runs_of(self.name)
-                self.loaded = await asyncio.to_thread(
-                    load, self.name, self.settings, self.plan.card, self._threads, runs
-                )
+                loaded = await asyncio.to_thread(load, self.name, self.settings, self.plan.card, self._threads, runs)
+                self._loaded(self.plan, loaded, perf_counter() - started)
         except UnusableError as error:
             self._fail(str(error))
         except Exception as error:
             _log.exception("onnx: loading failed", model=self.name)
             self._fail(f"{type(error).__name__}: {error}")
-        else:
-            self._loaded(self.plan, perf_counter() - started)
         finally:
             self._change = None
 
-    def _loaded(self, plan: Plan, seconds: float) -> None:
-        self.state = State.READY
+    def _loaded(self, plan: Plan, loaded: Loaded, seconds: float) -> None:
+        self.state, self.loaded = State.READY, loaded
+        self._rest()
+        # Those that wait are in before anyone can have the model go: each load serves those it was for.
+        for waiter in self._waiting():
+            self._enter()
+            waiter.set_result(loaded)
         self._metrics.loads.labels(self.name, "ready").inc()
         self._metrics.load_seconds.labels(self.name).observe(seconds)
         _log.info(
             "onnx: model ready", model=self.name, device=plan.device, threads=self._threads,
             memory_bytes=plan.memory_bytes, seconds=round(seconds, 3),
         )  # fmt: skip
-        self._rest()
+
+    def _waiting(self) -> list[asyncio.Future[Loaded]]:
+        """Takes those that wait."""
+        waiters, self._waiters = self._waiters, []
+        return [waiter for waiter in waiters if not waiter.done()]
 
     def _fail(self, why: str) -> None:
         self.state, self.why = State.FAILED, why
         self._retry_at = asyncio.get_running_loop().time() + self._retry_s
+        for waiter in self._waiting():
+            waiter.set_exception(unavailable(self.name, why, self._retry_s))
         self._metrics.loads.labels(self.name, "failed").inc()
         _log.error("onnx: model failed", model=self.name, path=str(self.settings.path), why=why)
 
@@ -225,3 +239,5 @@ class Model:
             self._change = None
         self._metrics.unloads.labels(self.name, reason).inc()
         _log.info("onnx: model unloaded", model=self.name, reason=reason.value)
+        if any(not waiter.done() for waiter in self._waiters):
+            self._begin(self._load())

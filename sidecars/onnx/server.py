@@ -33,8 +33,7 @@ def serve(settings: Settings, addresses: Sequence[Address]) -> None:
 
 
 async def _serve(settings: Settings, bound: Sequence[socket.socket]) -> None:
-    metrics = Metrics()
-    fleet = Fleet(settings, metrics)
+    fleet = Fleet(settings, Metrics())
 
     def ready(shown: Sequence[str]) -> None:
         fleet.start()
@@ -44,7 +43,7 @@ async def _serve(settings: Settings, bound: Sequence[socket.socket]) -> None:
         )  # fmt: skip
 
     config = uvicorn.Config(
-        build_app(settings, fleet, metrics),
+        build_app(settings, fleet),
         http="httptools",
         ws="none",
         lifespan="off",

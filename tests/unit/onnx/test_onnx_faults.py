@@ -198,3 +198,14 @@ def test_settings_that_are_wrong_end_it_at_once(tmp_path: Path, document: str, s
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_the_runtime_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text('{"version": 1, "models": {}}')
+    script = "import sys; sys.modules['onnxruntime'] = None; from sidecars.onnx.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "--listen", "127.0.0.1:0", "--settings", str(tmp_path / "settings.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "onnxruntime" in done.stderr
+    assert "headgate[onnx]" in done.stderr
+    assert "Traceback" not in done.stderr

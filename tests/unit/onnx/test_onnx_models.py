@@ -135,16 +135,35 @@ async def test_a_model_in_use_goes_last_and_only_when_it_is_done(tiny: Folder) -
         async with models.find("mean").lease():
             await ask(models.find("cls"))
             await ask(models.find("last"))
+            # The one in use was used least recently.
             assert states(models) == {"mean": State.READY, "cls": State.IDLE, "last": State.READY}
+        assert models.find("mean").state is State.READY
 
 
 async def test_models_that_do_not_fit_together_take_turns(tiny: Folder) -> None:
     folders = {name: tiny(name) for name in ("mean", "cls", "last")}
     room = max(map(size, folders.values()))
     async with fleet({n: ModelSettings(f) for n, f in folders.items()}, memory_bytes={"cpu": room}) as models:
-        async with asyncio.timeout(30):
-            await asyncio.gather(*(ask(models.find(name)) for name in list(folders) * 4))
+        await asyncio.gather(*(ask(models.find(name)) for name in list(folders) * 4))
         assert list(states(models).values()).count(State.READY) == 1
+        text = models.metrics.text().decode()
+    # Each load served all that waited for it.
+    assert [f'loads_total{{model="{name}",result="ready"}} 1.0' in text for name in folders] == [True] * 3
+
+
+async def test_wherever_a_client_leaves_nothing_is_held(tiny: Folder) -> None:
+    folders = {name: tiny(name) for name in ("mean", "cls")}
+    room = max(map(size, folders.values()))
+    async with fleet({n: ModelSettings(f) for n, f in folders.items()}, memory_bytes={"cpu": room}) as models:
+        for ticks in range(60):
+            asked = [asyncio.create_task(ask(models.find(name))) for name in ("mean", "cls", "mean")]
+            for _ in range(ticks):
+                await asyncio.sleep(0.0005)
+            asked[ticks % 3].cancel()
+            asked[0].cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            assert not any(model.busy for model in models.models.values())
+            assert [model.reading().requests for model in models.models.values()] == [0, 0]
 
 
 async def test_a_model_larger_than_the_budget_fails_and_evicts_nobody(tiny: Folder) -> None:
