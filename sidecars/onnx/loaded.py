@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sidecars.onnx.device import Device, parse_device
 from sidecars.onnx.engine import Engine, Observer
 from sidecars.onnx.folder import Card, FolderError, read_card
-from sidecars.onnx.session import LoadError, RunError, Session, parse_device
+from sidecars.onnx.session import LoadError, RunError, Session
 from sidecars.onnx.settings import ModelSettings, Task
 from sidecars.onnx.tokens import Encoder, TokenizerError, Tokens
 
@@ -20,7 +21,8 @@ class Plan:
     """What loading a model will take. `memory_bytes`: of its weights, and of the largest batch in work."""
 
     card: Card
-    device: str
+    device: Device
+    batch_tokens: int
     memory_bytes: int
 
 
@@ -40,27 +42,26 @@ def look(settings: ModelSettings) -> Plan:
     try:
         device = parse_device(settings.device)
         card = read_card(settings)
-    except (LoadError, FolderError) as error:
+    except (ValueError, FolderError) as error:
         raise UnusableError(str(error)) from None
-    # A sequence longer than the budget is fed alone.
-    batch = max(settings.batch_tokens, card.max_tokens)
-    estimate = card.weight_bytes + batch * card.token_bytes
-    return Plan(card, str(device), settings.memory_bytes or estimate)
+    batch_tokens = settings.batch_tokens or device.batch_tokens
+    # A sequence longer than a batch may be is fed alone.
+    estimate = card.weight_bytes + max(batch_tokens, card.max_tokens) * card.token_bytes
+    return Plan(card, device, batch_tokens, settings.memory_bytes or estimate)
 
 
-def load(name: str, settings: ModelSettings, card: Card, threads: int, observer: Observer) -> Loaded:
+def load(name: str, plan: Plan, queue_tokens: int, threads: int, observer: Observer) -> Loaded:
     """Blocks for as long as it takes. Raises UnusableError."""
+    card = plan.card
     try:
         encoder = Encoder(card.tokenizer, card.max_tokens)
-        session = Session(card, parse_device(settings.device), threads)
+        session = Session(card, plan.device, threads)
         width = _warm_up(card, session, encoder)
     except (LoadError, TokenizerError) as error:
         raise UnusableError(str(error)) from None
     except RunError as error:
         raise UnusableError(f"the first run failed: {error}") from None
-    engine = Engine(
-        name, session, observer, batch_tokens=settings.batch_tokens, queue_tokens=settings.queue_tokens
-    )  # fmt: skip
+    engine = Engine(name, session, observer, batch_tokens=plan.batch_tokens, queue_tokens=queue_tokens)
     return Loaded(card, encoder, engine, width, threads)
 
 

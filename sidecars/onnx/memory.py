@@ -26,7 +26,10 @@ class Holder(Protocol):
 
 
 class Memory:
-    """The budgets by device. One model is loaded at a time, so that what is free stays so until it is taken."""
+    """The budgets by device, `cpu` or `cuda:N`.
+
+    One model is loaded at a time, so that what is free stays so until it is taken.
+    """
 
     def __init__(self, budgets: Mapping[str, int]) -> None:
         self._budgets = budgets
@@ -44,7 +47,7 @@ class Memory:
             yield
 
     async def _free(self, plan: Plan) -> None:
-        budget = self._budgets.get(plan.device)
+        budget = self._budgets.get(str(plan.device))
         if budget is None:
             return
         if plan.memory_bytes > budget:

@@ -188,8 +188,8 @@ class Model:
         try:
             self.plan = await asyncio.to_thread(look, self.settings)
             async with self._memory.room(self.plan):
-                runs = self._metrics.runs_of(self.name)
-                loaded = await asyncio.to_thread(load, self.name, self.settings, self.plan.card, self._threads, runs)
+                runs, queue_tokens = self._metrics.runs_of(self.name), self.settings.queue_tokens
+                loaded = await asyncio.to_thread(load, self.name, self.plan, queue_tokens, self._threads, runs)
                 self._loaded(self.plan, loaded, perf_counter() - started)
         except UnusableError as error:
             self._fail(str(error))
@@ -209,8 +209,8 @@ class Model:
         self._metrics.loads.labels(self.name, "ready").inc()
         self._metrics.load_seconds.labels(self.name).observe(seconds)
         _log.info(
-            "onnx: model ready", model=self.name, device=plan.device, threads=self._threads,
-            memory_bytes=plan.memory_bytes, seconds=round(seconds, 3),
+            "onnx: model ready", model=self.name, device=str(plan.device), threads=self._threads,
+            batch_tokens=plan.batch_tokens, memory_bytes=plan.memory_bytes, seconds=round(seconds, 3),
         )  # fmt: skip
 
     def _waiting(self) -> list[asyncio.Future[Loaded]]:

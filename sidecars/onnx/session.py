@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from sidecars.onnx.device import Device
 from sidecars.onnx.folder import Card
 from sidecars.onnx.pooling import Floats, Mask, normalize, pool
 from sidecars.onnx.settings import Task
@@ -32,32 +32,6 @@ class RunError(Exception):
     def __init__(self, reason: str, *, memory: bool) -> None:
         super().__init__(reason)
         self.memory = memory
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """Where a model runs. `number` is that of a GPU."""
-
-    kind: str
-    number: int = 0
-
-    def __str__(self) -> str:
-        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.number}"
-
-    def providers(self) -> list[Any]:
-        if self.kind == "cpu":
-            return ["CPUExecutionProvider"]
-        # Memory grows by what is asked for, not in powers of two: several models share the GPU.
-        options = {"device_id": self.number, "arena_extend_strategy": "kSameAsRequested"}
-        return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
-
-
-def parse_device(text: str) -> Device:
-    """`cpu`, `cuda` or `cuda:N`. Raises LoadError for anything else."""
-    kind, _, number = text.partition(":")
-    if text == "cpu" or (kind == "cuda" and (text == "cuda" or (number.isascii() and number.isdigit()))):
-        return Device(kind, int(number or 0))
-    raise LoadError(f"the device '{text}' is not known; expected cpu, cuda or cuda:N")
 
 
 class Session:
@@ -112,12 +86,11 @@ def _open(path: Path, device: Device, threads: int) -> ort.InferenceSession:
     options.log_severity_level = 4  # what goes wrong is raised
     # A thread that spins for work takes the processor from the proxy on the same machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = device.providers()
-    wanted = "CUDAExecutionProvider" if device.kind == "cuda" else "CPUExecutionProvider"
+    wanted = device.provider
     if wanted not in ort.get_available_providers():
         raise LoadError(f"this build of onnxruntime has no {wanted}; install onnxruntime-gpu or choose the device cpu")
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(str(path), options, providers=device.providers())
     except MemoryError:
         raise LoadError(f"there is not enough memory to load {path.name}") from None
     except Exception as error:  # the runtime's exceptions have no base class

@@ -17,13 +17,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+
+from sidecars.onnx.device import parse_device
 
 _CONFIG = ConfigDict(extra="forbid")
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
+DeviceName = Annotated[str, AfterValidator(lambda text: str(parse_device(text)))]
 
 
 class SettingsError(Exception):
@@ -60,8 +63,9 @@ class ModelSettings:
 
     `file`: the ONNX file inside the folder. `device`: `cpu`, `cuda` or `cuda:N`. `threads`: for one run.
     `max_tokens`: a sequence is cut there; it can only lower what the model allows. `labels`: in the order of logits.
-    `batch_tokens`: what is fed at once, padding included. `queue_tokens`, `max_requests`: what may wait, what may be
-    in work; beyond them requests are answered with 429. `memory_bytes`: instead of the estimate of what it takes.
+    `batch_tokens`: what is fed at once, padding included; None is by the device. `queue_tokens`, `max_requests`: what
+    may wait, what may be in work; beyond them requests are answered with 429. `memory_bytes`: instead of the estimate
+    of what it takes.
     """
 
     path: Path
@@ -73,7 +77,7 @@ class ModelSettings:
     pooling: Pool | None = None
     normalize: bool | None = None
     labels: tuple[Name, ...] | None = None
-    batch_tokens: Positive = 4096
+    batch_tokens: Positive | None = None
     queue_tokens: Positive = 262_144
     max_requests: Positive = 1024
     memory_bytes: Positive | None = None
@@ -91,7 +95,7 @@ class Settings:
 
     version: Literal[1]
     models: Mapping[Name, ModelSettings]
-    memory_bytes: Mapping[Name, Positive] = field(default_factory=dict)
+    memory_bytes: Mapping[DeviceName, Positive] = field(default_factory=dict)
     threads: Positive = field(default_factory=cores)
     tokenizer_threads: Positive = field(default_factory=cores)
     max_body_bytes: Positive = 32 << 20

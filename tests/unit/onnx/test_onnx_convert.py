@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from sidecars.onnx.convert import ConvertError, convert
 from sidecars.onnx.convert.weights import read
+from sidecars.onnx.device import parse_device
 from sidecars.onnx.folder import read_card
-from sidecars.onnx.session import Session, parse_device
+from sidecars.onnx.session import Session
 from sidecars.onnx.settings import ModelSettings
 from sidecars.onnx.tokens import Tokens
 from tests.support.onnx_service import ROOT

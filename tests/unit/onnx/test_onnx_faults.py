@@ -188,6 +188,7 @@ def test_told_to_stop_it_answers_what_is_in_work_first(tiny: Folder, tmp_path: P
         ('{"version": 2, "models": {}}', "version"),
         ('{"version": 1, "models": {"a": {"path": "x", "treads": 2}}}', "models.a.treads"),
         ('{"version": 1, "models": {"a": {"path": "x", "batch_tokens": 0}}}', "models.a.batch_tokens"),
+        ('{"version": 1, "models": {}, "memory_bytes": {"gpu": 1}}', "the device 'gpu' is not known"),
     ],
 )
 def test_settings_that_are_wrong_end_it_at_once(tmp_path: Path, document: str, says: str) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidecars.onnx.device import parse_device
 from sidecars.onnx.loaded import Loaded, load, look
 from sidecars.onnx.metrics import Metrics
 from sidecars.onnx.scores import activate, roles_of, zero_shot
-from sidecars.onnx.session import Session, parse_device
+from sidecars.onnx.session import Session
 from sidecars.onnx.settings import ModelSettings
 from sidecars.onnx.tokens import Tokens
 from tests.support.tiny_models import MODELS
@@ -22,8 +23,7 @@ RERANKERS = [name for name, tiny in MODELS.items() if len(tiny.labels) == 1]
 
 
 def _loaded(path: Path) -> Loaded:
-    settings = ModelSettings(path)
-    return load("it", settings, look(settings).card, 1, Metrics().runs_of("it"))
+    return load("it", look(ModelSettings(path)), 1000, 1, Metrics().runs_of("it"))
 
 
 def _run(path: Path, encode: Callable[[Loaded], list[Tokens]]) -> tuple[Loaded, Any]:
