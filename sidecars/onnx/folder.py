@@ -135,7 +135,9 @@ def _modules(folder: Path) -> dict[str, Path]:
         listed = orjson.loads(path.read_bytes())
         found = {entry["type"].rpartition(".")[2]: folder / entry["path"] for entry in listed}
     except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
-        raise FolderError(f"{path.name} is not a list of modules with `type` and `path`") from None
+        listed = found = {}
+    if not isinstance(listed, list):
+        raise FolderError(f"{path.name} is not a list of modules with `type` and `path`")
     unknown = found.keys() - {"Transformer", "Pooling", "Normalize"}
     if unknown:
         raise FolderError(f"{path.name} has modules that are not served: {', '.join(sorted(unknown))}")
