@@ -20,7 +20,7 @@ import httpx
 import openai
 
 ROOT = Path(__file__).resolve().parents[2]
-_START_S = 30.0
+_START_S = 60.0
 _STOP_S = 30.0
 
 
@@ -31,6 +31,7 @@ class OnnxService:
         self._settings = {"version": 1, "threads": 1, **settings}
         self._folder = tempfile.TemporaryDirectory(prefix="onnx-")
         self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0  # any; the same over `kill` and another `start`
         self.url = ""
         self.http = httpx.Client()
 
@@ -68,10 +69,11 @@ class OnnxService:
         assert self._process is not None
         return self._process.wait(_STOP_S)
 
-    def __enter__(self) -> Self:
+    def start(self) -> Self:
+        """Starts the process and waits until it listens."""
         settings = Path(self._folder.name, "settings.json")
         settings.write_text(json.dumps(self._settings))
-        listen = ("--listen", "127.0.0.1:0", "--listen", f"unix:{self.socket}")
+        listen = ("--listen", f"127.0.0.1:{self._port}", "--listen", f"unix:{self.socket}")
         command = (sys.executable, "-m", "sidecars.onnx", *listen, "--settings", str(settings))
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
@@ -81,8 +83,17 @@ class OnnxService:
             self._end(signal.SIGKILL)
             raise
         (self.url,) = [text for text in self.log()[0]["addresses"] if text.startswith("http")]
+        self._port = int(self.url.rpartition(":")[2])
+        self.http.close()
         self.http = httpx.Client(base_url=self.url, timeout=60)
         return self
+
+    def kill(self) -> None:
+        """Ends the process at once, as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,8 +1,6 @@
 """Model folders for the tests of the ONNX service: tiny ones made here, and the real one that `make models` makes."""
 
-import fcntl
 import json
-import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,10 +9,8 @@ from typing import Any
 import pytest
 
 from sidecars.onnx.convert import convert
+from tests.support.minilm import minilm_folder
 from tests.support.tiny_models import MODELS, make
-
-ROOT = Path(__file__).resolve().parents[3]
-MINILM = "all-minilm-l6-v2"
 
 
 @pytest.fixture(scope="session")
@@ -41,10 +37,4 @@ def tiny(tiny_source: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The real model; made where `make test` has not."""
-    folder = ROOT / "models" / MINILM
-    if not (folder / "converted.json").is_file():
-        (ROOT / "build").mkdir(exist_ok=True)
-        with (ROOT / "build" / "models.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one of the processes that test makes it
-            subprocess.run(["make", "models"], cwd=ROOT, check=True, capture_output=True)
-    return folder
+    return minilm_folder()
