@@ -1,6 +1,6 @@
 """`python -m sidecars.onnx --listen ADDRESS --settings FILE`: serves models until it is told to stop.
 
-SIGTERM and SIGINT drain it.
+SIGTERM and SIGINT drain it. It follows changes of the file.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> int:
         os.environ["TOKENIZERS_PARALLELISM"] = "true"
         from sidecars.onnx.server import serve  # noqa: PLC0415 -- after the environment is set
 
-        serve(settings, options.listen)
+        serve(settings, options.settings, options.listen)
     except ModuleNotFoundError as missing:
         print(f"sidecars.onnx: {missing.name} is not installed; pip install 'headgate[onnx]'", file=sys.stderr)
         return 2

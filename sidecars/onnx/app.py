@@ -14,7 +14,7 @@ from sidecars.onnx.fleet import Fleet
 from sidecars.onnx.metrics import CONTENT_TYPE
 from sidecars.onnx.models import Model, Reason, State
 from sidecars.onnx.operations import Call
-from sidecars.onnx.settings import Settings, Task
+from sidecars.onnx.settings import Task
 
 _CREATED = 1_700_000_000  # what OpenAI's clients demand of a model; nothing here has a date
 _OWNER = "headgate"
@@ -22,31 +22,31 @@ _B = TypeVar("_B", bound=Body)
 _Operation = Callable[[Call, _B], Awaitable[bytes]]
 
 
-def build_app(settings: Settings, fleet: Fleet) -> ASGIApp:
+def build_app(fleet: Fleet) -> ASGIApp:
     """The application over a started fleet."""
     # The pages that show the description would load scripts from elsewhere.
     app = FastAPI(title="Headgate ONNX service", openapi_url=None, docs_url=None, redoc_url=None)
     app.router.redirect_slashes = False
     add_errors(app)
-    _add_operations(app, settings, fleet)
+    _add_operations(app, fleet)
     _add_models(app, fleet)
     _add_lifecycle(app, fleet)
     _add_watching(app, fleet)
     return Edge(app, fleet.metrics)
 
 
-def _add_operations(app: FastAPI, settings: Settings, fleet: Fleet) -> None:
+def _add_operations(app: FastAPI, fleet: Fleet) -> None:
     def add(name: str, body: type[_B], operation: _Operation[_B]) -> None:
         async def serve(request: Request) -> Response:
             request.state.operation = name
-            asked = parse(body, await read_body(request, settings.max_body_bytes))
+            asked = parse(body, await read_body(request, fleet.settings.max_body_bytes))
             model = fleet.find(asked.model)
             request.state.model = model.name
             priority = priority_of(request)
 
             async def work() -> bytes:
                 async with model.lease() as loaded:
-                    return await operation(Call(model.name, loaded, priority, settings.max_inputs), asked)
+                    return await operation(Call(model.name, loaded, priority, fleet.settings.max_inputs), asked)
 
             return _json(await unless_left(request, work()))
 

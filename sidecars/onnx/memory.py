@@ -31,13 +31,15 @@ class Memory:
     One model is loaded at a time, so that what is free stays so until it is taken.
     """
 
-    def __init__(self, budgets: Mapping[str, int]) -> None:
-        self._budgets = budgets
+    def __init__(self) -> None:
+        self._budgets: Mapping[str, int] = {}
         self._holders: list[Holder] = []
         self._lock = asyncio.Lock()
 
-    def watch(self, holders: Iterable[Holder]) -> None:
-        self._holders.extend(holders)
+    def share(self, budgets: Mapping[str, int], holders: Iterable[Holder]) -> None:
+        """From the next load on: how much there is, and who may hold some of it."""
+        self._budgets = budgets
+        self._holders = list(holders)
 
     @asynccontextmanager
     async def room(self, plan: Plan) -> AsyncIterator[None]:

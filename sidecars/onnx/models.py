@@ -37,6 +37,7 @@ class Reason(StrEnum):
     ASKED = "asked"
     IDLE = "idle"
     MEMORY = "memory"
+    REMOVED = "removed"
     STOP = "stop"
 
 
@@ -44,6 +45,7 @@ _AFTER = {
     Reason.ASKED: (State.AVAILABLE, None),
     Reason.IDLE: (State.IDLE, "nobody asked for it"),
     Reason.MEMORY: (State.IDLE, "another model needed its memory"),
+    Reason.REMOVED: (State.AVAILABLE, None),
     Reason.STOP: (State.AVAILABLE, None),
 }
 
@@ -63,10 +65,12 @@ class Model:
         self.used = 0.0  # by the loop's clock
         self._memory = memory
         self._metrics = metrics
-        self._threads = settings.threads or threads
-        self._retry_s = retry_s
+        self.threads = settings.threads or threads
+        self.retry_s = retry_s
         self._retry_at = 0.0
         self._requests = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -96,6 +100,7 @@ class Model:
             wait = self.loaded.engine.wait_s() if self.loaded else 1.0
             raise overloaded(f"The model '{self.name}' has {self._requests} requests in work, the most it may.", wait)
         self._requests += 1
+        self._quiet.clear()
         try:
             loaded = await self._enter_loaded()
             try:
@@ -104,6 +109,8 @@ class Model:
                 self._leave()
         finally:
             self._requests -= 1
+            if not self._requests:
+                self._quiet.set()
 
     async def load(self) -> None:
         """Loads the model where it is not, also when it failed a moment ago. Raises ServiceError."""
@@ -120,6 +127,11 @@ class Model:
         # By the end of the unloading it may be loading again, and that is not ours to wait for.
         if self._change is not None and self.state is State.READY:
             await asyncio.wait([self._change])
+
+    async def retire(self) -> None:
+        """Serves the requests that it has, and goes. For a model that nobody can find any more."""
+        await self._quiet.wait()
+        await self.unload(Reason.REMOVED)
 
     def reading(self) -> Reading:
         engine = self.loaded.engine if self.loaded else None
@@ -189,7 +201,7 @@ class Model:
             self.plan = await asyncio.to_thread(look, self.settings)
             async with self._memory.room(self.plan):
                 runs, queue_tokens = self._metrics.runs_of(self.name), self.settings.queue_tokens
-                loaded = await asyncio.to_thread(load, self.name, self.plan, queue_tokens, self._threads, runs)
+                loaded = await asyncio.to_thread(load, self.name, self.plan, queue_tokens, self.threads, runs)
                 self._loaded(self.plan, loaded, perf_counter() - started)
         except UnusableError as error:
             self._fail(str(error))
@@ -209,7 +221,7 @@ class Model:
         self._metrics.loads.labels(self.name, "ready").inc()
         self._metrics.load_seconds.labels(self.name).observe(seconds)
         _log.info(
-            "onnx: model ready", model=self.name, device=str(plan.device), threads=self._threads,
+            "onnx: model ready", model=self.name, device=str(plan.device), threads=self.threads,
             batch_tokens=plan.batch_tokens, memory_bytes=plan.memory_bytes, seconds=round(seconds, 3),
         )  # fmt: skip
 
@@ -220,9 +232,9 @@ class Model:
 
     def _fail(self, why: str) -> None:
         self.state, self.why = State.FAILED, why
-        self._retry_at = asyncio.get_running_loop().time() + self._retry_s
+        self._retry_at = asyncio.get_running_loop().time() + self.retry_s
         for waiter in self._waiting():
-            waiter.set_exception(unavailable(self.name, why, self._retry_s))
+            waiter.set_exception(unavailable(self.name, why, self.retry_s))
         self._metrics.loads.labels(self.name, "failed").inc()
         _log.error("onnx: model failed", model=self.name, path=str(self.settings.path), why=why)
 

@@ -1,8 +1,11 @@
 """Runs the service: sockets, signals, the drain."""
 
+import asyncio
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import structlog
 import uvicorn
@@ -11,6 +14,7 @@ import uvloop
 from sidecars.listen import Address, bind, release
 from sidecars.onnx.app import build_app
 from sidecars.onnx.fleet import Fleet
+from sidecars.onnx.follow import follow
 from sidecars.onnx.metrics import Metrics
 from sidecars.onnx.settings import Settings
 from sidecars.serving import BACKLOG, Serving
@@ -20,19 +24,22 @@ _KEEP_ALIVE_S = 3600
 _log = structlog.get_logger(__name__)
 
 
-def serve(settings: Settings, addresses: Sequence[Address]) -> None:
-    """Serves until SIGTERM or SIGINT, then lets what is in work end. Raises AddressError."""
+def serve(settings: Settings, file: Path, addresses: Sequence[Address]) -> None:
+    """Serves until SIGTERM or SIGINT, then lets what is in work end. Raises AddressError.
+
+    `file` is where the settings are from; it is followed.
+    """
     bound: list[socket.socket] = []
     try:
         bound.extend(bind(address) for address in addresses)
-        uvloop.run(_serve(settings, bound))
+        uvloop.run(_serve(settings, file, bound))
     finally:
         release(addresses[: len(bound)])
         for sock in bound:
             sock.close()
 
 
-async def _serve(settings: Settings, bound: Sequence[socket.socket]) -> None:
+async def _serve(settings: Settings, file: Path, bound: Sequence[socket.socket]) -> None:
     fleet = Fleet(settings, Metrics())
 
     def ready(shown: Sequence[str]) -> None:
@@ -43,7 +50,7 @@ async def _serve(settings: Settings, bound: Sequence[socket.socket]) -> None:
         )  # fmt: skip
 
     config = uvicorn.Config(
-        build_app(settings, fleet),
+        build_app(fleet),
         http="httptools",
         ws="none",
         lifespan="off",
@@ -58,7 +65,11 @@ async def _serve(settings: Settings, bound: Sequence[socket.socket]) -> None:
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
     config.load()
+    following = asyncio.create_task(follow(file, settings, fleet.apply))
     await Serving(config, bound, ready).serve()
+    following.cancel()
+    with suppress(asyncio.CancelledError):
+        await following
     await fleet.close()
     _log.info("onnx: stopped")
     sys.stderr.flush()

@@ -28,12 +28,12 @@ class OnnxService:
     """Runs `python -m sidecars.onnx` with `settings`; version and threads are added."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._settings = {"version": 1, "threads": 1, **settings}
         self._folder = tempfile.TemporaryDirectory(prefix="onnx-")
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0  # any; the same over `kill` and another `start`
         self.url = ""
         self.http = httpx.Client()
+        self.edit(settings)
 
     @property
     def socket(self) -> Path:
@@ -71,10 +71,8 @@ class OnnxService:
 
     def start(self) -> Self:
         """Starts the process and waits until it listens."""
-        settings = Path(self._folder.name, "settings.json")
-        settings.write_text(json.dumps(self._settings))
         listen = ("--listen", f"127.0.0.1:{self._port}", "--listen", f"unix:{self.socket}")
-        command = (sys.executable, "-m", "sidecars.onnx", *listen, "--settings", str(settings))
+        command = (sys.executable, "-m", "sidecars.onnx", *listen, "--settings", str(self._document))
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
         try:
@@ -87,6 +85,12 @@ class OnnxService:
         self.http.close()
         self.http = httpx.Client(base_url=self.url, timeout=60)
         return self
+
+    def edit(self, settings: Mapping[str, Any]) -> None:
+        """Writes other settings; version and threads are added."""
+        fresh = self._document.with_suffix(".new")
+        fresh.write_text(json.dumps({"version": 1, "threads": 1, **settings}))
+        fresh.replace(self._document)
 
     def kill(self) -> None:
         """Ends the process at once, as a crash would."""
@@ -104,6 +108,10 @@ class OnnxService:
         code = self._end(signal.SIGKILL if error is not None else signal.SIGTERM)
         self._folder.cleanup()
         assert error is not None or code == 0, f"the service exited with {code}"
+
+    @property
+    def _document(self) -> Path:
+        return Path(self._folder.name, "settings.json")
 
     @property
     def _errors(self) -> Path:

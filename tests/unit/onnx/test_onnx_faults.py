@@ -210,3 +210,14 @@ def test_without_the_runtime_it_says_what_to_install(tmp_path: Path) -> None:
     assert "onnxruntime" in done.stderr
     assert "headgate[onnx]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_it_follows_its_settings(tiny: Folder) -> None:
+    with OnnxService({"models": {"one": {"path": str(tiny("mean"))}}}) as service:
+        assert _embed(service, "one").status_code == 200
+        service.edit({"models": {"two": {"path": str(tiny("cls")), "preload": True}}})
+        service.wait_for(lambda: service.http.get("/ready").json()["models"] == {"two": "ready"})
+        assert _embed(service, "one").status_code == 404
+        service.edit({"models": {"two": {"path": 1}}})
+        service.wait_for(lambda: "new settings cannot be used" in service.log()[-1]["event"])
+        assert _embed(service, "two").status_code == 200

@@ -220,3 +220,41 @@ async def test_closing_waits_for_requests_in_work(tiny: Folder) -> None:
             assert await loaded.engine.submit(loaded.encoder.texts(["a cat"]), Priority.NORMAL)
         await closing
         assert states(models) == {"mean": State.AVAILABLE}
+
+
+async def test_other_settings_touch_only_what_is_another(tiny: Folder) -> None:
+    same, changed = ModelSettings(tiny("mean")), ModelSettings(tiny("cls"))
+    async with fleet({"same": same, "changed": changed, "gone": ModelSettings(tiny("last"))}) as models:
+        before = {name: await ask(models.find(name)) for name in models.models}
+        new = {"same": same, "changed": ModelSettings(tiny("cls"), max_tokens=8), "new": ModelSettings(tiny("max"))}
+        models.apply(Settings(version=1, models=new, threads=1))
+        assert states(models) == {"same": State.READY, "changed": State.AVAILABLE, "new": State.AVAILABLE}
+        assert await ask(models.find("same")) is before["same"]
+        assert (await ask(models.find("changed"))).card.max_tokens == 8
+        with pytest.raises(ServiceError, match="does not exist"):
+            models.find("gone")
+
+
+async def test_a_removed_model_serves_the_requests_that_it_has(tiny: Folder) -> None:
+    settings = {"gone": ModelSettings(tiny("mean"))}
+    async with fleet(settings) as models:
+        model = models.find("gone")
+        waiting = asyncio.create_task(ask(model))  # it is not even loaded
+        await asyncio.sleep(0)
+        models.apply(Settings(version=1, models={}, threads=1))
+        loaded = await waiting
+        assert loaded.width
+        await until(lambda: model.loaded is None)
+
+
+async def test_a_removed_model_gives_its_memory_to_others(tiny: Folder) -> None:
+    room = {"cpu": max(size(tiny("mean")), size(tiny("cls")))}
+    async with fleet({"gone": ModelSettings(tiny("mean"))}, memory_bytes=room) as models:
+        model = models.find("gone")
+        async with model.lease():
+            models.apply(Settings(version=1, models={"new": ModelSettings(tiny("cls"))}, threads=1, memory_bytes=room))
+            asked = asyncio.create_task(ask(models.find("new")))
+            await asyncio.sleep(0.05)
+            assert not asked.done()  # there is no room before the other one is gone
+        await asked
+        assert model.loaded is None
