@@ -11,6 +11,9 @@ from sidecars.onnx.session import LoadError, RunError, Session
 from sidecars.onnx.settings import ModelSettings, Task
 from sidecars.onnx.tokens import Encoder, TokenizerError, Tokens
 
+# Enough to have every kernel run and its memory taken; models of many thousand tokens would take minutes for all.
+_WARM_TOKENS = 512
+
 
 class UnusableError(Exception):
     """A model that cannot be used; the text says why."""
@@ -66,12 +69,13 @@ def load(name: str, plan: Plan, queue_tokens: int, threads: int, observer: Obser
 
 
 def _warm_up(card: Card, session: Session, encoder: Encoder) -> int:
-    """Runs a short sequence and one of full length, so that the first request pays for neither. Returns the width."""
+    """Runs a short and a long sequence, so that the first request pays for neither. Returns the width."""
     (short,) = encoder.texts(["warm up"])
     if not short.ids:
         raise LoadError(f"{card.tokenizer.name} makes no tokens of a text")
-    full = Tokens((short.ids * card.max_tokens)[: card.max_tokens], [])
-    rows = np.concatenate([session.run([short]), session.run([full])])
+    length = min(card.max_tokens, _WARM_TOKENS)
+    long = Tokens((short.ids * length)[:length], [])
+    rows = np.concatenate([session.run([short]), session.run([long])])
     width = int(rows.shape[1])
     if card.task is not Task.EMBED and width != len(card.labels):
         raise LoadError(f"the model gives {width} logits and has {len(card.labels)} labels ({', '.join(card.labels)})")

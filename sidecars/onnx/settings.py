@@ -78,7 +78,7 @@ class ModelSettings:
     normalize: bool | None = None
     labels: tuple[Name, ...] | None = None
     batch_tokens: Positive | None = None
-    queue_tokens: Positive = 262_144
+    queue_tokens: Positive = 65_536
     max_requests: Positive = 1024
     memory_bytes: Positive | None = None
     preload: bool = False
