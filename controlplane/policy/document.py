@@ -1,7 +1,8 @@
 """A YAML document as plain data beside the positions of its parts."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from controlplane.policy.diagnostics import Diagnostic
 from controlplane.policy.place import Place
@@ -16,14 +17,36 @@ class Node:
 
     line: int
     column: int
-    children: "dict[Any, Node | Spot] | list[Node | Spot] | tuple[()]" = ()
+    children: "Mapping[Any, Part] | Sequence[Part]" = ()
     keys: dict[Any, Spot] | None = None
     base: int = 0  # lines before the chunk that the children's lines count from
 
     def child(self, step: str | int) -> "Node | Spot | None":
-        if isinstance(self.children, dict):
-            return self.children.get(step)
-        return self.children[step] if isinstance(step, int) and step < len(self.children) else None
+        if isinstance(self.children, Mapping):
+            part = self.children.get(step)
+        else:
+            part = self.children[step] if isinstance(step, int) and step < len(self.children) else None
+        return part.found() if isinstance(part, Unread) else part
+
+
+class Unread(NamedTuple):
+    """The value of an entry whose places nobody asked for yet: the entry's first line, its text, and what finds them.
+
+    Kept, the places of a big policy's parts would take more memory than all else that is known of it.
+    """
+
+    line: int
+    text: str
+    read: Callable[[str], Node | Spot]
+
+    def found(self) -> Node | Spot:
+        part = self.read(self.text)
+        if isinstance(part, Node):
+            return Node(part.line + self.line, part.column, part.children, part.keys, self.line)
+        return part[0] + self.line, part[1]
+
+
+Part: TypeAlias = Node | Spot | Unread
 
 
 def spot(part: Node | Spot) -> Spot:

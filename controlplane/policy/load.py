@@ -13,14 +13,14 @@ from typing import Any
 import yaml
 
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
-from controlplane.policy.document import Document, Node, Spot, spot
+from controlplane.policy.document import Document, Node, Part, Spot, Unread, spot
 from controlplane.policy.parse import BREAK, MAX_DEPTH, malformed, parse
 from controlplane.policy.place import Place
 
 _SECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*:[ \t]*(#.*)?$")
 _OTHER_BREAKS = re.compile("[\r\x85\u2028\u2029]")
 
-Entry = tuple[Any, Any, Node | Spot, Spot]  # key, data, node, spot of the key
+Entry = tuple[Any, Any, int]  # key, data, column of the key, which stands in the first line
 Piece = tuple[int, str]  # number of its first line, text
 
 
@@ -95,26 +95,22 @@ def _by_pieces(text: str, file: str, cache: LoadCache) -> Document:
 
 def _mapping(
     pieces: Iterable[Piece], entry: Callable[[str], Entry]
-) -> tuple[dict[Any, Any], dict[Any, Node | Spot], dict[Any, Spot]]:
+) -> tuple[dict[Any, Any], dict[Any, Part], dict[Any, Spot]]:
     """The data, parts and spots of keys of a mapping that is made of pieces."""
     data: dict[Any, Any] = {}
-    children: dict[Any, Node | Spot] = {}
+    children: dict[Any, Part] = {}
     keys: dict[Any, Spot] = {}
     for line, piece in pieces:
-        key, value, part, (key_line, column) = entry(piece)
+        key, value, column = entry(piece)
         if key in data:
             raise _UnusualError
-        data[key], keys[key] = value, (key_line + line, column)
-        if isinstance(part, Node):
-            children[key] = Node(part.line + line, part.column, part.children, part.keys, line)
-        else:
-            children[key] = (part[0] + line, part[1])
+        data[key], children[key], keys[key] = value, Unread(line, piece, _places), (line, column)
     if not data:
         raise _UnusualError
     return data, children, keys
 
 
-def _block(children: dict[Any, Node | Spot], keys: dict[Any, Spot]) -> Node:
+def _block(children: dict[Any, Part], keys: dict[Any, Spot]) -> Node:
     """A mapping in block style stands where its first key does."""
     line, column = next(iter(keys.values()))
     return Node(line, column, children, keys)
@@ -163,13 +159,22 @@ def _parse_piece(piece: str) -> Entry:
     node = parsed.node
     if parsed.problems or parsed.blocks or len(parsed.data or ()) != 1:
         raise _UnusualError
-    if not isinstance(node, Node) or not isinstance(node.children, dict) or node.keys is None:
+    if not isinstance(node, Node) or node.keys is None:
         raise _UnusualError
     ((key, value),) = parsed.data.items()
     # A key that begins anywhere else is part of something that only looks like an entry: `--- {a: b}`, `? a`.
-    if node.keys[key] != (0, len(piece) - len(piece.lstrip(" "))):
+    column = len(piece) - len(piece.lstrip(" "))
+    if node.keys[key] != (0, column):
         raise _UnusualError
-    return key, value, node.children[key], node.keys[key]
+    return key, value, column
+
+
+def _places(piece: str) -> Node | Spot:
+    """Where the value of a piece that `_parse_piece` took stands, and its parts."""
+    parsed = parse(piece, "", MAX_DEPTH - 2)
+    (key,) = parsed.data
+    found = parsed.node.child(key) if isinstance(parsed.node, Node) else None
+    return (0, 0) if found is None else found
 
 
 def _whole(text: str, file: str) -> Document:

@@ -94,11 +94,16 @@ async def serve(policy: Path, who: str, console: Console) -> None:
     )
     # Before anything is started or locked: a wrong policy is the likeliest reason to end here.
     cache = LoadCache()
+    async with _running(policy, text, who, console, _settings(text, policy, cache), cache) as gateway:
+        await _until_signalled(gateway)
+
+
+def _settings(text: str, policy: Path, cache: LoadCache) -> Settings:
+    """Raises PolicyError."""
     checked = check(text, str(policy), cache)
     if checked.policy is None:
         raise PolicyError(checked.diagnostics)
-    async with _running(policy, text, who, console, checked.policy.gateway, cache) as gateway:
-        await _until_signalled(gateway)
+    return checked.policy.gateway
 
 
 @asynccontextmanager
@@ -136,7 +141,7 @@ async def _running(
         )
         admin = await stack.enter_async_context(EnvoyAdmin(folder.admin_socket))
         try:
-            live = await controller.start(text, who)
+            await controller.start(text, who)
             stack.push_async_callback(controller.drain)
             await _start_envoy(supervisor, folder, started, admin, (rules_log(state),))
             nodes = await controller.settled(_READY_S)
@@ -154,7 +159,8 @@ async def _running(
             if adopting:  # the traffic of an earlier control plane goes on, whatever keeps this one from starting
                 await supervisor.leave()
             raise
-        console.started(live, nodes)
+        if controller.live is not None:  # not kept here, where it would outlive the next one
+            console.started(controller.live, nodes)
         yield Gateway(policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse)
         console.draining(started.drain / 1000)
 

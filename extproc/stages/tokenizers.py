@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any, Protocol
 
-import tokenizers
-
 # Characters that are counted at once; of a longer text, tokens that a cut divides may be one more.
 PART = 64 << 10
 ENCODINGS = ("o200k_base", "cl100k_base")
@@ -76,6 +74,8 @@ class Local:
     chats = False
 
     def __init__(self, name: str, document: str) -> None:
+        import tokenizers  # noqa: PLC0415 - 5 MiB, for those who have such a file
+
         self.name = name
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(document)

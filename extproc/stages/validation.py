@@ -5,9 +5,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import jsonschema_rs
 from pydantic import AfterValidator, ConfigDict
 
 from extproc.stages import paths
@@ -15,6 +14,9 @@ from extproc.stages.protocol import NOTHING, Access, Endpoint, Needs, Outcome, P
 from extproc.stages.schemas import SCHEMAS
 from extproc.stages.settings import STRICT
 from extproc.stages.texts import texts
+
+if TYPE_CHECKING:
+    import jsonschema_rs
 
 _IMAGES = ("image_url", "input_image", "image")
 _JSON_NAMES = {
@@ -57,7 +59,7 @@ class Limits:
 
 
 def _schema(schema: dict[str, Any]) -> dict[str, Any]:
-    _validator(schema)  # raises ValueError
+    _Schema(schema)  # raises ValueError
     return schema
 
 
@@ -81,8 +83,8 @@ class Validation(Plain):
         self._texts = settings.limits.text is not None or settings.limits.texts is not None
         self._pairs = settings.pairs
         own = SCHEMAS if settings.schema else {}
-        self._validators = {
-            endpoint: [_validator(schemas[endpoint]) for schemas in (own, settings.schemas) if endpoint in schemas]
+        self._schemas = {
+            endpoint: [_Schema(schemas[endpoint]) for schemas in (own, settings.schemas) if endpoint in schemas]
             for endpoint in Endpoint
         }
 
@@ -94,10 +96,9 @@ class Validation(Plain):
     def _refusals(self, request: Request) -> Iterator[Refusal]:
         """The cheapest first, so that no schema runs over what is too much anyway."""
         yield from self._too_many(request)
-        for validator in self._validators[request.endpoint]:
-            try:
-                validator.validate(request.body)
-            except jsonschema_rs.ValidationError as error:
+        for schema in self._schemas[request.endpoint]:
+            error = schema.error(request.body)
+            if error is not None:
                 yield _refusal(error)
         if self._texts:
             yield from self._too_long(request)
@@ -187,21 +188,34 @@ def _images(body: dict[str, Any]) -> Iterator[str]:
                     yield f"{name}[{at}].content[{inner}]"
 
 
-def _validator(schema: dict[str, Any]) -> Any:
-    """Its patterns take linear time, and it fetches nothing. Raises ValueError."""
-    try:
-        return jsonschema_rs.Draft202012Validator(
-            schema, pattern_options=jsonschema_rs.RegexOptions(), retriever=_no_retrieval
-        )
-    except Exception as error:
-        raise ValueError(f"no JSON Schema: {str(error).splitlines()[0][:300]}") from None
+class _Schema:
+    """A JSON Schema: its patterns take linear time, and it fetches nothing. Raises ValueError."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        import jsonschema_rs  # noqa: PLC0415 - 3 MiB, for those who validate
+
+        self._mismatch = jsonschema_rs.ValidationError
+        try:
+            self._validator = jsonschema_rs.Draft202012Validator(
+                schema, pattern_options=jsonschema_rs.RegexOptions(), retriever=_no_retrieval
+            )
+        except Exception as error:
+            raise ValueError(f"no JSON Schema: {str(error).splitlines()[0][:300]}") from None
+
+    def error(self, body: Any) -> "jsonschema_rs.ValidationError | None":
+        """The first thing that is wrong."""
+        try:
+            self._validator.validate(body)
+        except self._mismatch as error:
+            return error
+        return None
 
 
 def _no_retrieval(uri: str) -> Any:
     raise ValueError(f"{uri[:200]} is elsewhere: a schema is complete in itself")
 
 
-def _refusal(error: jsonschema_rs.ValidationError) -> Refusal:
+def _refusal(error: "jsonschema_rs.ValidationError") -> Refusal:
     """The error's own message would repeat the value, which may be anything and any length."""
     place = paths.written(tuple(error.instance_path))
     kind, told = error.kind.name, error.kind.as_dict()
