@@ -14,7 +14,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from google.rpc import status_pb2
 
 from controlplane.xds.resource import CLUSTER, ROUTES
-from tests.support.gateway import COMMAND, ROOT, Gateway, eventually
+from tests.support.gateway import Gateway, eventually
 
 pytestmark = pytest.mark.xdist_group("apply")
 POLICY = "providers: {p: {kind: mock}}\nmodels: {m: p}\n"
@@ -28,10 +28,7 @@ def gateway() -> Iterator[Gateway]:
 
 
 def ctl(gateway: Gateway, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *words], cwd=ROOT, env=gateway._environment() | {"COLUMNS": "80"}, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+    return gateway.ctl(*words, width=80)
 
 
 def other(gateway: Gateway, policy: str) -> str:

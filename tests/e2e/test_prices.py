@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import COMMAND, ROOT, Gateway, eventually
+from tests.support import forked
+from tests.support.forked import ROOT
+from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider
 from tests.support.usage import ask, ctl, only_record
 
@@ -81,10 +83,7 @@ def test_explain_and_show_tell_where_a_price_is_from(gateway: Gateway) -> None:
 
 
 def _import(tmp_path: Path, file: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, "prices", "import", file, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-        check=False, env={"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
-    )  # fmt: skip
+    return forked.run("prices", "import", file, *words, cwd=tmp_path, env={"COLUMNS": "200"})
 
 
 def test_an_import_says_what_it_left_out(tmp_path: Path) -> None:

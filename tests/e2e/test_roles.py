@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.gateway import COMMAND, ROOT, Gateway, eventually
+from tests.support.gateway import Gateway, eventually
 from tests.support.usage import ask, wait_records
 
 pytestmark = pytest.mark.xdist_group("e2e-roles")
@@ -69,12 +69,9 @@ def _rows(gateway: Gateway, user: str, path: str, **params: str) -> list[dict[st
 
 
 def _ctl(gateway: Gateway, token: str, *words: str, how: str = "env") -> subprocess.CompletedProcess[str]:
-    env = gateway._environment() | {"HEADGATE_SERVER": gateway.admin_url, "COLUMNS": "200"}
     before = ["--token", token] if how == "option" else []
-    env |= {"HEADGATE_TOKEN": token} if how == "env" else {}
-    return subprocess.run(
-        [*COMMAND, *before, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
-    )  # fmt: skip
+    env = {"HEADGATE_TOKEN": token} if how == "env" else {}
+    return gateway.ctl(*before, *words, **env)
 
 
 def test_a_team_sees_its_own_usage_and_budgets(gateway: Gateway) -> None:

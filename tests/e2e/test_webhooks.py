@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.gateway import ROOT, Gateway, eventually, free_port
+from tests.support.forked import ROOT
+from tests.support.gateway import Gateway, eventually, free_port
 from tests.support.mock import MockProvider
 from tests.support.usage import alarms, ask, budgets
 

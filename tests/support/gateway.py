@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -25,8 +24,8 @@ from typing import Any, Self, TypeVar
 import httpx
 import openai
 
-ROOT = Path(__file__).resolve().parents[2]
-COMMAND = (sys.executable, "-c", "from controlplane.cli.main import run; run()")
+from tests.support import forked
+
 _START_S = 30.0
 _STOP_S = 20.0
 _POLL_S = 0.02
@@ -74,7 +73,7 @@ class Gateway:
         self.settings, self.key, self.scheme, self._verify = settings, key, scheme, verify
         self._env = dict(env or {})
         self._policy = policy
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: forked.Forked | None = None
         self._log = self.folder / "ctl.log"
         self.path = self.folder / "policy.yaml"
         (self.folder / "run").mkdir(mode=0o700)
@@ -136,18 +135,16 @@ class Gateway:
         if not self.path.exists():
             self.edit(self._policy)
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*COMMAND, "up", str(self.path)],
-                cwd=ROOT, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+            self._process = forked.start("up", str(self.path), env=self._environment(), output=log)
 
     def second(self) -> subprocess.CompletedProcess[str]:
         """Another `ctl up` on the same policy and state, until it ends."""
-        return subprocess.run(
-            [*COMMAND, "up", str(self.path)],
-            cwd=ROOT, env=self._environment(), capture_output=True, text=True, timeout=_START_S, check=False,
-        )  # fmt: skip
+        return self.ctl("up", str(self.path))
+
+    def ctl(self, *words: str, width: int = 200, **env: str) -> subprocess.CompletedProcess[str]:
+        """The command line, which asks this gateway's control plane."""
+        more = {"HEADGATE_SERVER": self.admin_url, "COLUMNS": str(width), **env}
+        return forked.run(*words, env=self._environment() | more)
 
     def wait(self, within: float = _STOP_S) -> int:
         """The exit code of ctl, once it ended."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.gateway import COMMAND, ROOT, Gateway, eventually
+from tests.support.gateway import Gateway, eventually
 
 Row = dict[str, Any]
 
@@ -69,10 +69,7 @@ def alarms(gateway: Gateway) -> dict[str, str]:
 
 def ctl(gateway: Gateway, *words: str) -> subprocess.CompletedProcess[str]:
     """The real command line, which asks this gateway's control plane."""
-    env = gateway._environment() | {"HEADGATE_SERVER": gateway.admin_url, "COLUMNS": "200"}
-    return subprocess.run(
-        [*COMMAND, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
-    )  # fmt: skip
+    return gateway.ctl(*words)
 
 
 def ask(
