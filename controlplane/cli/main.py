@@ -12,11 +12,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from controlplane.cli import audit, cache, console, keys, local, prices
+from controlplane.cli import audit, cache, console, keys, local, models, prices
 from controlplane.cli.common import (
     Format,
     FormatOption,
-    OptionalPolicy,
     Policy,
     Rows,
     Server,
@@ -41,8 +40,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 app.add_typer(cache.app, name="cache")
-
-
+app.add_typer(models.app, name="models")
 app.add_typer(prices.app, name="prices")
 
 
@@ -192,13 +190,6 @@ def usage(
 def budgets(server: Server = None, output: FormatOption = Format.TEXT) -> None:
     """Shows how budgets stand, and token limits that are counted after requests."""
     show(output, remote(server).get("/budgets"), console.budgets)
-
-
-@app.command()
-def models(policy: OptionalPolicy = None, server: Server = None, output: FormatOption = Format.TEXT) -> None:
-    """Lists the models that clients can ask for, and where each goes."""
-    view = remote(server).get("/models") if policy is None else local.models(policy)
-    show(output, view, console.models)
 
 
 @app.command()

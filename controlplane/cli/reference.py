@@ -99,6 +99,9 @@ def commands() -> Iterator[tuple[str, Callable[..., Any]]]:
     yield from _commands(app, "")
     for group in app.registered_groups:
         if group.typer_instance is not None:
+            alone = group.typer_instance.registered_callback
+            if alone is not None and alone.callback is not None:
+                yield str(group.name), alone.callback
             yield from _commands(group.typer_instance, f"{group.name} ")
 
 
@@ -213,7 +216,8 @@ def _usage(command: str, params: Sequence[_Parameter]) -> str:
 
 def _parameters(function: Callable[..., Any]) -> list[_Parameter]:
     """From the function's own signature: typer's classes of parsed parameters are not public."""
-    return [_parameter(param) for param in inspect.signature(function, eval_str=True).parameters.values()]
+    params = inspect.signature(function, eval_str=True).parameters.values()
+    return [_parameter(param) for param in params if param.annotation is not typer.Context]
 
 
 def _parameter(param: inspect.Parameter) -> _Parameter:

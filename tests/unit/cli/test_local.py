@@ -26,7 +26,7 @@ def policy(tmp_path: Path) -> Path:
 
 
 def test_what_a_policy_means_takes_no_secrets(policy: Path) -> None:
-    for words in (["explain", str(policy)], ["models", str(policy)], ["prices", "show", "gpt-4o", str(policy)]):
+    for words in (["explain", str(policy)], ["models", "list", str(policy)], ["prices", "show", "gpt-4o", str(policy)]):
         done = CliRunner().invoke(app, words)
         assert (done.exit_code, "gpt-4o" in done.output or "input" in done.output) == (0, True), done.output
     request = policy.with_name("request.json")
