@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 
 import yaml
 from envoy.config.bootstrap.v3 import bootstrap_pb2
@@ -71,7 +70,7 @@ def around(socket: Path, rules_socket: str = "") -> Surroundings:
     log = str(socket.with_name("requests.log"))
     return Surroundings(
         "/etc/ssl/certs/ca-certificates.crt",
-        MappingProxyType({"mock": str(socket)}),
+        str(socket),
         log,
         limits_socket=str(limits_socket(socket)),
         rules_socket=rules_socket,

@@ -16,6 +16,7 @@ from controlplane.plan.tokens import Tokens, conflicts
 from controlplane.policy.check import check, resolve, secret_refs
 from controlplane.policy.databases import check_databases
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
+from controlplane.policy.folders import Lister, check_folders
 from controlplane.policy.language import Policy
 from controlplane.policy.load import LoadCache
 from controlplane.policy.outside import check_key_sets
@@ -41,13 +42,16 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """What stays the same from one compile to the next. `read` gives a secret's value or raises LookupError/OSError."""
+    """What stays the same from one compile to the next. `read` gives a secret's value or raises LookupError/OSError;
+    `files` lists the folder of a local model.
+    """
 
     file: str
     read: Callable[[SecretRef], str]
     around: Surroundings
     cache: LoadCache
     tokens: Callable[[datetime], Tokens | None] = lambda _: None  # the issued keys, if any were ever issued
+    files: Lister = lambda _: None
 
     def compile(self, text: str | bytes, now: datetime, known: Compiled | None = None) -> Compiled:
         """`known`, of the same text: its secrets and prices are taken, and no file is read.
@@ -72,6 +76,8 @@ class Compiler:
             tokenizer_texts(checked.policy, self.read, checked.places) if known is None else (known.plan.tokenizers, ())
         )
         problems += (*wrong, *unfit)
+        if known is None:
+            problems += tuple(check_folders(checked.policy, self.files, checked.places))
         problems += tuple(check_databases(checked.policy, secrets, checked.places))
         diagnostics = (*checked.diagnostics, *problems)
         if any(diagnostic.severity is Severity.ERROR for diagnostic in problems):

@@ -40,6 +40,8 @@ ROUTES: Mapping[tuple[str, str], Action] = MappingProxyType(
         ("GET", "/cache"): Action.READ_STATUS,
         ("DELETE", "/cache"): Action.CLEAR_CACHE,
         ("GET", "/models"): Action.READ_MODELS,
+        ("POST", "/models/load"): Action.LOAD_MODELS,
+        ("POST", "/models/unload"): Action.LOAD_MODELS,
         ("GET", "/usage"): Action.READ_USAGE,
         ("GET", "/usage/unpriced"): Action.READ_USAGE,
         ("GET", "/usage/records"): Action.READ_USAGE,

@@ -13,6 +13,7 @@ from controlplane.admin import access, views
 from controlplane.admin.access import Access, Called, RefusedError, name_of
 from controlplane.admin.caching import router as cache_calls
 from controlplane.admin.keys import router as key_calls
+from controlplane.admin.models import router as model_calls
 from controlplane.admin.origin import origin
 from controlplane.admin.rules import router as rule_calls
 from controlplane.admin.usage import Usage
@@ -26,6 +27,7 @@ from controlplane.runtime.child import ProcessState
 from controlplane.runtime.controller import ACKNOWLEDGE_S, Controller
 from controlplane.runtime.failures import ApplyError, ChangedError
 from controlplane.runtime.keys import Keys
+from controlplane.runtime.services import Services
 from controlplane.xds.redact import dump
 from controlplane.xds.resource import EMPTY
 from extproc.usage.ledger import LedgerError
@@ -70,6 +72,7 @@ def create_app(
     alarms: Callable[[], Awaitable[list[dict[str, str]]]],
     counters: Callable[[], Awaitable[dict[str, Any]]],
     caching: Caching,
+    services: Services,
     *,
     loopback: bool,
 ) -> FastAPI:
@@ -90,6 +93,7 @@ def create_app(
     app.include_router(usage.router(controller))
     app.include_router(rule_calls(counters))
     app.include_router(cache_calls(caching))
+    app.include_router(model_calls(controller, services, auditing))
     app.include_router(key_calls(controller, keys, auditing))
     _add_policy_calls(app, controller)
     _add_changes(app, controller, store)
@@ -174,10 +178,6 @@ def _add_reads(
     def snapshot() -> dict[str, Any]:
         _live(controller)
         return dump(controller.snapshot() or EMPTY)
-
-    @app.get("/models", summary="The models that clients can ask for")
-    async def models() -> list[dict[str, Any]]:
-        return views.models(_live(controller).compiled.plan)
 
 
 def _add_descriptions(app: FastAPI, auditing: Auditing) -> None:

@@ -70,6 +70,7 @@ class Action(StrEnum):
     READ_AUDIT = "read audit"
     ROTATE_SIGNING = "rotate signing keys"
     CLEAR_CACHE = "clear the response cache"
+    LOAD_MODELS = "load and unload local models"
 
 
 class Reach(StrEnum):
@@ -99,6 +100,7 @@ PERMISSIONS = MappingProxyType(
         Action.READ_AUDIT: (Role.ADMIN, Reach.GATEWAY),
         Action.ROTATE_SIGNING: (Role.ADMIN, Reach.GATEWAY),
         Action.CLEAR_CACHE: (Role.MEMBER, Reach.GATEWAY),
+        Action.LOAD_MODELS: (Role.MEMBER, Reach.GATEWAY),
     }
 )
 

@@ -40,6 +40,8 @@ class Action(StrEnum):
     POLICY_APPLIED = "policy.applied"
     POLICY_REJECTED = "policy.rejected"
     POLICY_ROLLED_BACK = "policy.rolled-back"
+    MODEL_LOADED = "model.loaded"
+    MODEL_UNLOADED = "model.unloaded"
     REQUEST_DENIED = "request.denied"
     ADMIN_CALLED = "admin.called"
     AUDIT_RECOVERED = "audit.recovered"

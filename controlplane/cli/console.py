@@ -299,17 +299,10 @@ def cached(view: View) -> None:
         out.print("[red]no embeddings[/]: only equal requests are found")
 
 
-def models(rows: list[View]) -> None:
-    table = _table("model", "goes to", "attempts", prose=["goes to"])
-    for row in rows:
-        groups = [", ".join(_target(target, len(group)) for target in group) for group in row["groups"]]
-        table.add_row(escape(row["model"]), escape(" then ".join(groups)), str(row["attempts"]))
-    _show(out, table)
-
-
-def _target(target: View, number: int) -> str:
-    weight = f" ({target['weight']})" if number > 1 else ""
-    return f"{target['provider']}/{target['model']}{weight}"
+def target(view: View, number: int) -> str:
+    """A target of a group of so many."""
+    weight = f" ({view['weight']})" if number > 1 else ""
+    return f"{view['provider']}/{view['model']}{weight}"
 
 
 def price(view: View | None) -> str:
@@ -348,12 +341,12 @@ def answer(view: View) -> None:
         f"model {escape(view['model'])} takes the route {escape(view['route'])}, at most {view['attempts']} attempts"
     )
     for number, group in enumerate(view["groups"], 1):
-        out.print(f"  {number}. " + escape(", ".join(_target(target, len(group)) for target in group)))
+        out.print(f"  {number}. " + escape(", ".join(target(each, len(group)) for each in group)))
     for row in view["translations"]:
         _translation(row)
     for row in view["prices"]:
         where = f"  [dim]{escape(row['source'])}[/]" if row["source"] else ""
-        out.print(f"price at {escape(_target(row, 1))}: {price(row['price'])}{where}", soft_wrap=True)
+        out.print(f"price at {escape(target(row, 1))}: {price(row['price'])}{where}", soft_wrap=True)
     limits = ", ".join(view["limits"]) or "none"
     out.print(f"limits: {escape(limits)}")
     rules, translated = ", ".join(view["rules"]), "; ".join(view["translated"])
@@ -365,7 +358,7 @@ def answer(view: View) -> None:
 
 
 def _translation(row: View) -> None:
-    where = escape(f"translated for {_target(row, 1)} ({row['api']})")
+    where = escape(f"translated for {target(row, 1)} ({row['api']})")
     if row["refused"]:
         out.print(f"{where}: [red]400[/] {escape(row['refused'])}", soft_wrap=True)
         return

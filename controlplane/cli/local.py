@@ -23,7 +23,7 @@ from controlplane.policy.load import LoadCache
 from controlplane.policy.place import path_text
 from controlplane.policy.prices import imported
 from controlplane.runtime.changes import difference, utc_now, verdict
-from controlplane.runtime.surroundings import secret_reader, surroundings
+from controlplane.runtime.surroundings import folder_lister, secret_reader, surroundings
 from controlplane.xds.accounting import lower
 from extproc.usage.prices import price_to_json
 
@@ -49,7 +49,9 @@ def text_of(policy: Path) -> str:
 
 def compiled(policy: Path, text: str | None = None) -> Compiled:
     """Raises PolicyError, OSError."""
-    compiler = Compiler(str(policy), secret_reader(policy.parent), surroundings(None), LoadCache())
+    base = policy.parent
+    reader, lister = secret_reader(base), folder_lister(base)
+    compiler = Compiler(str(policy), reader, surroundings(None), LoadCache(), files=lister)
     return compiler.compile(text_of(policy) if text is None else text, utc_now())
 
 

@@ -11,6 +11,7 @@ from controlplane.plan.caching import Caching
 from controlplane.plan.dialects import Surface
 from controlplane.plan.limits import Counted, NativeLimit
 from controlplane.plan.rules import Inline
+from controlplane.plan.services import Service
 from controlplane.plan.tokens import Tokens
 from controlplane.policy.secrets import SecretRef
 from controlplane.policy.tokenizers import TokenizerText
@@ -139,6 +140,7 @@ class Upstream:
     deployments: str = ""  # Azure: paths name the model and this `api-version`
     translated_lanes: int = 0  # clusters whose attempts are translated
     translation: Translation | None = None  # how; None: never
+    service: Service | None = None  # a process of the gateway's own, at whose socket it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +320,15 @@ class Plan:
     def counts(self) -> bool:
         """Whether clients may ask how many tokens a request has."""
         return self.inline is not None and self.inline.counts
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """The processes that providers are, each once."""
+        found: dict[str, Service] = {}
+        for upstream in self.upstreams.values():
+            if upstream.service is not None:
+                found.setdefault(upstream.service.name, upstream.service)
+        return tuple(found.values())
 
     @property
     def reached(self) -> tuple[Upstream, ...]:

@@ -3,13 +3,18 @@
 from dataclasses import replace
 
 from controlplane.plan.ir import Aws, Ejection, Endpoint, Health, Upstream, UpstreamTls
+from controlplane.plan.services import Service, service
 from controlplane.policy import providers
 from controlplane.policy.grammar import Url, is_ip
+from controlplane.policy.onnx import OnnxProvider
 from controlplane.policy.secrets import SecretRef
 from extproc.translate import PROVIDERS, Options
 from extproc.translate.settings import Translation
 
 _DEFAULT_EJECTION = Ejection(after=5, duration_ms=30_000, max_percent=50)
+# One that ended is found out by its next request, which then goes elsewhere; one that hangs only so. What it does
+# besides, such as loading a model, may take the processor for a while.
+_CHECKS = {"onnx": Health("/health", interval_ms=2000, timeout_ms=5000, unhealthy_after=3, healthy_after=1)}
 _API_KEY_HEADERS = {"anthropic": "x-api-key", "azure": "api-key", "gemini": "x-goog-api-key"}
 # What Anthropic's API demands of every request: https://docs.claude.com/en/api/versioning
 _DEFAULT_HEADERS = {"anthropic": (("anthropic-version", "2023-06-01"),)}
@@ -17,8 +22,8 @@ _DEFAULT_HEADERS = {"anthropic": (("anthropic-version", "2023-06-01"),)}
 
 def build(name: str, provider: providers.Provider) -> Upstream:
     """The upstream of one provider, without lanes yet."""
-    if isinstance(provider, providers.MockProvider):
-        return _sidecar(name, provider.kind)
+    if isinstance(provider, providers.MockProvider | OnnxProvider):
+        return _served(name, service(name, provider))
     url = _url(provider)
     endpoints = tuple(Endpoint(address.host, address.port) for address in provider.endpoints or ())
     endpoints = endpoints or (Endpoint(url.host, url.port),)
@@ -60,10 +65,12 @@ def issuer(name: str, url: Url, ca: SecretRef | None) -> Upstream:
     return _plain(name, "issuer", url.host, (Endpoint(url.host, url.port),), resolve=not is_ip(url.host), tls=tls)
 
 
-def _sidecar(name: str, kind: str) -> Upstream:
+def _served(name: str, own: Service) -> Upstream:
     """A provider that the gateway runs itself: lowering puts its socket in."""
+    kind = own.told.kind
     made = _plain(name, kind, f"{kind}.headgate", ())
-    return replace(made, translation=Translation("openai", Options(base_path=made.base_path)))
+    translation = Translation("openai", Options(base_path=made.base_path))
+    return replace(made, translation=translation, service=own, health=_CHECKS.get(kind))
 
 
 def _plain(

@@ -50,7 +50,8 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     written = {name: document.data.get(name) for name in SECTIONS}
     # Names are looked up among what is written, right or wrong: one error should not look like two.
     names = {name: of if isinstance(of, dict) else {} for name, of in written.items()}
-    models = Models(document, names["providers"], names["models"], sections.get("models", {}))
+    closed = {name: known for name, told in names["providers"].items() if (known := _closed(told)) is not None}
+    models = Models(document, names["providers"], names["models"], sections.get("models", {}), closed)
     resolved = models.resolve()
     keys = sections.get("keys", {})
     found += models.diagnostics
@@ -76,6 +77,12 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     rules = tuple(structure.rules.values())
     policy = Policy(gateway, sections["providers"], resolved, keys, **others, rules=rules, written=document.data)
     return Checked(policy, ordered, document.place)
+
+
+def _closed(provider: Any) -> Mapping[str, Any] | None:
+    """The models of a provider that has no others, as they are written: right or wrong."""
+    models = provider.get("models") if isinstance(provider, dict) and provider.get("kind") == "onnx" else None
+    return models if isinstance(models, dict) else None
 
 
 def _semantics(

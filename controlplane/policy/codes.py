@@ -34,6 +34,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "invalid-prices": "The file of prices is not of Headgate's form. Make it with `ctl prices import FILE`.",
         "absent-tokenizer": "A tokenizer's file cannot be read. Fix the path, which is relative to the policy.",
         "invalid-tokenizer": "The file is no tokenizer.json. Take the one that is published with the model.",
+        "absent-model": "A local model's folder cannot be read. Fix the path, or make the folder: `make models`.",
+        "invalid-model": "A local model's folder lacks a file that is needed. Complete it, or name the right `file`.",
         "two-tokenizers": "Two tokenizers are for the same model or pattern. Leave it with one of them.",
         "invalid-jwks": "The file is no set of public keys (JWK set). Save what the issuer's `jwks_uri` answers.",
         "shared-secret": "Two keys or users have the same secret, so nobody can tell them apart. Give each its own.",

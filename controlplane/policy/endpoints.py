@@ -1,7 +1,7 @@
 """The endpoints that carry a model, below /v1: OpenAI's, and Anthropic's."""
 
 ENDPOINTS = (
-    "chat/completions", "completions", "embeddings", "responses", "moderations", "rerank",
+    "chat/completions", "completions", "embeddings", "responses", "moderations", "rerank", "classify", "nli",
     "images/generations", "images/edits", "images/variations",
     "audio/speech", "audio/transcriptions", "audio/translations",
 )  # fmt: skip

@@ -25,6 +25,7 @@ LACKING: Mapping[str, str] = {
     "huggingface": _FOR_ANTHROPICS_CLIENTS,
     "openrouter": _FOR_ANTHROPICS_CLIENTS,
     "mock": _FOR_ANTHROPICS_CLIENTS,
+    "onnx": _FOR_ANTHROPICS_CLIENTS,
 }
 
 

@@ -24,6 +24,7 @@ DURATION = r"^[0-9]+(ms|s|m|h|d)$"
 NETWORK = r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"
 DAYS = r"^[0-9]+d$"
 SIZE = r"^[0-9]+(B|KiB|MiB|GiB)?$"
+DEVICE = r"^(cpu|cuda(:[0-9]{1,3})?)$"
 RATE = r"^[0-9]+[kM]?/[smhd]$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,254}$"
@@ -165,13 +166,30 @@ def clock(text: str) -> int:
 
 def size(text: str | int) -> int:
     """``512KiB``, ``32MiB``, ``1GiB``, or a plain number of bytes -> bytes."""
+    return _bytes(text, 1 << 32, "a size of at least 1 byte and less than 4GiB")
+
+
+def memory(text: str | int) -> int:
+    """As `size`, for what may take more than Envoy could count."""
+    return _bytes(text, 1 << 50, "a size of at least 1 byte and less than 1048576GiB")
+
+
+def _bytes(text: str | int, most: int, bounds: str) -> int:
     found = re.fullmatch(r"([0-9]{1,15})(B|KiB|MiB|GiB)?", str(text))
     if not found or isinstance(text, bool):
         raise ValueError("a size such as 512KiB, 32MiB or 1GiB")
     count = int(found[1]) * _SIZE_UNITS[found[2] or ""]
-    if not 1 <= count < 1 << 32:
-        raise ValueError("a size of at least 1 byte and less than 4GiB")
+    if not 1 <= count < most:
+        raise ValueError(bounds)
     return count
+
+
+def device(text: str) -> str:
+    """``cpu``, ``cuda`` (the first GPU) or ``cuda:1`` -> as the service names it, a GPU with its number."""
+    if not matches(DEVICE, text):
+        raise ValueError("cpu, cuda or cuda:N")
+    kind, _, number = text.partition(":")
+    return kind if kind == "cpu" else f"{kind}:{int(number or 0)}"
 
 
 def rate(text: str) -> Rate:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag
 
 from controlplane.policy.grammar import Url
 from controlplane.policy.limits import LimitNames
+from controlplane.policy.onnx import OnnxProvider
 from controlplane.policy.types import (
     AddressType,
     ApiVersion,
@@ -225,6 +226,7 @@ Provider: TypeAlias = (
     | OllamaProvider
     | BedrockProvider
     | MockProvider
+    | OnnxProvider
 )
 FORMS: Mapping[str, type[BaseModel]] = MappingProxyType(
     {
@@ -238,6 +240,7 @@ FORMS: Mapping[str, type[BaseModel]] = MappingProxyType(
         "ollama": OllamaProvider,
         "openrouter": OpenRouterProvider,
         "mock": MockProvider,
+        "onnx": OnnxProvider,
     }
 )
 KINDS = tuple(FORMS)
@@ -258,6 +261,7 @@ ProviderSpec: TypeAlias = Annotated[
     | Annotated[HuggingFaceProvider, Tag("<huggingface>")]
     | Annotated[OllamaProvider, Tag("<ollama>")]
     | Annotated[OpenRouterProvider, Tag("<openrouter>")]
-    | Annotated[MockProvider, Tag("<mock>")],
+    | Annotated[MockProvider, Tag("<mock>")]
+    | Annotated[OnnxProvider, Tag("<onnx>")],
     Discriminator(_kind),
 ]

@@ -1,7 +1,7 @@
 """Names followed to what they name: models to providers and other models, keys to limits and models."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +25,15 @@ _MAX_SUGGESTIONS = 50
 class Models:
     """Follows every model of a policy. Each is followed once, after those it refers to; a cycle is told once.
 
-    `written` are the names of all models, those with errors included: what exists is not told to be absent.
+    `written` are the names of all models, those with errors included: what exists is not told to be absent. `closed`
+    are the providers that have no other models than these.
     """
 
     document: Document
     providers: Mapping[str, Any]
     written: Mapping[str, Any]
     specs: Mapping[str, Any]
+    closed: Mapping[str, Collection[str]] = field(default_factory=dict)
     diagnostics: list[Diagnostic] = field(default_factory=list)
     _done: dict[str, Model | None] = field(default_factory=dict)
     _looked: dict[str, str | None] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class Models:
         if isinstance(spec, str):
             return self._named(spec, path)
         if isinstance(spec, SimpleSpec):
-            if not self._provider(spec.provider, (*path, "provider")):
+            if not self._asked(spec, path):
                 return None
             self._clocks(spec.timeouts, path)
             groups: Groups = ((Target(spec.provider, spec.model),),)
@@ -102,6 +104,8 @@ class Models:
     def _named(self, reference: str, path: Path) -> Model | None:
         """What a plain name stands for: a provider, else another model."""
         if reference in self.providers:
+            if not self._has(reference, str(path[1]), path):
+                return None
             timeouts = language.Timeouts()
             return Model(((Target(reference, None),),), language.DEFAULT_ON, timeouts, None)
         if reference in self.written and not reference.endswith("*"):
@@ -155,8 +159,29 @@ class Models:
         return model.groups[0][0]
 
     def _target(self, spec: TargetSpec, path: Path) -> Target | None:
-        known = self._provider(spec.provider, (*path, "provider"))
-        return Target(spec.provider, spec.model, spec.weight) if known else None
+        return Target(spec.provider, spec.model, spec.weight) if self._asked(spec, path) else None
+
+    def _asked(self, spec: SimpleSpec | TargetSpec, path: Path) -> bool:
+        """Whether there is the provider that is named, and the model that it is asked for."""
+        if not self._provider(spec.provider, (*path, "provider")):
+            return False
+        place = path if spec.model is None else (*path, "model")
+        return self._has(spec.provider, spec.model or str(path[1]), place)
+
+    def _has(self, provider: str, model: str, path: Path) -> bool:
+        """Whether a provider has a model, or one that a wildcard takes; only of some all models are known."""
+        known = self.closed.get(provider)
+        if known is None or model in known:
+            return True
+        if model.endswith("*"):
+            if any(name.startswith(model[:-1]) for name in known):
+                return True
+            message = f"no model of the provider `{provider}` begins with `{model[:-1]}`"
+        else:
+            message = f"the provider `{provider}` has no model `{model}`"
+        expected = f"one of its models: {', '.join(sorted(known)[:10])}"
+        self._add("unknown-name", message, path, expected, nearest(model, tuple(known)))
+        return False
 
     def _provider(self, name: str, path: Path) -> bool:
         if name in self.providers:

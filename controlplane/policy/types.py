@@ -65,16 +65,17 @@ Count = Annotated[int, Field(ge=1, lt=1 << 32)]  # Envoy's uint32
 Duration = Annotated[int, _by(grammar.duration), _text(grammar.DURATION, _DURATIONS)]
 Clock = Annotated[int, _by(grammar.clock), _text(grammar.DURATION, _DURATIONS)]
 Days = Annotated[int, _by(grammar.days), _text(grammar.DAYS, ["30d"])]
-Size = Annotated[
-    int,
-    _by(grammar.size, (str, int)),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "string", "pattern": grammar.SIZE}, {"type": "integer", "minimum": 1}],
-            "examples": ["32MiB"],
-        }
-    ),
-]
+
+
+def _bytes(example: str) -> WithJsonSchema:
+    forms = [{"type": "string", "pattern": grammar.SIZE}, {"type": "integer", "minimum": 1}]
+    return WithJsonSchema({"anyOf": forms, "examples": [example]})
+
+
+Size = Annotated[int, _by(grammar.size, (str, int)), _bytes("32MiB")]
+Memory = Annotated[int, _by(grammar.memory, (str, int)), _bytes("16GiB")]
+Device = Annotated[str, _by(grammar.device), _text(grammar.DEVICE, ["cpu", "cuda:0"])]
+Label = Annotated[str, Field(min_length=1, max_length=256)]
 RateType = Annotated[InstanceOf[Rate], _by(grammar.rate), _text(grammar.RATE, ["600/m", "20k/h"])]
 AddressType = Annotated[
     InstanceOf[Address],

@@ -13,6 +13,8 @@ from controlplane.policy.secrets import SecretRef
 from controlplane.policy.webhooks import endpoint
 from controlplane.runtime.child import Child
 from controlplane.runtime.folder import RunFolder, usage_log
+from controlplane.runtime.parts import Part
+from controlplane.runtime.supervise import Supervisor
 from controlplane.xds.accounting import lower
 from extproc.usage.accounting import dump
 from extproc.usage.webhooks import endpoints
@@ -84,6 +86,18 @@ class Accounting:
             return spent(self.told())
         except (KeyError, TypeError):
             return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Collecting(Part):
+    """Runs the collector."""
+
+    accounting: Accounting
+    supervisor: Supervisor
+
+    async def prepare(self, compiled: Compiled) -> None:
+        """Raises StartError, RunFolderError."""
+        await self.supervisor.start(self.accounting.tell(compiled))
 
 
 def _endpoints(compiled: Compiled) -> str:

@@ -10,6 +10,7 @@ from controlplane.compiling import Compiled
 from controlplane.runtime.child import Child
 from controlplane.runtime.failures import CacheError
 from controlplane.runtime.folder import RunFolder
+from controlplane.runtime.parts import Alarm, Part, alarm
 from controlplane.runtime.supervise import Supervisor
 from extproc.cache import URL_ENV
 from extproc.cache.client import Client
@@ -20,7 +21,7 @@ _POLL_S = 0.02
 
 
 @dataclass(slots=True)
-class Caching:
+class Caching(Part):
     """Runs the store while a policy needs it."""
 
     folder: RunFolder
@@ -63,19 +64,19 @@ class Caching:
         """Removes the answers of a rule, or all; how many. None where it does not run or does not answer."""
         return await self._ask({"op": "clear", "rule": rule}, _WALK_S) if self._running else None
 
-    async def alarms(self) -> list[dict[str, str]]:
+    async def alarms(self) -> list[Alarm]:
         """What the operator should know."""
         if not self._running:
             return []
         status = await self._ask({"op": "status"}, _ASK_S)
         if status is None:
             text = f"the store of the response cache does not answer, nothing is found: see {self.folder.log(NAME)}"
-            return [_alarm("cache", text)]
+            return [alarm("cache", text)]
         found = []
         if status["redis"] == "away":
-            found.append(_alarm("cache-redis", "Redis (gateway.redis) is away: what is cached there is not found"))
+            found.append(alarm("cache-redis", "Redis (gateway.redis) is away: what is cached there is not found"))
         if status["embeddings"] == "away":
-            found.append(_alarm("cache-embeddings", "no embeddings: caches find equal requests only"))
+            found.append(alarm("cache-embeddings", "no embeddings: caches find equal requests only"))
         return found
 
     async def _ask(self, head: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
@@ -84,7 +85,3 @@ class Caching:
             return await client.told(head, timeout_s)
         finally:
             client.close()
-
-
-def _alarm(name: str, message: str) -> dict[str, str]:
-    return {"name": name, "message": message}

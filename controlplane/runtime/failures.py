@@ -63,6 +63,12 @@ class CacheError(ApplyError):
     code = "cache-not-ready"
 
 
+class ServiceError(ApplyError):
+    """A service that a provider is cannot run: nothing was pushed."""
+
+    code = "service-not-ready"
+
+
 class LimitsError(ApplyError):
     """The rate limit service, which the policy needs, does not run."""
 

@@ -45,8 +45,9 @@ class RunFolder:
         return str(self.path / "envoy.sock")
 
     @property
-    def mock_socket(self) -> str:
-        return str(self.path / "mock.sock")
+    def service_socket(self) -> str:
+        """Where the services that providers are listen; `{}` stands for the socket's name."""
+        return str(self.path / "{}.sock")
 
     @property
     def usage_socket(self) -> str:

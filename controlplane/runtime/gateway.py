@@ -5,33 +5,31 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
-from fastapi import FastAPI
 
 from controlplane.admin.app import create_app
 from controlplane.admin.usage import Usage
 from controlplane.audit.log import AuditLog
-from controlplane.compiling import Compiled, Compiler
+from controlplane.compiling import Compiler
 from controlplane.plan.denials import Spent
 from controlplane.policy.check import check, secret_refs
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.language import Gateway as Settings
 from controlplane.policy.load import LoadCache
 from controlplane.revisions.store import Store
-from controlplane.runtime import apis, rules
-from controlplane.runtime.accounting import NAME, Accounting
+from controlplane.runtime import apis
+from controlplane.runtime.accounting import NAME, Accounting, Collecting
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.bootstrap import Node, build_bootstrap
 from controlplane.runtime.caching import Caching
 from controlplane.runtime.changes import Applied, Live, utc_now
-from controlplane.runtime.child import Child
 from controlplane.runtime.command import envoy_child
 from controlplane.runtime.controller import Controller
 from controlplane.runtime.envoy import find_envoy
@@ -42,10 +40,13 @@ from controlplane.runtime.judge import in_envoys_words
 from controlplane.runtime.keys import Keys
 from controlplane.runtime.limits import Limiting
 from controlplane.runtime.memory import frugal
+from controlplane.runtime.parts import Alarm, Parts
 from controlplane.runtime.process import connection_limit
 from controlplane.runtime.pulse import Pulse, watch
+from controlplane.runtime.rules import Ruling
+from controlplane.runtime.services import Services
 from controlplane.runtime.supervise import Supervisor
-from controlplane.runtime.surroundings import secret_files, secret_reader, surroundings
+from controlplane.runtime.surroundings import folder_lister, secret_files, secret_reader, surroundings
 from controlplane.runtime.watch import changes
 from controlplane.xds.server import AdsServer
 
@@ -122,19 +123,20 @@ async def _running(
         supervisor = await stack.enter_async_context(Supervisor(folder))
         around = surroundings(folder, usage_log(state), rules_log(state))
         keys = stack.enter_context(Keys(state.resolve()))
-        compiler = Compiler(str(policy), secret_reader(policy.parent), around, cache, keys.tokens)
+        base = policy.parent
+        compiler = Compiler(str(policy), secret_reader(base), around, cache, keys.tokens, folder_lister(base))
         adopting = await _serving(folder)
         accounting = Accounting(folder, state.resolve(), started.ledger)
         auditing = Auditing(AuditLog.open(state.resolve() / "audit"), accounting.denials)
-        limiting = Limiting(folder, supervisor, state.resolve() / "limits.journal")
-        caching = Caching(folder, supervisor)
-        prepare = _sidecars(supervisor, folder, accounting, limiting, caching)
+        services, caching = Services(folder, supervisor, base.resolve()), Caching(folder, supervisor)
+        limiting, ruling = Limiting(folder, supervisor, state.resolve() / "limits.journal"), Ruling(folder, supervisor)
+        parts = Parts(services, Collecting(accounting, supervisor), limiting, caching, ruling)
         controller = Controller(
             compiler,
             store,
             ads,
-            prepare=prepare,
-            conclude=_concluding(limiting, caching),
+            prepare=parts.prepare,
+            conclude=parts.conclude,
             listening=adopting,
             spent=accounting.spent(),
             tell=auditing.tell,
@@ -149,10 +151,14 @@ async def _running(
                 raise NotReadyError(f"Envoy is not ready after {_READY_S:g} s; its log is {folder.log('envoy')}")
             usage = stack.enter_context(Usage(accounting))
             pulse = Pulse()
-            local = started.admin.listen.loopback
-            api = _admin_api(
-                controller, store, supervisor, usage, keys, auditing, pulse, limiting, caching, folder, local
-            )
+
+            async def alarms() -> list[Alarm]:
+                return [*usage.alarms(), *auditing.alarms(), *pulse.alarms(), *await parts.alarms()]
+
+            api = create_app(
+                controller, store, supervisor.states, usage, keys, auditing, alarms, ruling.counters, caching, services,
+                loopback=started.admin.listen.loopback,
+            )  # fmt: skip
             await stack.enter_async_context(apis.serving(api, listener))
             await stack.enter_async_context(apis.serving_clients(usage, folder.usage_socket))
         except Exception:
@@ -186,73 +192,6 @@ async def _start_envoy(
         folder, find_envoy(), bootstrap, admin=admin, workers=gateway.workers, drain_s=drain_s, logs=logs
     )
     await supervisor.start(child)
-
-
-def _concluding(limiting: Limiting, caching: Caching) -> Callable[[Compiled], Awaitable[None]]:
-    """Ends what a policy does not need any more, after it was pushed."""
-
-    async def conclude(compiled: Compiled) -> None:
-        await limiting.conclude(compiled)
-        await caching.conclude(compiled)
-
-    return conclude
-
-
-def _sidecars(
-    supervisor: Supervisor, folder: RunFolder, accounting: Accounting, limiting: Limiting, caching: Caching
-) -> Callable[[Compiled], Awaitable[None]]:
-    """Starts what a policy needs to run beside Envoy, before the policy is pushed."""
-
-    async def prepare(compiled: Compiled) -> None:
-        if any(upstream.kind == "mock" for upstream in compiled.plan.upstreams.values()):
-            argv = (sys.executable, "-m", "sidecars.mock", "--listen", f"unix:{folder.mock_socket}")
-            await supervisor.start(Child(name="mock", argv=argv))
-            await _listens(folder.mock_socket, folder.log("mock"))
-        await supervisor.start(accounting.tell(compiled))
-        await limiting.prepare(compiled)
-        await caching.prepare(compiled)
-        await rules.prepare(compiled, supervisor, folder, _READY_S)
-
-    return prepare
-
-
-async def _listens(socket: str, log: Path) -> None:
-    """Waits until a sidecar takes connections. Raises NotReadyError."""
-    deadline = asyncio.get_running_loop().time() + _READY_S
-    while asyncio.get_running_loop().time() < deadline:
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_unix_connection(socket)
-            writer.close()
-            return
-        await asyncio.sleep(0.02)
-    raise NotReadyError(f"a sidecar does not listen at {socket}; its log is {log}")
-
-
-def _admin_api(
-    controller: Controller,
-    store: Store,
-    supervisor: Supervisor,
-    usage: Usage,
-    keys: Keys,
-    auditing: Auditing,
-    pulse: Pulse,
-    limiting: Limiting,
-    caching: Caching,
-    folder: RunFolder,
-    loopback: bool,
-) -> FastAPI:
-    """The admin API of this process."""
-
-    async def alarms() -> list[dict[str, str]]:
-        ours = [*usage.alarms(), *auditing.alarms(), *pulse.alarms(), *rules.alarms(supervisor.states())]
-        return [*ours, *await limiting.alarms(), *await caching.alarms()]
-
-    async def counters() -> dict[str, Any]:
-        return await rules.counters(supervisor.states(), folder)
-
-    return create_app(
-        controller, store, supervisor.states, usage, keys, auditing, alarms, counters, caching, loopback=loopback
-    )  # fmt: skip
 
 
 async def _until_signalled(gateway: Gateway) -> None:

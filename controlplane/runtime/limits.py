@@ -15,6 +15,7 @@ from controlplane.compiling import Compiled
 from controlplane.runtime.child import Child
 from controlplane.runtime.failures import LimitsError
 from controlplane.runtime.folder import RunFolder
+from controlplane.runtime.parts import Alarm, Part, alarm
 from controlplane.runtime.supervise import Supervisor
 from controlplane.xds.limiting import REDIS_URL, lower
 from extproc.limits.service import STATUS
@@ -28,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Limiting:
+class Limiting(Part):
     """Runs the service while a policy needs it, and tells it the rules before a request can meet them.
 
     While a change is on its way, Envoy may ask by the old rules or the new: the service has both until every node has
@@ -76,16 +77,16 @@ class Limiting:
         except LimitsError as error:  # it has these rules among others, and `alarms` says that it is away
             _log.error(str(error))
 
-    async def alarms(self) -> list[dict[str, str]]:
+    async def alarms(self) -> list[Alarm]:
         """What the operator should know: the service does not answer, or Redis is away."""
         if self._told is None:
             return []
         status = await self._status()
         if status is None:
             text = f"the rate limit service does not answer; `on_error` decides. Its log is {self.folder.log(NAME)}"
-            return [{"name": "limits", "message": text}]
+            return [alarm("limits", text)]
         if status["redis"] == "away":
-            return [{"name": "redis", "message": _AWAY}]
+            return [alarm("redis", _AWAY)]
         return []
 
     def _left_behind(self) -> Settings | None:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from controlplane.policy.webhooks import hooks
 from controlplane.runtime.child import Child, ProcessState, Status
 from controlplane.runtime.failures import RulesError
 from controlplane.runtime.folder import RunFolder
+from controlplane.runtime.parts import Alarm, Part, alarm
 from controlplane.runtime.supervise import Supervisor
 from extproc.server.settings import file_name, hooks_file, tokenizer_file
 
@@ -25,52 +27,61 @@ _NAME = "rules-"
 _KEPT = 8  # versions; requests may still be on their way with an older one
 _SERVING, _CHECK = b"\x08\x01", "/grpc.health.v1.Health/Check"
 _COUNTERS, _ASK_S = "/headgate.inline.v1.Counters/Read", 2.0
-_POLL_S = 0.02
+_READY_S, _POLL_S = 30.0, 0.02
 
 
-async def prepare(compiled: Compiled, supervisor: Supervisor, folder: RunFolder, ready_s: float) -> None:
-    """Has every worker that the plan needs ready, for requests of this version of its rules before any names it.
+@dataclass(frozen=True, slots=True)
+class Ruling(Part):
+    """Runs the workers from the first policy on that needs them."""
 
-    Raises RulesError, StartError, RunFolderError.
-    """
-    plan = compiled.plan
-    if not plan.workers:
-        return
-    settings = folder.rules_settings
-    if plan.inline is not None:
-        _write(settings, plan.inline, hooks(compiled.policy, compiled.secrets))
-    version = plan.inline.version if plan.inline is not None else ""
-    for number in range(plan.workers):
-        await supervisor.start(_child(number, folder, settings))
-    await asyncio.gather(*(_ready(folder, number, version, ready_s) for number in range(plan.workers)))
+    folder: RunFolder
+    supervisor: Supervisor
 
+    async def prepare(self, compiled: Compiled) -> None:
+        """Has every worker that the plan needs ready, for requests of this version of its rules before any names it.
 
-def alarms(states: Iterable[ProcessState]) -> list[dict[str, str]]:
-    """What to tell of workers that do not run."""
-    workers = [state for state in states if state.name.startswith(_NAME)]
-    lost = [state for state in workers if state.status is not Status.RUNNING]
-    if not lost:
-        return []
-    meanwhile = "the others do their work"
-    if len(lost) == len(workers):
-        meanwhile = "requests whose rules must hold, or that need translation, fail; others pass without their rules"
-    last = lost[-1].last_exit or "no exit known"
-    message = f"{len(lost)} of {len(workers)} workers of rules do not run ({last}); {meanwhile}"
-    return [{"name": "rules", "message": message}]
+        Raises RulesError, StartError, RunFolderError.
+        """
+        plan = compiled.plan
+        if not plan.workers:
+            return
+        settings = self.folder.rules_settings
+        if plan.inline is not None:
+            _write(settings, plan.inline, hooks(compiled.policy, compiled.secrets))
+        version = plan.inline.version if plan.inline is not None else ""
+        for number in range(plan.workers):
+            await self.supervisor.start(_child(number, self.folder, settings))
+        await asyncio.gather(*(_ready(self.folder, number, version) for number in range(plan.workers)))
 
+    async def alarms(self) -> list[Alarm]:
+        """What to tell of workers that do not run."""
+        workers = self._workers()
+        lost = [state for state in workers if state.status is not Status.RUNNING]
+        if not lost:
+            return []
+        meanwhile = "the others do their work"
+        if len(lost) == len(workers):
+            meanwhile = (
+                "requests whose rules must hold, or that need translation, fail; others pass without their rules"
+            )
+        last = lost[-1].last_exit or "no exit known"
+        return [alarm("rules", f"{len(lost)} of {len(workers)} workers of rules do not run ({last}); {meanwhile}")]
 
-async def counters(states: Iterable[ProcessState], folder: RunFolder) -> dict[str, Any]:
-    """What the workers that answer counted, summed."""
-    workers = [state.name for state in states if state.name.startswith(_NAME)]
-    told = await asyncio.gather(*(_read(folder.rules_socket.format(name.removeprefix(_NAME))) for name in workers))
-    total: dict[str, Any] = {"workers": len([each for each in told if each])}
-    for each in told:
-        for name, value in each.items():
-            if isinstance(value, dict):
-                total[name] = dict(Counter(total.get(name, {})) + Counter(value))
-            else:
-                total[name] = total.get(name, 0) + value
-    return total
+    async def counters(self) -> dict[str, Any]:
+        """What the workers that answer counted, summed."""
+        sockets = [self.folder.rules_socket.format(state.name.removeprefix(_NAME)) for state in self._workers()]
+        told = await asyncio.gather(*map(_read, sockets))
+        total: dict[str, Any] = {"workers": len([each for each in told if each])}
+        for each in told:
+            for name, value in each.items():
+                if isinstance(value, dict):
+                    total[name] = dict(Counter(total.get(name, {})) + Counter(value))
+                else:
+                    total[name] = total.get(name, 0) + value
+        return total
+
+    def _workers(self) -> list[ProcessState]:
+        return [state for state in self.supervisor.states() if state.name.startswith(_NAME)]
 
 
 async def _read(socket: str) -> dict[str, Any]:
@@ -121,13 +132,13 @@ def _forget(files: Iterable[Path], kept: int) -> None:
         old.unlink(missing_ok=True)
 
 
-async def _ready(folder: RunFolder, number: int, version: str, ready_s: float) -> None:
+async def _ready(folder: RunFolder, number: int, version: str) -> None:
     """Waits until a worker can serve the version, which it reads when it is asked for its health."""
     name = version.encode()
     request = b"\x0a" + bytes([len(name)]) + name if name else b""
     with contextlib.suppress(TimeoutError):
         async with (
-            asyncio.timeout(ready_s),
+            asyncio.timeout(_READY_S),
             grpc.aio.insecure_channel(f"unix:{folder.rules_socket.format(number)}", options=_ALONE) as channel,
         ):
             check = channel.unary_unary(_CHECK, None, None)

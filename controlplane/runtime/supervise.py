@@ -121,10 +121,15 @@ class Supervisor:
             return slot.state()
 
     async def stop(self, name: str) -> None:
-        """Stops a child gracefully; nothing happens when there is none of this name."""
+        """Stops a child gracefully, or what an earlier supervisor left behind under its name, if anything."""
         async with self._one_at_a_time:
             if name in self._slots:
                 await self._stop(self._slots[name])
+                return
+            left = self._left_behind(name)
+            if left is not None:
+                await _end(left[0], Child(name, ()))
+            self._folder.record(name).unlink(missing_ok=True)
 
     def kill(self, name: str) -> None:
         """Ends a child at once, for it to be started again; nothing happens when it does not run."""
@@ -160,18 +165,22 @@ class Supervisor:
 
     async def _found(self, child: Child) -> _Run | None:
         """The process that an earlier supervisor left behind, and since when; one of another kind is stopped."""
-        record = _read_record(self._folder.record(child.name))
-        if record is None:
+        left = self._left_behind(child.name)
+        if left is None:
             return None
-        running = Running.adopt(record.pid, record.identity)
-        if running is None:
-            return None
+        running, record = left
         if record.fingerprint == child.fingerprint():
             _log.info("process adopted", process=child.name, pid=running.pid)
             return _Run(running, datetime.fromtimestamp(record.since, UTC), log_start=0)
         _log.info("process replaced", process=child.name, pid=running.pid)
         await _end(running, child)
         return None
+
+    def _left_behind(self, name: str) -> tuple[Running, "_Record"] | None:
+        """What an earlier supervisor started under a name, if it still runs."""
+        record = _read_record(self._folder.record(name))
+        running = None if record is None else Running.adopt(record.pid, record.identity)
+        return None if record is None or running is None else (running, record)
 
     def _started(self, child: Child) -> _Run:
         log = self._folder.log(child.name)

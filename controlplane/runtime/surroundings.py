@@ -5,10 +5,10 @@ import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import certifi
 
+from controlplane.policy.folders import Lister
 from controlplane.policy.secrets import SecretRef
 from controlplane.runtime.folder import RunFolder
 from controlplane.xds.surroundings import Surroundings
@@ -32,15 +32,30 @@ def secret_files(base: Path, refs: tuple[SecretRef, ...]) -> frozenset[Path]:
     return frozenset(base / ref.name for ref in refs if ref.kind == "file")
 
 
+def folder_lister(base: Path) -> Lister:
+    """Lists folders relative to `base`."""
+
+    def files(path: str) -> frozenset[str] | None:
+        folder = base / path
+        try:
+            found = [each for pattern in ("*", "*/*") for each in folder.glob(pattern) if each.is_file()]
+        except OSError:
+            return None
+        return frozenset(str(each.relative_to(folder)) for each in found) if folder.is_dir() else None
+
+    return files
+
+
 def surroundings(
     folder: RunFolder | None, usage_log: Path | None = None, rules_log: Path | None = None
 ) -> Surroundings:
     """Without a run folder (to validate, say) the sockets are names that nothing listens at, and no log is written."""
-    mock = folder.mock_socket if folder else "/run/headgate/mock.sock"
-    made = Surroundings(_ca_bundle(), MappingProxyType({"mock": mock}), str(usage_log or "/dev/null"))
+    made = Surroundings(_ca_bundle(), usage_log=str(usage_log or "/dev/null"))
     if folder is None:
         return made
-    made = replace(made, usage_socket=folder.usage_socket, limits_socket=folder.limits_socket)
+    made = replace(
+        made, service_socket=folder.service_socket, usage_socket=folder.usage_socket, limits_socket=folder.limits_socket
+    )
     made = replace(made, rules_log=str(rules_log or "/dev/null"))
     return replace(made, rules_socket=folder.rules_socket, inside_socket=folder.inside_socket)
 

@@ -122,10 +122,10 @@ def deny(snapshot: xds.Snapshot, denied: tuple[Denial, ...]) -> xds.Snapshot:
 
 
 def _placed(upstream: Upstream, around: Surroundings) -> Upstream:
-    """Sidecars listen on sockets that the plan does not know."""
-    if upstream.endpoints:
+    """The services that providers are listen on sockets whose folder the plan does not know."""
+    if upstream.service is None:
         return upstream
-    return replace(upstream, endpoints=(Endpoint(around.sidecars[upstream.kind], 0),))
+    return replace(upstream, endpoints=(Endpoint(around.service_socket.format(upstream.service.socket), 0),))
 
 
 @lru_cache(maxsize=2)  # most edits leave the keys alone

@@ -1,8 +1,6 @@
 """What a compile needs to know of the machine it serves on, passed in as a value."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,11 +9,11 @@ class Surroundings:
     access log to, `rules_log`: that for what rules noted of requests. `usage_socket`: where clients' questions about
     their usage are answered. `limits_socket`: where the rate limit service listens. `rules_socket`: where the workers
     of rules listen, `{}` for their number. `inside_socket`: where Envoy serves requests of the gateway itself.
-    `sidecars`: kind -> unix socket path.
+    `service_socket`: where the services listen that providers are, `{}` for the name of the socket.
     """
 
     ca_bundle: str
-    sidecars: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    service_socket: str = "/run/headgate/{}.sock"
     usage_log: str = "/dev/null"
     rules_log: str = "/dev/null"
     usage_socket: str = "/run/headgate/usage.sock"

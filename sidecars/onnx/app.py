@@ -71,7 +71,8 @@ def _add_models(app: FastAPI, fleet: Fleet) -> None:
 def _add_lifecycle(app: FastAPI, fleet: Fleet) -> None:
     @app.get("/models", response_model=None)
     async def states() -> Response:
-        return _json(orjson.dumps({"models": [view(model) for model in fleet.models.values()]}))
+        found = [view(model) for model in fleet.models.values()]
+        return _json(orjson.dumps({"models": found, "tag": fleet.settings.tag}))
 
     @app.post("/models/{name:path}/load", response_model=None)
     async def load(name: str) -> Response:

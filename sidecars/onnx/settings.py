@@ -91,6 +91,7 @@ class Settings:
 
     `threads`: of a run, by default as many as there are processors. `retry_failed_s`: for so long a model that could
     not be loaded is not tried again. `drain_s`: how long requests may take to end when the service is told to stop.
+    `tag`: told again by `GET /models`, so that whoever wrote the document sees when it is in force.
     """
 
     version: Literal[1]
@@ -102,6 +103,7 @@ class Settings:
     max_inputs: Positive = 2048
     retry_failed_s: Seconds = 30.0
     drain_s: Seconds = 30.0
+    tag: str | None = None
 
 
 _ADAPTER: TypeAdapter[Settings] = TypeAdapter(Settings)

@@ -11,7 +11,6 @@ import os
 from base64 import b64encode
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -34,7 +33,7 @@ from tests.support.words import tokenizer_json
 CASES = sorted(Path(__file__).with_name("cases").glob("*.txt"))
 LINE = "=" * 40 + "\n"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-AROUND = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"mock": "/run/mock.sock"}))
+AROUND = Surroundings("/etc/ssl/certs/ca-certificates.crt", "/run/{}.sock")
 
 
 def read(ref: SecretRef) -> str:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -24,6 +24,7 @@ from controlplane.runtime.accounting import Accounting
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.caching import Caching
 from controlplane.runtime.keys import Keys
+from controlplane.runtime.services import Services
 from controlplane.xds.surroundings import Surroundings
 
 USERS = """
@@ -65,9 +66,7 @@ class Served:
     """The real application over a control plane that has nothing but a policy."""
 
     def __init__(self, folder: Path, *, loopback: bool = True) -> None:
-        self.compiler = Compiler(
-            "policy.yaml", self._read, Surroundings("/ca", MappingProxyType({"mock": "/m"})), LoadCache()
-        )
+        self.compiler = Compiler("policy.yaml", self._read, Surroundings("/ca", "/m"), LoadCache())
         self.secrets: dict[str, str] = {}
         self.controller: Any = SimpleNamespace(live=None)
         auditing = Auditing(AuditLog.open(folder / "audit"), folder / "denials.json")
@@ -77,6 +76,7 @@ class Served:
         store: Any = SimpleNamespace(list=lambda *_: [], get=lambda _: None)
         self.app = create_app(
             self.controller, store, tuple, usage, Keys(folder), auditing, _no_alarms, _no_counters, Caching(run, run),
+            Services(run, run, folder),
             loopback=loopback,
         )  # fmt: skip
 

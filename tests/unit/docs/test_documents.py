@@ -6,7 +6,6 @@ from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from tests.support.words import tokenizer_json
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 EXAMPLES = sorted(ROOT.glob("examples/*.yaml"))
-AROUND = Surroundings("/ca.pem", MappingProxyType({"mock": "/mock.sock"}))
+AROUND = Surroundings("/ca.pem", "/{}.sock")
 WEBHOOK_SECRET = "whsec_" + b64encode(bytes(32)).decode()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SCHEMA = Draft202012Validator(json_schema())

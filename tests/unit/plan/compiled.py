@@ -2,7 +2,6 @@
 
 from base64 import b64encode
 from datetime import UTC, datetime
-from types import MappingProxyType
 
 from controlplane.compiling import Compiled, Compiler
 from controlplane.policy.load import LoadCache
@@ -10,7 +9,7 @@ from controlplane.policy.secrets import SecretRef
 from controlplane.xds.surroundings import Surroundings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-AROUND = Surroundings("/etc/ssl/certs/ca-certificates.crt", MappingProxyType({"mock": "/run/mock.sock"}))
+AROUND = Surroundings("/etc/ssl/certs/ca-certificates.crt", "/run/{}.sock")
 
 
 def read(ref: SecretRef) -> str:

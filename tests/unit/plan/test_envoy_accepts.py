@@ -29,7 +29,7 @@ LINE = "=" * 40 + "\n"
 
 @pytest.mark.parametrize("policy", [*EXAMPLES, *CASES], ids=lambda path: path.stem)
 async def test_envoy_accepts(policy: Path, ca_bundle: Path) -> None:
-    around = Surroundings(str(ca_bundle), AROUND.sidecars)
+    around = Surroundings(str(ca_bundle), AROUND.service_socket)
     text, line, expected = policy.read_text(encoding="utf-8").partition(LINE)
     try:
         made = Compiler(policy.name, read, around, LoadCache()).compile(text, NOW)

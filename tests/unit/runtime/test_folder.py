@@ -34,7 +34,9 @@ def test_it_is_private_short_and_always_the_same(runtime: Path, tmp_path: Path) 
     assert folder.path.parent.parent == runtime
     for path in (folder.path, folder.path.parent):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
-    assert all(len(path) <= 103 for path in (folder.xds_socket, folder.admin_socket, folder.mock_socket))
+    assert all(
+        len(path) <= 103 for path in (folder.xds_socket, folder.admin_socket, folder.service_socket.format("x" * 16))
+    )
 
 
 def test_a_long_runtime_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
