@@ -1,7 +1,8 @@
 """One file per case: a policy, a line, and what the compiler makes of it: xDS resources, or diagnostics.
 
 The first line of a case may name what it shows: `# shows: routes, cluster` (all kinds of resources otherwise), or
-`# shows: accounting`, `# shows: limiting` and `# shows: inline`, the documents that the services get. Parts
+`# shows: accounting`, `# shows: limiting`, `# shows: inline` and `# shows: local models`, the documents that the
+services get. Parts
 that are the same in every policy are folded unless it says `# shows whole: routes`. To accept what the compiler now
 says, run `HEADGATE_GOLDEN=write pytest tests/golden` and read the difference.
 """
@@ -19,9 +20,10 @@ import yaml
 from controlplane.compiling import Compiler
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.load import LoadCache
+from controlplane.policy.onnx import OnnxProvider
 from controlplane.policy.render import render
 from controlplane.policy.secrets import SecretRef
-from controlplane.xds import limiting
+from controlplane.xds import limiting, local_models
 from controlplane.xds.accounting import lower
 from controlplane.xds.redact import dump
 from controlplane.xds.scripts import script
@@ -53,6 +55,15 @@ def read(ref: SecretRef) -> str:
     return f"{'redis://' if ref.name.startswith('REDIS') else ''}value-of-{ref.name}"
 
 
+def files(path: str) -> frozenset[str] | None:
+    """A model's folder has what it needs, unless its name says otherwise."""
+    if path.startswith("absent"):
+        return None
+    lacking = path.partition("without-")[2].split(",")
+    several = {"one.onnx", "two.onnx"} if "several" in path else {"model.onnx", "int8.onnx"}
+    return frozenset({"config.json", "tokenizer.json", *several} - set(lacking))
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
 def test_compiles_to(case: Path) -> None:
     policy, _, expected = case.read_text().partition(LINE)
@@ -66,14 +77,16 @@ def test_compiles_to(case: Path) -> None:
 
 def test_is_deterministic_byte_for_byte() -> None:
     policy = CASES[0].read_text().partition(LINE)[0]
-    first, second = (Compiler("policy.yaml", read, AROUND, LoadCache()).compile(policy, NOW) for _ in range(2))
+    first, second = (
+        Compiler("policy.yaml", read, AROUND, LoadCache(), files=files).compile(policy, NOW) for _ in range(2)
+    )
     bodies = [{n: r.body for of in c.snapshot.resources.values() for n, r in of.items()} for c in (first, second)]
     assert bodies[0] == bodies[1]
 
 
 def compiled(policy: str) -> str:
     try:
-        result = Compiler("policy.yaml", read, AROUND, LoadCache()).compile(policy, NOW)
+        result = Compiler("policy.yaml", read, AROUND, LoadCache(), files=files).compile(policy, NOW)
     except PolicyError as error:
         return "".join(render(d, policy) + "\n" for d in error.diagnostics)
     shown = dump(result.snapshot)
@@ -84,6 +97,12 @@ def compiled(policy: str) -> str:
         settings = limiting.lower(result.plan)
         assert settings is not None
         return yaml.safe_dump(json.loads(dump_settings(settings)), width=110, sort_keys=True)
+    if how == "# shows" and kinds == "local models":
+        told = {of.name: of.told for of in result.plan.services if isinstance(of.told, OnnxProvider)}
+        shown = {
+            name: local_models.lower(of, Path("/etc"), max_body=1 << 25, drain_ms=30_000) for name, of in told.items()
+        }
+        return yaml.safe_dump(shown, width=110, sort_keys=True)
     if how == "# shows" and kinds == "inline":
         assert result.plan.inline is not None
         return yaml.safe_dump(json.loads(result.plan.inline.document), width=110, sort_keys=True)

@@ -28,7 +28,9 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SCHEMA = Draft202012Validator(json_schema())
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
-COMMAND = re.compile(r"(?<![\w/.-])(?:\.venv/bin/)?ctl ((?:keys |audit |prices |cache )?[a-z]+)((?: --[a-z-]+)*)")
+COMMAND = re.compile(
+    r"(?<![\w/.-])(?:\.venv/bin/)?ctl ((?:keys |audit |prices |cache |models )?[a-z]+)((?: --[a-z-]+)*)"
+)
 
 
 def snippets(language: str) -> list[Any]:
@@ -52,7 +54,8 @@ def compiled(text: str) -> None:
         stores = {"REDIS_URL": "redis://h", "LEDGER_URL": "postgresql://h/d"}
         return of_webhooks or stores.get(ref.name) or f"value-of-{ref.name}"
 
-    Compiler("policy.yaml", read, AROUND, LoadCache()).compile(text, NOW)
+    folder = frozenset({"config.json", "tokenizer.json", "model.onnx"})
+    Compiler("policy.yaml", read, AROUND, LoadCache(), files=lambda _: folder).compile(text, NOW)
 
 
 @pytest.mark.parametrize("path", list(documents()))
