@@ -15,6 +15,7 @@ from controlplane.policy.experiments import check_experiments
 from controlplane.policy.grammar import Address, is_ip
 from controlplane.policy.language import SECTIONS, Gateway, Policy
 from controlplane.policy.load import LoadCache, load
+from controlplane.policy.onnx import OnnxProvider
 from controlplane.policy.outside import check_issuers
 from controlplane.policy.place import Place
 from controlplane.policy.providers import BedrockProvider, RemoteProvider
@@ -123,6 +124,11 @@ def _semantics(
             message = "a user is for a team, for an organization, or for the whole gateway"
             yield error("two-scopes", message, ("gateway", "admin", "users", name), "`team`, `organization` or neither")
     for name, provider in providers.items():
+        if isinstance(provider, OnnxProvider):
+            told = document.data["providers"][name].get("memory", {})
+            if len(provider.memory) < len(told):
+                message = "a device stands here twice: `cuda` is `cuda:0`"
+                yield error("duplicate-item", message, ("providers", name, "memory"), "each device once")
         if isinstance(provider, RemoteProvider):
             written = document.data["providers"][name].get("headers", {})
             yield from _provider(name, provider, len(written), error)

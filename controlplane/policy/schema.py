@@ -45,6 +45,8 @@ def _rewritten(part: Any) -> Any:
 
 def _default(value: Any, field: Mapping[str, Any]) -> Any:
     """A default in the words of the policy; None where there is nothing to say: a mapping's fields have their own."""
+    if value is None:
+        return None
     if field.get("pattern") == grammar.DURATION:
         return _in_units(value, _DURATIONS)
     if any(choice.get("pattern") == grammar.SIZE for choice in field.get("anyOf", ())):

@@ -16,9 +16,11 @@ ISSUER = "x-headgate-issuer"  # the `iss` of an outside token
 GRANT = "x-headgate-grant"  # the models that a client of an outside issuer may use
 OWNER = "x-headgate-owner"  # the client header, where it is told to a part of the gateway
 CAP = "x-headgate-cap"  # the output tokens that the request allows; absent where it does not say
+PRIORITY = "x-headgate-priority"  # whose turn it is at a service of local models
 CLIENT_PATH = "x-envoy-original-path"  # before an attempt changed it; the access log knows it by this name
 INTERNAL_HEADERS = (
-    CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, ISSUER, GRANT, OWNER, CAP, CLIENT_PATH, "x-client", "x-model"
+    CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, ISSUER, GRANT, OWNER, CAP, PRIORITY, CLIENT_PATH, "x-client",
+    "x-model",
 )  # fmt: skip
 
 LISTENER = "edge"

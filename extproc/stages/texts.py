@@ -16,12 +16,12 @@ Found = Iterator[tuple[Steps, str]]
 _CONTENTS = frozenset(
     ("text", "content", "refusal", "thinking", "reasoning", "reasoning_content", "reasoning_details", "summary",
      "arguments", "output", "function", "function_call", "tool_calls", "custom", "audio", "transcript", "message",
-     "document", "revised_prompt")
+     "document", "revised_prompt", "premise", "hypothesis")
 )  # fmt: skip
 # Members in which every text is one, whatever it is called: what a tool is called with, variables of a prompt.
 _ANYTHING = frozenset(("input", "variables"))
 _OF_CHATS = frozenset(("system", "instructions", "messages", "prediction"))
-_OF_REQUESTS = _OF_CHATS | {"prompt", "suffix", "input", "query", "documents"}
+_OF_REQUESTS = _OF_CHATS | {"prompt", "suffix", "input", "query", "documents", "labels", "hypothesis_template"}
 _OF_ANSWERS = frozenset(("choices", "content", "output", "text", "segments", "results", "data"))
 # Texts that are JSON themselves, so that what they say may be written with escapes.
 _JSON = frozenset(("arguments", "partial_json"))

@@ -1,77 +1,233 @@
-"""Local models behind the gateway: true embeddings, their usage, and failover to a provider and back."""
+"""Local models as a provider: true numbers through the gateway, and what becomes of requests when a model is away."""
 
+import json
+import os
+import shutil
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from controlplane.cli.main import app
 from sidecars.onnx.convert import convert
-from tests.support.gateway import Gateway, eventually
+from tests.support.gateway import ROOT, Gateway, eventually
 from tests.support.minilm import MINILM, minilm_folder
-from tests.support.mock import MockProvider
-from tests.support.onnx_service import OnnxService
 from tests.support.tiny_models import MODELS, make
 
 pytestmark = pytest.mark.xdist_group("e2e-onnx")
 
+EXPECTED = json.loads((ROOT / "tests/unit/onnx/expected.json").read_text())
+SERVICE = "onnx-here"
+_MODELS = """
+      all-minilm-l6-v2: {path: MINILM}
+      narrow: {path: MINILM, max_requests: 1}
+      reranker: {path: models/reranker}
+      classifier: {path: models/classifier}
+      nli: {path: models/nli}
+      broken: {path: models/broken}
+"""
 _POLICY = """
 providers:
-  local: {{kind: openai, base_url: "{local}"}}
-  fallback: {{kind: openai, base_url: "{fallback}"}}
+  here:
+    kind: onnx
+    threads: 1
+    models:
+{models}
+  fake: {{kind: mock}}
 models:
-  all-minilm-l6-v2:
-    try: [{{provider: local}}, {{provider: fallback}}]
-    on: [5xx, connect]
-  reranker: local
+  all-minilm-l6-v2: {{try: [here, fake]}}
+  narrow: {{provider: here, retries: 0}}
+  overflowing: {{try: [{{provider: here, model: narrow}}, fake]}}
+  guarded: {{try: [{{provider: here, model: broken}}, fake]}}
+  broken: {{provider: here, retries: 0}}
+  reranker: here
+  classifier: here
+  "nli*": here
+keys:
+  alice: {{secret: {{env: ALICE}}}}
+  bob: {{secret: {{env: BOB}}, models: ["nli*"]}}
 """
+ALICE, BOB = "sk-alice-0123456789", "sk-bob-0123456789"
+
+
+def policy(more: str = "") -> str:
+    return _POLICY.format(models=_MODELS.replace("MINILM", str(minilm_folder())).strip("\n") + more)
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnnxService]:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     scratch = tmp_path_factory.mktemp("onnx")
-    reranker: Path = convert(make(MODELS["reranker"], scratch / "source"), scratch / "reranker").folder
-    models = {MINILM: {"path": str(minilm_folder()), "preload": True}, "reranker": {"path": str(reranker)}}
-    with OnnxService({"models": models}) as running:
-        running.wait_for(lambda: running.http.get("/ready").status_code == 200)
-        yield running
+    made = Gateway(policy(), env={"ALICE": ALICE, "BOB": BOB}, key=ALICE)
+    try:
+        for name in ("reranker", "classifier", "nli"):
+            convert(make(MODELS[name], scratch / name), made.folder / "models" / name)
+        shutil.copytree(made.folder / "models" / "nli", made.folder / "models" / "broken")
+        (made.folder / "models" / "broken" / "model.onnx").write_bytes(b"no graph")
+        with made:
+            yield made
+    finally:
+        shutil.rmtree(made.folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def gateway(service: OnnxService) -> Iterator[Gateway]:
-    with MockProvider() as mock, Gateway(_POLICY.format(local=f"{service.url}/v1", fallback=mock.base_url)) as running:
-        yield running
+def ask(gateway: Gateway, path: str, body: dict[str, Any], key: str = ALICE, **headers: str) -> httpx.Response:
+    return gateway.http.post(path, json=body, headers={"authorization": f"Bearer {key}", **headers}, timeout=60)
 
 
-def test_embeddings_are_true(gateway: Gateway) -> None:
-    texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The central bank raised interest rates."]
+def embed(gateway: Gateway, model: str, texts: list[str]) -> httpx.Response:
+    return ask(gateway, "/v1/embeddings", {"model": model, "input": texts})
+
+
+def local(gateway: Gateway, model: str) -> dict[str, Any]:
+    rows = gateway.admin.get("/models").raise_for_status().json()["local"]
+    found: dict[str, Any] = next(row for row in rows if row["model"] == model)
+    return found
+
+
+def test_embeddings_are_those_of_the_reference(gateway: Gateway) -> None:
     with gateway.client() as client:
-        answer = client.embeddings.create(model=MINILM, input=texts)
-    cat, kitten, bank = (np.array(entry.embedding) for entry in answer.data)
-    assert cat @ kitten > 0.5
-    assert cat @ bank < 0.2
-    assert answer.usage.prompt_tokens == 9 + 10 + 9
+        answer = client.embeddings.create(model=MINILM, input=EXPECTED["texts"])
+    found = np.array([entry.embedding for entry in answer.data])
+    assert np.abs(found - np.array(EXPECTED["models"][MINILM])).max() < 1e-4
+    assert answer.usage.prompt_tokens > 256  # the long text was cut there
 
 
-def test_rerank(gateway: Gateway, service: OnnxService) -> None:
-    body = {"model": "reranker", "query": "a cat", "documents": ["a dog", "the cat sleeps", "no"]}
-    through = gateway.http.post("/v1/rerank", json=body).json()
-    assert through["results"] == service.post("/v1/rerank", body).json()["results"]
+def test_rerank_classify_and_nli(gateway: Gateway) -> None:
+    ranked = ask(
+        gateway,
+        "/v1/rerank",
+        {"model": "reranker", "query": EXPECTED["query"], "documents": EXPECTED["texts"]},
+    ).json()
+    scores = {one["index"]: one["relevance_score"] for one in ranked["results"]}
+    assert scores == pytest.approx(dict(enumerate(EXPECTED["models"]["reranker"])), abs=1e-4)
+    classified = ask(gateway, "/v1/classify", {"model": "classifier", "input": EXPECTED["texts"]}).json()
+    for row, wanted in zip(classified["data"], EXPECTED["models"]["classifier"], strict=True):
+        assert row["scores"] == pytest.approx(wanted, abs=1e-4)
+    pairs = zip(EXPECTED["premises"], EXPECTED["hypotheses"], strict=True)
+    body = {"model": "nli", "input": [{"premise": one, "hypothesis": other} for one, other in pairs]}
+    inferred = ask(gateway, "/v1/nli", body, BOB).json()
+    for row, wanted in zip(inferred["data"], EXPECTED["models"]["nli"]["nli"], strict=True):
+        assert row["scores"] == pytest.approx({name.lower(): score for name, score in wanted.items()}, abs=1e-4)
+    fed = {"reranker": ranked, "classifier": classified, "nli": inferred}
+
+    def counted() -> bool:
+        rows = gateway.admin.get("/usage", params={"by": "model"}).json()["rows"]
+        tokens = {row["model"]: row["input_tokens"] for row in rows}
+        return all(tokens.get(name) == answer["usage"]["prompt_tokens"] for name, answer in fed.items())
+
+    eventually(counted, "usage has what was fed")
 
 
-def test_errors_reach_the_client_as_they_are(gateway: Gateway) -> None:
-    answer = gateway.http.post("/v1/embeddings", json={"model": MINILM, "input": "a", "dimensions": 1000})
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "dimensions")
+def test_clients_errors(gateway: Gateway) -> None:
+    wrong = ask(gateway, "/v1/embeddings", {"model": MINILM, "input": "a", "dimensions": 1000})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "dimensions")
+    other = ask(gateway, "/v1/nli", {"model": "reranker", "input": []})
+    assert other.status_code == 400
+    assert ask(gateway, "/v1/classify", {"model": "classifier", "input": "a"}, BOB).status_code == 403
+    pair = {"premise": "a", "hypothesis": "a"}
+    unknown = ask(gateway, "/v1/nli", {"model": "nli-other", "input": pair}, BOB)
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
 
 
-def test_failover_to_a_provider_and_back(gateway: Gateway, service: OnnxService) -> None:
+def test_a_model_that_fails_stops_no_other(gateway: Gateway) -> None:
+    refused = embed(gateway, "broken", ["a"])
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+    assert int(refused.headers["retry-after"]) > 0
+    assert len(embed(gateway, "guarded", ["a"]).json()["data"][0]["embedding"]) == 1536  # the mock's
+    assert len(embed(gateway, MINILM, ["a"]).json()["data"][0]["embedding"]) == 384
+    (alarm,) = [each for each in gateway.status()["alarms"] if each["name"] == "model"]
+    assert "`broken` of `here` failed" in alarm["message"]
+
+
+def test_a_full_queue_is_429_or_the_next_target(gateway: Gateway) -> None:
+    long = ["the river is not blue " * 40] * 256
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(embed, gateway, "narrow", long)
+        eventually(lambda: local(gateway, "narrow")["state"] == "ready", "the model is loaded")
+        eventually(lambda: local(gateway, "narrow")["waiting_tokens"], "the first request is in work")
+        refused = embed(gateway, "narrow", ["a"])
+        instead = embed(gateway, "overflowing", ["a"])
+        assert first.result().status_code == 200
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+    assert int(refused.headers["retry-after"]) > 0
+    assert len(instead.json()["data"][0]["embedding"]) == 1536
+
+
+def test_unload_while_requests_are_in_flight(gateway: Gateway) -> None:
+    long = ["the river is not blue " * 40] * 64
+    with ThreadPoolExecutor() as pool:
+        requests = [pool.submit(embed, gateway, MINILM, long) for _ in range(2)]
+        eventually(lambda: local(gateway, MINILM)["waiting_tokens"], "the requests are in work")
+        gone = CliRunner().invoke(app, ["models", "unload", MINILM, "--server", gateway.admin_url])
+        assert (gone.exit_code, gone.output.strip()) == (0, f"here/{MINILM} is available")
+        assert [len(each.result().json()["data"]) for each in requests] == [64, 64]
+    again = CliRunner().invoke(app, ["models", "load", MINILM, "--server", gateway.admin_url, "--format", "json"])
+    assert (again.exit_code, json.loads(again.stdout)["state"]) == (0, "ready")
+    wrong = gateway.admin.post("/models/load", json={"model": "all-minilm"})
+    assert wrong.status_code == 404 and "did you mean `all-minilm-l6-v2`" in wrong.text
+    assert gateway.admin.post("/models/load", json={"model": "broken"}).status_code == 503
+    listed = CliRunner().invoke(app, ["models", "--server", gateway.admin_url])
+    assert f"here/{MINILM}" in listed.stdout and "failed" in listed.stdout
+
+
+def test_a_forged_priority_does_not_pass(gateway: Gateway) -> None:
+    forged = {"x-headgate-priority": "high", "x-other": "kept"}
+    assert ask(gateway, "/v1/classify", {"model": "classifier", "input": "a"}, **forged).status_code == 200
+    embed(gateway, "guarded", ["a"])
+    with mock(gateway) as http:
+        ask(gateway, "/v1/embeddings", {"model": "guarded", "input": "a"}, **forged)
+        headers = dict(http.get("/mock/requests").json()[-1]["headers"])
+    assert "x-other" in headers and "x-headgate-priority" not in headers
+
+
+def mock(gateway: Gateway) -> httpx.Client:
+    (socket,) = gateway.folder.glob("run/headgate-*/*/mock.sock")
+    return httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://mock")
+
+
+def test_an_edit_adds_a_model_without_a_restart(gateway: Gateway) -> None:
+    before = gateway.process(SERVICE)
+    gateway.apply_edit(policy("\n      nli-more: {path: models/nli}"))
+    body = {"model": "nli-more", "input": {"premise": "a dog runs", "hypothesis": "the cat is red"}}
+    assert ask(gateway, "/v1/nli", body).status_code == 200
+    gateway.apply_edit(policy())
+    eventually(lambda: ask(gateway, "/v1/nli", body).status_code == 404, "the model is gone")
+    assert gateway.process(SERVICE) == before
+
+
+def test_a_folder_that_is_not_there_is_refused(gateway: Gateway) -> None:
+    wrong = gateway.text(policy("\n      other: {path: models/other}"))
+    refused = gateway.admin.post("/apply", json={"policy": wrong})
+    assert refused.status_code == 422
+    (told,) = [each for each in refused.json()["diagnostics"] if each["severity"] == "error"]
+    assert (told["code"], told["path"]) == ("absent-model", "providers.here.models.other.path")
+
+
+def test_failover_from_a_killed_service_and_back(gateway: Gateway) -> None:
     def width() -> int:
-        return len(
-            gateway.http.post("/v1/embeddings", json={"model": MINILM, "input": "a"}).json()["data"][0]["embedding"]
-        )
+        return len(embed(gateway, MINILM, ["a"]).json()["data"][0]["embedding"])
 
     assert width() == 384
-    service.kill()
+    os.kill(gateway.process(SERVICE), signal.SIGKILL)
     assert width() == 1536  # the mock's
-    service.start()
-    eventually(lambda: width() == 384, "the local model serves again", 60)
+    eventually(lambda: width() == 384, "the local model serves again", 30)
+    assert any(
+        each["name"] == "service" and "was started again" in each["message"] for each in gateway.status()["alarms"]
+    )
+
+
+def test_the_next_control_plane_adopts_it_and_stops_what_it_does_not_need(gateway: Gateway) -> None:
+    service = gateway.process(SERVICE)
+    gateway.kill()
+    gateway.start()
+    assert gateway.process(SERVICE) == service
+    gateway.kill()
+    gateway.edit("providers: {fake: {kind: mock}}\nmodels: {m: fake}")
+    gateway.start()
+    eventually(lambda: not Path(f"/proc/{service}").exists(), "the service is stopped", 30)
+    assert SERVICE not in gateway.processes()
