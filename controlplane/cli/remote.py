@@ -20,9 +20,8 @@ class Remote:
     """One control plane. Calls block."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self._url, headers=headers, timeout=_WAIT_S, trust_env=False)
 
     def get(self, path: str, **query: Any) -> Any:
         return self._ask("GET", path, params={k: v for k, v in query.items() if v is not None})
@@ -36,14 +35,14 @@ class Remote:
     def reachable(self) -> bool:
         """Whether a control plane answers here at all."""
         try:
-            self._http.get("/nodes", timeout=2)
+            self._request("GET", "/nodes", timeout=2)
         except httpx.HTTPError:
             return False
         return True
 
     def _ask(self, method: str, path: str, **more: Any) -> Any:
         try:
-            answer = self._http.request(method, path, **more)
+            answer = self._request(method, path, **more)
         except httpx.HTTPError as error:
             raise RemoteError(
                 f"no control plane answers at {self._url} ({error}). Start one with `ctl up POLICY`, or name it "
@@ -56,6 +55,10 @@ class Remote:
         if answer.is_success:
             return data
         raise RemoteError(_said(data), answer.status_code, data)
+
+    def _request(self, method: str, path: str, timeout: float = _WAIT_S, **more: Any) -> httpx.Response:
+        with httpx.Client(base_url=self._url, headers=self._headers, timeout=timeout, trust_env=False) as http:
+            return http.request(method, path, **more)
 
 
 def _said(data: Any) -> str:
