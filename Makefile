@@ -12,7 +12,7 @@ PACKAGES := postgresql redis-server
 
 .PHONY: run test system lint bench lock docs models clean
 
-run: $(STAMP) $(MODULE)
+run: $(STAMP) $(MODULE) models
 	$(BIN)/ctl up examples/quickstart.yaml
 
 test: $(STAMP) $(MODULE) system lint models
