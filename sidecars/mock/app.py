@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sidecars.mock import audio, catalog, chat, completions, embeddings, images, responses, scoring
+from sidecars.mock import audio, catalog, chat, classification, completions, embeddings, images, responses, scoring
 from sidecars.mock.answer import Plain, Stream
 from sidecars.mock.call import Body, Call, digest
 from sidecars.mock.controls import Controls, read_controls
@@ -44,6 +44,8 @@ OPERATIONS = (
     Operation("POST", "/v1/responses", "json", responses.answer),
     Operation("POST", "/v1/moderations", "json", scoring.moderation),
     Operation("POST", "/v1/rerank", "json", scoring.rerank),
+    Operation("POST", "/v1/classify", "json", classification.classify),
+    Operation("POST", "/v1/nli", "json", classification.nli),
     Operation("POST", "/v1/images/generations", "json", images.generation),
     Operation("POST", "/v1/images/edits", "form", images.edit),
     Operation("POST", "/v1/images/variations", "form", images.variation),

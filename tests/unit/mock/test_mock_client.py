@@ -210,6 +210,20 @@ def test_moderations_flag_the_categories_that_are_named(client: openai.OpenAI) -
     assert wild.category_scores.violence > 0.5 > wild.category_scores.hate
 
 
+def test_classify_and_nli_go_by_shared_words(http: httpx.Client) -> None:
+    ask = {"model": "m", "input": ["a river rose", "a film"], "labels": ["river", "film"]}
+    found = http.post("/v1/classify", json=ask).json()
+    assert [row["label"] for row in found["data"]] == ["river", "film"]
+    assert found["data"][0]["scores"] == {"river": 0.9, "film": 0.1}
+    assert found["usage"] == {"prompt_tokens": 5, "total_tokens": 5}
+    assert (
+        http.post("/v1/classify", json={"model": "m", "input": "so negative"}).json()["data"][0]["label"] == "negative"
+    )
+    pairs = [{"premise": "a cat sleeps", "hypothesis": text} for text in ("a cat", "a dog", "no")]
+    labels = [row["label"] for row in http.post("/v1/nli", json={"model": "m", "input": pairs}).json()["data"]]
+    assert labels == ["entailment", "neutral", "contradiction"]
+
+
 def test_rerank_orders_by_shared_words(http: httpx.Client) -> None:
     ask = {
         "model": "r",
@@ -300,6 +314,9 @@ def test_health_and_provider_headers(http: httpx.Client) -> None:
         ("responses", {"model": "m", "input": []}, "input"),
         ("moderations", {"input": []}, "input"),
         ("rerank", {"model": "m", "query": "q", "documents": [1]}, "documents[0]"),
+        ("classify", {"model": "m", "input": [1]}, "input"),
+        ("classify", {"model": "m", "input": "a", "labels": []}, "labels"),
+        ("nli", {"model": "m", "input": [{"premise": "a"}]}, "input[0]"),
         ("images/generations", {"n": 1}, "prompt"),
         ("audio/speech", {"model": "m", "voice": "v"}, "input"),
     ],

@@ -147,6 +147,16 @@ def test_redaction_leaves_every_other_byte() -> None:
             {"query": "[EMAIL]", "documents": ["[EMAIL]", {"title": "[EMAIL]"}]},
         ),
         (
+            Endpoint.OTHER,  # a classification
+            {"input": "a@b.co", "labels": ["a@b.co"], "hypothesis_template": "a@b.co: {}"},
+            {"input": "[EMAIL]", "labels": ["[EMAIL]"], "hypothesis_template": "[EMAIL]: {}"},
+        ),
+        (
+            Endpoint.OTHER,  # pairs for inference
+            {"input": [{"premise": "a@b.co", "hypothesis": "a@b.co"}]},
+            {"input": [{"premise": "[EMAIL]", "hypothesis": "[EMAIL]"}]},
+        ),
+        (
             Endpoint.MESSAGES,
             {"messages": [{"content": [{"type": "document", "source": {"type": "text", "data": "a@b.co"}}]}]},
             {"messages": [{"content": [{"type": "document", "source": {"type": "text", "data": "[EMAIL]"}}]}]},
