@@ -197,7 +197,8 @@ def _key(name: str, key: language.Key, policy: language.Policy) -> Key:
     who = owner(policy, name, key.team)
     limits = tuple(key.limits)
     addresses = None if key.addresses is None else tuple(dict.fromkeys(key.addresses))
-    return Key(name, identity_of(who, limits, tuple(key.budget)), key.secret, models, limits, who, addresses)
+    identity = identity_of(who, limits, tuple(key.budget), key.priority)
+    return Key(name, identity, key.secret, models, limits, who, addresses, key.priority)
 
 
 def _issued(key: IssuedKey) -> Key:

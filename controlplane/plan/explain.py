@@ -219,6 +219,13 @@ def _keys(plan: Plan) -> Iterator[Decision]:
     if bound := sum(key.addresses is not None for key in plan.keys):
         rule = f"{bound} keys may be used from some addresses only"
         yield _native(("keys",), rule, "rbac, a hash lookup and a trie of networks", "403 from elsewhere")
+    for priority in plan.priorities:
+        number = sum(key.priority == priority for key in plan.keys)
+        rule, mechanism = (
+            f"{number} keys have {priority} priority at local models",
+            "a route for these, by their identity",
+        )
+        yield _native(("keys",), rule, mechanism, "two comparisons for requests to local models, nothing for others")
     for name in plan.expired:
         yield _native(("keys", name, "expires"), "has expired", "left out of the snapshot", "401")
 

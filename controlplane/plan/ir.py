@@ -222,6 +222,7 @@ class Key:
     limits: tuple[str, ...]
     owner: Owner
     addresses: tuple[str, ...] | None = None  # networks that it may be used from; None: all
+    priority: str = "normal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +321,12 @@ class Plan:
     def counts(self) -> bool:
         """Whether clients may ask how many tokens a request has."""
         return self.inline is not None and self.inline.counts
+
+    @property
+    def priorities(self) -> tuple[str, ...]:
+        """Those of keys whose requests do not wait like all others, where a model runs here for which they may wait."""
+        local = any(upstream.kind == "onnx" for upstream in self.upstreams.values())
+        return tuple(sorted({key.priority for key in self.keys} - {"normal"})) if local else ()
 
     @property
     def services(self) -> tuple[Service, ...]:

@@ -42,9 +42,15 @@ def owner(policy: Policy, name: str, team: str | None) -> Owner:
     return Owner(name, team or "", organization or "")
 
 
-def identity_of(who: Owner, limits: tuple[str, ...], budgets: tuple[str, ...]) -> str:
+def identity_of(who: Owner, limits: tuple[str, ...], budgets: tuple[str, ...], priority: str = "normal") -> str:
     """The identity of a key. It names its limits and budgets: tokens keep it, whatever becomes of those."""
-    return identity(who, [*limits, *(budget_tag(name) for name in budgets)])
+    first = () if priority == "normal" else (priority_tag(priority),)
+    return identity(who, [*first, *limits, *(budget_tag(name) for name in budgets)])
+
+
+def priority_tag(priority: str) -> str:
+    """How an identity says whose turn it is, which no limit and no budget can be called."""
+    return f"!{priority}"
 
 
 def budget_tag(name: str) -> str:

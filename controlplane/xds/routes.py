@@ -16,7 +16,7 @@ from controlplane.plan.dialects import Surface
 from controlplane.plan.ir import Plan, Route
 from controlplane.plan.rules import COUNT, Branch, Leaf
 from controlplane.policy.endpoints import ENDPOINTS, MESSAGES, PATHS, TOKENIZE
-from controlplane.xds import cors, errors, keys, listing, matchers, names, rules, usage
+from controlplane.xds import cors, errors, keys, listing, matchers, names, priorities, rules, usage
 from controlplane.xds.protos import PREVIOUS_HOSTS, boolean, millis, pack, typed_struct, uint
 
 _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
@@ -300,14 +300,20 @@ def _counted(version: str, *, anthropic: bool = False) -> matchers.OnMatch:
 def _one_way(model: Route, plan: Plan, through: rules.Through | None) -> matchers.OnMatch:
     upstreams = [plan.upstreams[target.provider] for target in model.targets]
     elsewhere = any(len(upstream.endpoints) > 1 or upstream.resolve for upstream in upstreams)
-    return _route(model, elsewhere, any(upstream.balance == "ring_hash" for upstream in upstreams), through)
+    sticky = any(upstream.balance == "ring_hash" for upstream in upstreams)
+    local = any(upstream.kind == "onnx" for upstream in upstreams)
+    return priorities.parted(
+        plan.priorities if local else (), lambda each: _route(model, elsewhere, sticky, through, each)
+    )
 
 
 @lru_cache(maxsize=20_000)  # an edit leaves most models as they are
-def _route(model: Route, elsewhere: bool, sticky: bool, through: rules.Through | None) -> matchers.OnMatch:
+def _route(
+    model: Route, elsewhere: bool, sticky: bool, through: rules.Through | None, priority: str
+) -> matchers.OnMatch:
     """`elsewhere`: a retry should go to another endpoint, since there are some. `sticky`: a client's requests too.
 
-    `through`: the rules that its requests go through.
+    `through`: the rules that its requests go through. `priority`: what local models are told of their turn.
     """
     action = route.RouteAction(
         timeout={},  # no total timeout: it would cut long streams
@@ -327,6 +333,8 @@ def _route(model: Route, elsewhere: bool, sticky: bool, through: rules.Through |
     if not model.per_attempt and model.base_path != "/v1":
         action.prefix_rewrite = f"{model.base_path}/"
     made = route.Route(match={"prefix": "/v1/"}, route=action, metadata=_upstream_models(model))
+    if priority:
+        priorities.tell(made, priority)
     if through is not None:
         rules.send(made, through)
     return matchers.action("route", made)

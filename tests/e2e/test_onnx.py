@@ -50,8 +50,8 @@ models:
   classifier: here
   "nli*": here
 keys:
-  alice: {{secret: {{env: ALICE}}}}
-  bob: {{secret: {{env: BOB}}, models: ["nli*"]}}
+  alice: {{secret: {{env: ALICE}}, priority: low}}
+  bob: {{secret: {{env: BOB}}, models: ["nli*", guarded]}}
 """
 LONG = ["the river is not blue " * 20] * 96  # takes a second or more
 ALICE, BOB = "sk-alice-0123456789", "sk-bob-0123456789"
@@ -173,13 +173,15 @@ def test_unload_while_requests_are_in_flight(gateway: Gateway) -> None:
     assert f"here/{MINILM}" in listed.stdout and "failed" in listed.stdout
 
 
-def test_a_forged_priority_does_not_pass(gateway: Gateway) -> None:
-    forged = {"x-headgate-priority": "high", "x-other": "kept"}
-    assert ask(gateway, "/v1/classify", {"model": "classifier", "input": "a"}, **forged).status_code == 200
+def test_the_key_decides_on_the_priority_not_the_client(gateway: Gateway) -> None:
+    found = []
     with mock(gateway) as http:
-        ask(gateway, "/v1/embeddings", {"model": "guarded", "input": "a"}, **forged)
-        headers = dict(http.get("/mock/requests?last=1").json()["requests"][0]["headers"])
-    assert "x-other" in headers and "x-headgate-priority" not in headers
+        for key in (ALICE, BOB):
+            body, forged = {"model": "guarded", "input": "a"}, {"x-headgate-priority": "high"}
+            assert ask(gateway, "/v1/embeddings", body, key, **forged).status_code == 200
+            headers = dict(http.get("/mock/requests?last=1").json()["requests"][0]["headers"])
+            found.append(headers.get("x-headgate-priority"))
+    assert found == ["low", None]
 
 
 def mock(gateway: Gateway) -> httpx.Client:
