@@ -19,4 +19,5 @@ def read(ref: SecretRef) -> str:
 
 
 def compiled(text: str, now: datetime = NOW) -> Compiled:
-    return Compiler("policy.yaml", read, AROUND, LoadCache()).compile(text, now)
+    folder = frozenset({"config.json", "tokenizer.json", "model.onnx"})
+    return Compiler("policy.yaml", read, AROUND, LoadCache(), files=lambda _: folder).compile(text, now)
