@@ -27,6 +27,10 @@ def decisions(plan: Plan) -> Iterator[Decision]:
     for upstream in plan.upstreams.values():
         path = ("providers", upstream.name)
         yield _native(path, "reach it", "cluster with its own endpoints, circuit breakers and upstream filters", "")
+        if upstream.service:
+            yield _native(
+                path, "run it", f"process `{upstream.service.name}` on a unix socket", "started with the gateway"
+            )
         if upstream.api_key:
             yield _native((*path, "api_key"), "authenticate to it", "credential_injector, secret by SDS", "per attempt")
         if upstream.health:

@@ -130,8 +130,9 @@ class Services(Part):
     def _tell(self, service: Service, document: Mapping[str, Any]) -> str:
         """Puts a document where the service follows it; its tag."""
         content, tag = local_models.dump(document)
-        self.folder.write(f"{service.name}.json", content)
-        self._told[service.name] = document
+        if document != self._told.get(service.name):
+            self.folder.write(f"{service.name}.json", content)
+            self._told[service.name] = document
         return tag
 
     def _child(self, service: Service, compiled: Compiled) -> Child:
