@@ -12,7 +12,7 @@ from controlplane.policy.language import Policy
 from controlplane.policy.onnx import OnnxModel, OnnxProvider
 from controlplane.policy.structure import nearest
 
-# The files of a folder and of those in it, by their paths from there; None where there is no such folder.
+# The files of a folder, and of those below it, by their paths from there; None where there is no such folder.
 Lister: TypeAlias = Callable[[str], frozenset[str] | None]
 
 _WANTED = "a folder with config.json, tokenizer.json and an ONNX file"

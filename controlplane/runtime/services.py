@@ -87,8 +87,10 @@ class Services(Part):
     async def alarms(self) -> list[Alarm]:
         """Services that do not run, or that were started again lately, and models that failed."""
         now, found = datetime.now(UTC), []
-        for service in self._running.values():
-            state, log = self._state(service), self.folder.log(service.name)
+        for state in self.supervisor.states():
+            service, log = self._running.get(state.name), self.folder.log(state.name)
+            if service is None:
+                continue
             if state.status is not Status.RUNNING:
                 text = f"the service of `{service.provider}` does not run ({state.last_exit}): see {log}"
                 found.append(alarm("service", text))
@@ -109,7 +111,9 @@ class Services(Part):
 
     async def change(self, verb: str, provider: str, model: str) -> tuple[int, dict[str, Any]] | None:
         """Has a model loaded or unloaded (`verb`): the status and the words of its service; None if it is away."""
-        service = next(of for of in self._running.values() if of.provider == provider)
+        service = next((of for of in self._running.values() if of.provider == provider), None)
+        if service is None:
+            return None
         return await self._ask(service, "POST", f"/models/{quote(model, safe='')}/{verb}", _LOAD_S)
 
     async def _prepare(self, service: Service, compiled: Compiled) -> None:

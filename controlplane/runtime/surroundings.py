@@ -2,8 +2,9 @@
 
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import certifi
@@ -12,6 +13,8 @@ from controlplane.policy.folders import Lister
 from controlplane.policy.secrets import SecretRef
 from controlplane.runtime.folder import RunFolder
 from controlplane.xds.surroundings import Surroundings
+
+_MOST_FILES = 10_000  # a model has a few; what has more is some other folder
 
 
 def secret_reader(base: Path) -> Callable[[SecretRef], str]:
@@ -37,13 +40,16 @@ def folder_lister(base: Path) -> Lister:
 
     def files(path: str) -> frozenset[str] | None:
         folder = base / path
-        try:
-            found = [each for pattern in ("*", "*/*") for each in folder.glob(pattern) if each.is_file()]
-        except OSError:
+        if not os.access(folder, os.R_OK | os.X_OK) or not folder.is_dir():
             return None
-        return frozenset(str(each.relative_to(folder)) for each in found) if folder.is_dir() else None
+        return frozenset(islice(_within(folder), _MOST_FILES))
 
     return files
+
+
+def _within(folder: Path) -> Iterator[str]:
+    for place, _, names in os.walk(folder):
+        yield from (str((Path(place) / name).relative_to(folder)) for name in names)
 
 
 def surroundings(
