@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 from controlplane.cli.main import app
 from sidecars.onnx.convert import convert
-from tests.support.gateway import ROOT, Gateway, eventually
+from tests.support.gateway import Gateway, eventually
 from tests.support.minilm import MINILM, minilm_folder
 from tests.support.tiny_models import MODELS, make
 
 pytestmark = pytest.mark.xdist_group("e2e-onnx")
 
-EXPECTED = json.loads((ROOT / "tests/unit/onnx/expected.json").read_text())
+EXPECTED = json.loads((Path(__file__).parents[1] / "unit/onnx/expected.json").read_text())
 SERVICE = "onnx-here"
 _MODELS = """
       all-minilm-l6-v2: {path: MINILM}
