@@ -1,6 +1,7 @@
 """`ctl` checks, explains, applies and runs policies.
 
-Exit codes: 0 done, 1 refused or failed, 2 wrong use (or, with --exit-code, a difference).
+Exit codes: 0 done, 1 refused or failed, 2 wrong use (or, with --exit-code, a difference),
+3 a quantized model that lost too much.
 """
 
 import asyncio

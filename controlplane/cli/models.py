@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from controlplane.cli import console, local
+from controlplane.cli import console, local, model_files
 from controlplane.cli.common import Format, FormatOption, OptionalPolicy, Server, remote, show, who
 from controlplane.cli.tables import show as print_table
 from controlplane.cli.tables import table
@@ -46,6 +46,10 @@ def unload_model(
 ) -> None:
     """Unloads a local model once the requests that it has are answered. The next request loads it again."""
     show(output, _change("unload", name, provider, server), _changed)
+
+
+app.command("import")(model_files.import_model)
+app.command("quantize")(model_files.quantize_model)
 
 
 def _change(verb: str, name: str, provider: str | None, server: str | None) -> dict[str, Any]:

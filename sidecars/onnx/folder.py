@@ -117,7 +117,7 @@ def _onnx(folder: Path, asked: str | None) -> Path:
     if len(found) == 1:
         return folder / found[0]
     if not found:
-        raise FolderError("its folder has no ONNX file; make one with `python -m sidecars.onnx.convert`")
+        raise FolderError("its folder has no ONNX file; make one with `ctl models import`")
     raise FolderError(f"its folder has several ONNX files; name one as `file`: {', '.join(map(str, found))}")
 
 

@@ -54,19 +54,27 @@ class Session:
     def run(self, batch: Sequence[Tokens]) -> Floats:
         """(batch, dimensions) vectors, or (batch, labels) logits. A row may hold what is no number. Raises RunError."""
         ids, mask = _padded(batch, self._card.pad_id)
-        feeds = self._feeds(batch, ids, mask)
-        try:
-            (found,) = self._session.run([self._output], feeds)
-        except MemoryError as error:
-            raise RunError(str(error), memory=True) from None
-        except Exception as error:  # the runtime's exceptions have no base class
-            raise RunError(_short(error), memory=_OUT_OF_MEMORY.search(str(error)) is not None) from None
+        (found,) = self._run([self._output], self._feeds(batch, ids, mask))
         rows = np.asarray(found, dtype=np.float32)
         if self._card.task is not Task.EMBED:
             return rows
         with np.errstate(invalid="ignore", over="ignore"):  # what is no number is told by who asked for it
             vectors = pool(rows, mask, self._card.pooling) if self._rank == 3 else rows
             return normalize(vectors) if self._card.normalize else vectors
+
+    def tensors(self, names: Sequence[str], tokens: Tokens) -> list[Floats]:
+        """What the graph gives under these names for one sequence, as it gives it. Raises RunError."""
+        ids, mask = _padded([tokens], self._card.pad_id)
+        return self._run(names, self._feeds([tokens], ids, mask))
+
+    def _run(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        try:
+            found: list[Any] = self._session.run(list(names), feeds)
+        except MemoryError as error:
+            raise RunError(str(error), memory=True) from None
+        except Exception as error:  # the runtime's exceptions have no base class
+            raise RunError(_short(error), memory=_OUT_OF_MEMORY.search(str(error)) is not None) from None
+        return found
 
     def _feeds(self, batch: Sequence[Tokens], ids: Mask, mask: Mask) -> dict[str, Any]:
         found = {"input_ids": ids, "attention_mask": mask}

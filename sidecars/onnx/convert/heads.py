@@ -10,7 +10,7 @@ from sidecars.onnx.convert.graph import Graph
 from sidecars.onnx.convert.weights import Array, ConvertError, Weights
 
 # Architecture of config.json: the inner layer, its activation, the outer layer. `{}` is the encoder's prefix.
-_HEADS: Mapping[str, tuple[str, str, str]] = {
+HEADS: Mapping[str, tuple[str, str, str]] = {
     "BertForSequenceClassification": ("{}pooler.dense", "Tanh", "classifier"),
     "RobertaForSequenceClassification": ("classifier.dense", "Tanh", "classifier.out_proj"),
     "XLMRobertaForSequenceClassification": ("classifier.dense", "Tanh", "classifier.out_proj"),
@@ -27,19 +27,19 @@ def labels_of(config: Mapping[str, Any]) -> int:
 def classifies(config: Mapping[str, Any]) -> bool:
     """Whether the model has a head that classifies. Raises ConvertError for any other head."""
     (architecture,) = config.get("architectures") or ("Model",)
-    if architecture in _HEADS:
+    if architecture in HEADS:
         return True
     # Heads of pre-training are no part of what an encoder gives.
     if architecture.endswith(("Model", "ForMaskedLM", "ForPreTraining")):
         return False
     raise ConvertError(
-        f"config.json has the architecture '{architecture}'; heads that can be converted: {', '.join(_HEADS)}"
+        f"config.json has the architecture '{architecture}'; heads that can be converted: {', '.join(HEADS)}"
     )
 
 
 def classify(graph: Graph, states: str, shape: Shape, config: Mapping[str, Any], weights: Weights) -> str:
     """The logits, (batch, labels), of the encoder's hidden states."""
-    inner, activation, outer = _HEADS[config["architectures"][0]]
+    inner, activation, outer = HEADS[config["architectures"][0]]
     inner = inner.format(shape.family.prefix)
     first = graph.add("Gather", states, graph.constant("first", 0), axis=1)
     dense = graph.linear(first, inner, *_linear(weights, inner, shape.hidden, shape.hidden))

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ _KEPT = (
 )
 
 
+Check = Callable[[Path, Mapping[str, Any], Weights], object]
+
+
 @dataclass(frozen=True, slots=True)
 class Converted:
     """What became of a folder. `made_of`: the SHA-256 of its source. `unused`: tensors with no part in it."""
@@ -42,10 +45,18 @@ class Converted:
     cached: bool
 
 
-def convert(source: Path, destination: Path, *, inline_bytes: int = INLINE_BYTES) -> Converted:
+def convert(
+    source: Path,
+    destination: Path,
+    *,
+    inline_bytes: int = INLINE_BYTES,
+    check: Check | None = None,
+    say: Callable[[str], None] = lambda step: None,
+) -> Converted:
     """Converts `source` to `destination`, unless that was made of the same files by the same revision.
 
-    Replaces what an earlier conversion left, nothing else. Raises ConvertError, OSError.
+    Replaces what an earlier conversion left, nothing else. `check` looks at the new folder before it takes its place,
+    and raises ConvertError for one that is not to. `say` is told what is being done. Raises ConvertError, OSError.
     """
     config = _config(source)
     digest = _digest(source)
@@ -54,13 +65,19 @@ def convert(source: Path, destination: Path, *, inline_bytes: int = INLINE_BYTES
         return Converted(destination, digest, known["parameters"], tuple(known["unused"]), cached=True)
     if destination.exists() and known is None:
         raise ConvertError(f"{destination} exists and was not made by a conversion; remove it or choose another place")
+    say("reading the weights")
     weights = stored.read(source)
+    say("building the graph")
     model = build(config, weights)
     made = Converted(destination, digest, weights.parameters, tuple(weights.left()), cached=False)
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as scratch:
         folder = Path(scratch, "new")
+        say("writing the folder")
         _write(model, source, folder, made, outside=model.ByteSize() > inline_bytes)
+        if check is not None:
+            say("checking the numbers")
+            check(folder, config, weights)
         if destination.exists():
             destination.rename(Path(scratch, "old"))
         folder.rename(destination)
@@ -82,7 +99,7 @@ def build(config: Mapping[str, Any], weights: Weights) -> onnx.ModelProto:
 
 def _write(model: onnx.ModelProto, source: Path, folder: Path, made: Converted, *, outside: bool) -> None:
     folder.mkdir()
-    for file in _kept(source):
+    for file in kept(source):
         copy = folder / file.relative_to(source)
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, copy)
@@ -104,7 +121,7 @@ def _config(source: Path) -> dict[str, Any]:
     return config
 
 
-def _kept(source: Path) -> list[Path]:
+def kept(source: Path) -> list[Path]:
     """What goes along unchanged: the files that are read beside the graph, those of modules too."""
     modules = sorted(source.glob("[0-9]*_*/config.json"))
     return [source / name for name in _KEPT if (source / name).is_file()] + modules
@@ -113,7 +130,7 @@ def _kept(source: Path) -> list[Path]:
 def _digest(source: Path) -> str:
     """Of everything that the result is made of."""
     found = hashlib.sha256(str(REVISION).encode())
-    for path in [*_kept(source), *stored.files_of(source)]:
+    for path in [*kept(source), *stored.files_of(source)]:
         with path.open("rb") as file:
             found.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()

@@ -45,6 +45,10 @@ class Weights:
         self._taken.add(name)
         return np.ascontiguousarray(found, dtype=np.float32)
 
+    def take_any(self, name: str) -> Array:
+        """A tensor as it is stored, which was asked for before."""
+        return self._tensors[name]
+
     @property
     def parameters(self) -> int:
         """How many numbers were asked for."""
