@@ -32,7 +32,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m ziglang fmt --check envoy/native tests
 
-bench: $(STAMP) $(MODULE)
+bench: $(STAMP) $(MODULE) models
 	@command -v wrk >/dev/null || { echo "make bench needs wrk: apt-get install wrk"; exit 1; }
 	$(BIN)/python -m bench
 

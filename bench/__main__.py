@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import edges, live, load, report
+from bench import edges, live, load, onnx, report
 from bench.accounting import collector_costs
 from bench.limits import strict_costs
 from bench.procs import alone, apart, cpu_us, envoy, free_port, running, wait_file, wait_port
@@ -127,6 +127,7 @@ def answer_latencies(folder: Path) -> tuple[list[float], list[float]]:
 
 
 def main() -> None:
+    encoding = onnx.encoding()  # first: it takes all processors
     apart()
     with tempfile.TemporaryDirectory(prefix="hg-bench-") as name:
         folder = Path(name)
@@ -139,7 +140,19 @@ def main() -> None:
         inline = rule_costs(folder)
         compiling = live.compile_times()
         reloads = live.reload_times(folder)
-    report.write(costs, connecting, streams, plain, collecting, strict, inline, compiling, reloads, SECONDS)
+    report.write(
+        costs,
+        connecting,
+        streams,
+        plain,
+        collecting,
+        strict,
+        inline,
+        compiling,
+        reloads,
+        onnx.section(encoding),
+        SECONDS,
+    )
 
 
 if __name__ == "__main__":

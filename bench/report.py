@@ -68,6 +68,7 @@ def write(
     inline: "Costs",
     compiling: "Compile",
     reloads: "Reload",
+    encoding: str,
     turn_s: int,
 ) -> None:
     """Writes the page and prints it."""
@@ -142,6 +143,9 @@ processes share the other one, so what is printed as requests per second is boun
 |---|---|---|---|
 {_rules(inline)}
 
+## Local inference
+
+{encoding}
 ## The control plane
 
 A policy of 1,000 models and 10,000 keys, each key with permissions and a limit.
@@ -157,6 +161,16 @@ A policy of 1,000 models and 10,000 keys, each key with permissions and a limit.
     (DOCS / "benchmarks.md").write_text(page)
     _plot(costs)
     print(page)
+
+
+def replace_section(heading: str, text: str) -> None:
+    """Writes one section of the page anew, and leaves the others."""
+    page = (DOCS / "benchmarks.md").read_text()
+    before, _, rest = page.partition(f"## {heading}\n")
+    if not rest:
+        raise RuntimeError(f"the page has no section '{heading}'")
+    _, mark, after = rest.partition("\n## ")
+    (DOCS / "benchmarks.md").write_text(f"{before}## {heading}\n\n{text}{mark}{after}")
 
 
 def _latency(name: str, bare: list[float], edge: list[float]) -> str:

