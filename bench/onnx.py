@@ -10,12 +10,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bench import turns
 from bench.procs import cpu_us, free_port, running, wait_port
@@ -33,12 +32,20 @@ _PASSAGE_WORDS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Encoding:
-    """Turns by workload and side, peak memory by side, and how much int8 loses."""
+class Run:
+    """Turns by workload and side, and peak memory by side."""
 
     threads: int
     turns: Mapping[str, Mapping[str, Turn]]
     peak_mib: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """On all processors, on one, and how much int8 loses."""
+
+    all: Run
+    one: Run
     quality: VectorQuality
 
 
@@ -49,23 +56,31 @@ class _Side:
     turn: Callable[[list[list[str]], float], Turn]
 
 
-def encoding(rounds: int = ROUNDS, seconds: float = SECONDS) -> Encoding:
+def encoding() -> Encoding:
     """Measures; takes some minutes, the first time more."""
     threads = len(os.sched_getaffinity(0))
     torch = torch_python()
-    with tempfile.TemporaryDirectory(prefix="hg-bench-") as scratch, ExitStack() as stack:
-        small = Path(scratch, "int8")
-        report = quantize(_MODEL, small, Limits(0, 0), threads=threads)
-        sides = [stack.enter_context(side) for side in _sides(torch, small, threads, Path(scratch))]
-        found: dict[str, dict[str, list[Turn]]] = {}
+    with tempfile.TemporaryDirectory(prefix="hg-bench-") as name:
+        scratch = Path(name)
+        report = quantize(_MODEL, scratch / "int8", Limits(0, 0), threads=threads)
+        assert isinstance(report.quality, VectorQuality)
+        every = _run(
+            [*_alone(torch, scratch / "int8", threads), *_services(scratch / "int8", threads, scratch)], threads
+        )
+        return Encoding(every, _run(_alone(torch, scratch / "int8", 1), 1), report.quality)
+
+
+def _run(starting: Iterable[AbstractContextManager[_Side]], threads: int) -> Run:
+    found: dict[str, dict[str, list[Turn]]] = {}
+    with ExitStack() as stack:
+        sides = [stack.enter_context(side) for side in starting]
         for name, calls in workloads().items():
-            for _ in range(rounds):
+            for _ in range(ROUNDS):
                 for side in sides:
-                    found.setdefault(name, {}).setdefault(side.name, []).append(side.turn(calls, seconds))
+                    found.setdefault(name, {}).setdefault(side.name, []).append(side.turn(calls, SECONDS))
         memory = {side.name: turns.peak_mib(side.pid) for side in sides}
-    assert isinstance(report.quality, VectorQuality)
-    best = {name: {side: _best(all_of) for side, all_of in by_side.items()} for name, by_side in found.items()}
-    return Encoding(threads, best, memory, report.quality)
+    best = {name: {side: _best(each) for side, each in by_side.items()} for name, by_side in found.items()}
+    return Run(threads, best, memory)
 
 
 def workloads() -> dict[str, list[list[str]]]:
@@ -91,11 +106,15 @@ def torch_python() -> Path:
     return folder / "bin/python"
 
 
-def _sides(torch: Path, small: Path, threads: int, scratch: Path) -> Iterator[Any]:
+def _alone(torch: Path, small: Path, threads: int) -> Iterator[AbstractContextManager[_Side]]:
+    """Models in processes of their own, without a server."""
     yield _piped(TORCH, [str(torch), "-m", "bench.torch_side", str(_SOURCE), str(threads)])
     own = [sys.executable, "-m", "bench.onnx_side"]
     yield _piped("the engine, float32", [*own, str(_MODEL), str(threads)])
     yield _piped("the engine, int8", [*own, str(small), str(threads)])
+
+
+def _services(small: Path, threads: int, scratch: Path) -> Iterator[AbstractContextManager[_Side]]:
     yield _served("the service, float32", _MODEL, threads, scratch / "float32.json")
     yield _served("the service, int8", small, threads, scratch / "int8.json")
 
@@ -147,23 +166,31 @@ def _best(found: list[Turn]) -> Turn:
 def section(found: Encoding) -> str:
     """The part of docs/benchmarks.md, without its heading."""
     quality = found.quality
-    tables = "\n".join(_table(name, by_side) for name, by_side in found.turns.items())
-    memory = "\n".join(f"| {side} | {mib:.0f} |" for side, mib in found.peak_mib.items())
+    memory = "\n".join(f"| {side} | {mib:.0f} |" for side, mib in found.all.peak_mib.items())
     return f"""\
-all-MiniLM-L6-v2 on {found.threads} threads, truncated at 256 tokens, against sentence-transformers on torch with the
-same threads and the same texts. All sides run in one go and take turns of {SECONDS:.0f} second; the best turn of
-each counts. The engine is what the service runs inside, called in its own process as `encode` is in torch's; the
-service is asked over HTTP by one client on the same processors.
+all-MiniLM-L6-v2, truncated at 256 tokens, against sentence-transformers on torch with the same threads and the same
+texts. All sides run in one go and take turns of {SECONDS:.0f} second; the best turn of each counts. The engine is what the
+service runs inside, called in its own process as `encode` is in torch's; the service is asked over HTTP by one client
+on the same processors.
 
-{tables}
+On {found.all.threads} threads:
+
+{_tables(found.all)}
+On one thread, where nobody waits for a thread that something else on the machine holds up:
+
+{_tables(found.one)}
 Int8 (`ctl models quantize`): the cosine to the float32 vectors is {quality.cosine_mean:.4f} in the mean and
 {quality.cosine_min:.4f} at worst, {quality.nearest_kept:.1%} of the ten nearest neighbours stay, and the similarities
 keep a rank correlation of {quality.rank_correlation:.4f}.
 
-| | peak memory, MiB |
+| | peak memory on {found.all.threads} threads, MiB |
 |---|---|
 {memory}
 """
+
+
+def _tables(run: Run) -> str:
+    return "\n".join(_table(name, by_side) for name, by_side in run.turns.items())
 
 
 def _table(name: str, by_side: Mapping[str, Turn]) -> str:

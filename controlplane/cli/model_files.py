@@ -156,7 +156,7 @@ def _checked(seen: Any) -> dict[str, Any]:
 
 def _policy(name: str, folder: Path) -> str:
     """The lines of a policy that serve a folder. JSON's strings are YAML's too."""
-    model, path = json.dumps(name), json.dumps(str(folder))
+    model, path = json.dumps(name), json.dumps(str(folder.resolve()))
     return f"providers:\n  here: {{kind: onnx, models: {{{model}: {{path: {path}}}}}}}\nmodels:\n  {model}: here\n"
 
 
@@ -188,7 +188,7 @@ def _quantized(view: dict[str, Any]) -> None:
     size = view["bytes"]
     left = f", {view['left']} left as they are" if view["left"] else ""
     out.print(f"size      {_mib(size['before'])} -> {_mib(size['after'])}; {view['products']} products and "
-              f"{view['tables']} tables in int8{left}")  # fmt: skip
+              f"{view['tables']} {'table' if view['tables'] == 1 else 'tables'} in int8{left}")  # fmt: skip
     if "cosine_mean" in quality:
         out.print(f"quality   cosine mean {quality['cosine_mean']:.4f}, least {quality['cosine_min']:.4f}; "
                   f"{quality['nearest_kept']:.1%} of the 10 nearest kept; "
