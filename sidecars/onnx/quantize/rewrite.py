@@ -29,7 +29,6 @@ _SHORTEST_TABLE = 1024  # rows: smaller tables are not worth it
 _ZERO = 128  # of activations: the CPU multiplies unsigned by signed numbers
 _LARGEST, _LARGEST_REDUCED = 127, 63
 _SMOOTHING = 0.5  # how much of the unevenness goes from the activations to the weights
-_UNEVEN = 4  # times the middle channel, from where on channels are evened out
 _TINY = 1e-30  # what stands for a peak of zero
 
 
@@ -72,12 +71,9 @@ def rewrite(model: onnx.ModelProto, peaks: Mapping[str, Array], *, reduce_range:
     weights take seven bits, for CPUs whose int8 instructions overflow (x86 without VNNI).
     """
     products = _products(model)
-    weights: dict[str, list[str]] = {}
-    for node in products:
-        weights.setdefault(node.input[0], []).append(node.input[1])
     constants = {each.name for each in model.graph.initializer}
     weighted = sum(node.op_type == "MatMul" and node.input[1] in constants for node in model.graph.node)
-    made = _Rewriter(model, peaks, weights, _LARGEST_REDUCED if reduce_range else _LARGEST)
+    made = _Rewriter(model, _all_factors(model, products, peaks), _LARGEST_REDUCED if reduce_range else _LARGEST)
     made.run({node.output[0] for node in products})
     return Rewritten(made.finish(), len(products), made.tables, weighted - len(products))
 
@@ -85,16 +81,14 @@ def rewrite(model: onnx.ModelProto, peaks: Mapping[str, Array], *, reduce_range:
 class _Rewriter:
     """One graph under reconstruction."""
 
-    def __init__(
-        self, model: onnx.ModelProto, peaks: Mapping[str, Array], weights: Mapping[str, Sequence[str]], largest: int
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, factors: "Mapping[str, _Factors]", largest: int) -> None:
         self._model = model
-        self._peaks = peaks
-        self._weights = weights
+        self._factors = factors
         self._largest = largest
         self._constants = {each.name: each for each in model.graph.initializer}
         self._nodes: list[onnx.NodeProto] = []
         self._fed: dict[str, _Fed] = {}
+        self._replaced: set[str] = set()
         self.tables = 0
 
     def run(self, products: set[str]) -> None:
@@ -109,7 +103,7 @@ class _Rewriter:
     def finish(self) -> onnx.ModelProto:
         graph = self._model.graph
         used = {name for node in self._nodes for name in node.input}
-        kept = [each for name, each in self._constants.items() if name in used]
+        kept = [each for name, each in self._constants.items() if name in used or name not in self._replaced]
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(self._nodes)
         graph.initializer.extend(kept)
@@ -123,6 +117,7 @@ class _Rewriter:
             self._fed[value] = self._feed(value)
         fed = self._fed[value]
         wide = self._array(weight) * fed.smoothing[:, None]
+        self._replaced.add(weight)
         scales = np.maximum(np.abs(wide).max(axis=0), _TINY) / self._largest
         numbers = np.rint(wide / scales).astype(np.int8)
         product = self._add(
@@ -134,11 +129,8 @@ class _Rewriter:
 
     def _feed(self, value: str) -> "_Fed":
         """Activations as whole numbers, each row by its own scale; shared by all products of them."""
-        if _uneven(self._peaks[value]):
-            factors = smoothing(self._peaks[value], [self._array(name) for name in self._weights[value]])
-            even = self._add("Mul", value, self._constant(f"{value}.smoothing", 1 / factors))
-        else:
-            factors, even = np.ones(len(self._peaks[value]), np.float32), value
+        factors = self._factors[value]
+        even = self._add("Mul", value, self._constant(f"{factors.name}.smoothing", 1 / factors.values))
         size = self._add("Abs", even)
         if _opset(self._model) >= _AXES_INPUT:
             peak = self._add("ReduceMax", size, self._constant("int8.last_axis", np.array([-1])), keepdims=1)
@@ -148,7 +140,7 @@ class _Rewriter:
         unit = self._constant("int8.unit", np.float32(1 / _LARGEST))
         zero = self._constant("int8.middle", np.uint8(_ZERO))
         numbers = self._add("QuantizeLinear", self._add("Div", even, peak), unit, zero)
-        return _Fed(numbers, peak, unit, zero, factors)
+        return _Fed(numbers, peak, unit, zero, factors.values)
 
     def _is_table(self, node: onnx.NodeProto) -> bool:
         table = self._constants.get(node.input[0])
@@ -158,6 +150,7 @@ class _Rewriter:
     def _look_up(self, node: onnx.NodeProto) -> None:
         name, rows = node.input
         table = self._array(name)
+        self._replaced.add(name)
         scales = np.maximum(np.abs(table).max(axis=1, keepdims=True), _TINY) / _LARGEST
         numbers = self._constant(f"{name}.int8", np.rint(table / scales).astype(np.int8))
         found = self._add("Cast", self._add("Gather", numbers, rows), to=TensorProto.FLOAT)
@@ -177,10 +170,7 @@ class _Rewriter:
         return name
 
     def _array(self, name: str) -> Array:
-        found = numpy_helper.to_array(self._constants[name])
-        if not np.isfinite(found).all():
-            raise QuantizeError(f"the weights '{name}' hold what is no number (NaN or infinite)")
-        return found
+        return _numbers(self._constants[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +182,33 @@ class _Fed:
     unit: str
     zero: str
     smoothing: Array
+
+
+@dataclass(frozen=True, slots=True)
+class _Factors:
+    """What the channels of activations are divided by."""
+
+    name: str
+    values: Array
+
+
+def _all_factors(
+    model: onnx.ModelProto, products: Sequence[onnx.NodeProto], peaks: Mapping[str, Array]
+) -> dict[str, _Factors]:
+    """By activations. Those that meet the same weights share them, as layers may that share theirs."""
+    constants = {each.name: each for each in model.graph.initializer}
+    groups: list[tuple[list[str], list[str]]] = []
+    for node in products:
+        met = [group for group in groups if node.input[0] in group[0] or node.input[1] in group[1]]
+        groups = [group for group in groups if group not in met]
+        joined = [[name for group in met for name in group[side]] + [node.input[side]] for side in (0, 1)]
+        groups.append((joined[0], joined[1]))
+    found = {}
+    for values, weights in groups:
+        peak = np.max([peaks[value] for value in values], axis=0)
+        factors = _Factors(values[0], smoothing(peak, [_numbers(constants[name]) for name in dict.fromkeys(weights)]))
+        found.update(dict.fromkeys(values, factors))
+    return found
 
 
 def smoothing(peaks: Array, weights: Sequence[Array]) -> Array:
@@ -214,8 +231,11 @@ def _gather_constants(graph: onnx.GraphProto) -> None:
         graph.node.remove(node)
 
 
-def _uneven(peaks: Array) -> bool:
-    return bool(peaks.max() > _UNEVEN * np.median(peaks))
+def _numbers(tensor: onnx.TensorProto) -> Array:
+    found = numpy_helper.to_array(tensor)
+    if not np.isfinite(found).all():
+        raise QuantizeError(f"the weights '{tensor.name}' hold what is no number (NaN or infinite)")
+    return found
 
 
 def _products(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -212,6 +212,25 @@ def test_rows_keep_their_own_scale(opset: int) -> None:
     assert (found[3] == 0).all()
 
 
+def test_layers_may_share_their_weights() -> None:
+    import onnxruntime as ort
+
+    random = np.random.RandomState(5)
+    rows = (random.standard_normal((6, 32)) * np.geomspace(0.1, 30, 32)).astype(np.float32)
+    weights = random.standard_normal((32, 32)).astype(np.float32)
+    model, _ = _product(20, rows)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w"))
+    model.graph.node.insert(0, helper.make_node("MatMul", ["x", "w"], ["between"]))
+    model.graph.node[1].input[0] = "between"
+    peaks = {"x": np.abs(rows).max(axis=0), "between": np.abs(rows @ weights).max(axis=0)}
+    assert activations(model) == list(peaks)
+    made = rewrite(model, peaks).model
+    assert [each.name for each in made.graph.initializer if each.name.endswith(".int8")] == ["w.int8"]
+    session = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = rows @ weights @ weights
+    assert np.abs(session.run(None, {"x": rows})[0] - expected).max() < 0.03 * np.abs(expected).max()
+
+
 def test_constants_may_be_nodes() -> None:
     model, _ = _product(20, np.ones((1, 32), np.float32))
     weights = model.graph.initializer.pop()
