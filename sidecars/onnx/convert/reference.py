@@ -60,11 +60,11 @@ class _Reference:
     def states(self, ids: Sequence[int], types: Sequence[int]) -> Array:
         shape, base = self._shape, self._prefix + self._shape.family.embeddings
         first = shape.padding + 1 if shape.family.counts_positions else 0
-        states = self._weights.take_any(base + "word_embeddings.weight")[list(ids)].astype(np.float64)
-        states = states + self._weights.take_any(base + "position_embeddings.weight")[first : first + len(ids)]
+        states = self._weights.look(base + "word_embeddings.weight", ids)
+        states = states + self._weights.look(base + "position_embeddings.weight", range(first, first + len(ids)))
         if shape.types:
-            rows = list(types) if shape.types > 1 and types else [0] * len(ids)
-            states = states + self._weights.take_any(base + "token_type_embeddings.weight")[rows]
+            rows = types if shape.types > 1 and types else [0] * len(ids)
+            states = states + self._weights.look(base + "token_type_embeddings.weight", rows)
         states = self._norm(shape.family.embeddings + "LayerNorm", states)
         for layer in range(shape.layers):
             states = self._layer(states, layer)
@@ -92,11 +92,11 @@ class _Reference:
     def _norm(self, name: str, values: Array) -> Array:
         centred = values - values.mean(axis=-1, keepdims=True)
         spread = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + self._shape.epsilon)
-        take = self._weights.take_any
-        found: Array = centred / spread * take(f"{self._prefix}{name}.weight") + take(f"{self._prefix}{name}.bias")
+        look = self._weights.look
+        found: Array = centred / spread * look(f"{self._prefix}{name}.weight") + look(f"{self._prefix}{name}.bias")
         return found
 
 
 def _linear(weights: Weights, name: str, values: Array) -> Array:
-    found: Array = values @ weights.take_any(f"{name}.weight").T + weights.take_any(f"{name}.bias")
+    found: Array = values @ weights.look(f"{name}.weight").T + weights.look(f"{name}.bias")
     return found

@@ -1,6 +1,6 @@
 """Weights as they lie in a folder: `model.safetensors`, or several files with an index."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,10 @@ class Weights:
         self._taken.add(name)
         return np.ascontiguousarray(found, dtype=np.float32)
 
-    def take_any(self, name: str) -> Array:
-        """A tensor as it is stored, which was asked for before."""
-        return self._tensors[name]
+    def look(self, name: str, rows: Sequence[int] | None = None) -> Array:
+        """A tensor that was taken before, or some rows of it, in float64."""
+        found = self._tensors[name]
+        return np.asarray(found if rows is None else found[list(rows)], dtype=np.float64)
 
     @property
     def parameters(self) -> int:

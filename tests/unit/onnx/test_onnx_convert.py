@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from sidecars.onnx.convert import ConvertError, convert
+from sidecars.onnx.convert.verify import Verified, verify
 from sidecars.onnx.convert.weights import read
 from sidecars.onnx.device import parse_device
 from sidecars.onnx.folder import read_card
@@ -21,7 +22,7 @@ from sidecars.onnx.session import Session
 from sidecars.onnx.settings import ModelSettings
 from sidecars.onnx.tokens import Tokens
 from tests.support.onnx_service import ROOT
-from tests.support.tiny_models import HIDDEN
+from tests.support.tiny_models import HIDDEN, MODELS
 
 Folder = Callable[[str], Path]
 
@@ -139,6 +140,29 @@ def test_what_it_cannot_build_it_refuses(source: Path, tmp_path: Path, fields: d
     with pytest.raises(ConvertError, match=says):
         convert(source, tmp_path / "made")
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_kind_of_model_agrees_with_the_plain_computation(name: str, tiny_source: Folder, tmp_path: Path) -> None:
+    seen: list[Verified] = []
+    convert(tiny_source(name), tmp_path / "made", check=lambda *new: seen.append(verify(*new)))
+    assert 0 < seen[0].difference < 1e-5
+
+
+def test_halves_agree_with_the_plain_computation(source: Path, tmp_path: Path) -> None:
+    weights = load_file(source / "model.safetensors")
+    halves = {name: value.astype(ml_dtypes.bfloat16) for name, value in weights.items()}
+    save_file(halves, source / "model.safetensors")
+    seen: list[Verified] = []
+    convert(source, tmp_path / "made", check=lambda *new: seen.append(verify(*new)))
+    assert seen[0].difference < 1e-5
+
+
+def test_what_could_not_be_served_is_not_kept(source: Path, tmp_path: Path) -> None:
+    (source / "tokenizer.json").unlink()
+    with pytest.raises(ConvertError, match=r"cannot be served: its folder has no tokenizer\.json"):
+        convert(source, tmp_path / "made", check=verify)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_folders_that_hold_no_model(source: Path, tmp_path: Path) -> None:
