@@ -14,6 +14,7 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
+from controlplane.cli import local
 from controlplane.cli.main import app, run
 from tests.support.onnx_service import ROOT
 from tests.support.tiny_models import MODELS, make
@@ -68,6 +69,9 @@ def test_import_says_what_was_made_and_how_to_serve_it(sources: Path, tmp_path: 
         "providers": {"here": {"kind": "onnx", "models": {"my-model": {"path": str(tmp_path / "made")}}}},
         "models": {"my-model": "here"},
     }
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\n" + done.stdout[done.stdout.index("providers:") :])
+    assert [row["model"] for row in local.models(policy)] == ["my-model"]
     again = ctl("import", sources / "mean", tmp_path / "made")
     assert (again.exit_code, "left as it is" in again.stdout) == (0, True)
 
@@ -92,19 +96,17 @@ def test_import_refuses_with_a_reason(sources: Path, tmp_path: Path, refused: Ca
 def test_a_conversion_with_other_numbers_is_not_kept(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from controlplane.cli.local import UseError
     from sidecars.onnx.convert import reference
 
     monkeypatch.setitem(reference._ACTIVATIONS, "gelu", reference._relu)
     done = ctl("import", sources / "mean", tmp_path / "made")
-    assert isinstance(done.exception, UseError)
+    assert isinstance(done.exception, local.UseError)
     assert "gives other numbers than its weights" in str(done.exception)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("command", "package"), [("import", "onnx"), ("quantize", "onnxruntime")])
 def test_an_absent_extra_is_named(command: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from controlplane.cli.local import UseError
 
     for name in [name for name in sys.modules if name.startswith(("sidecars.onnx.convert", "sidecars.onnx.quantize"))]:
         monkeypatch.delitem(sys.modules, name)
@@ -118,7 +120,7 @@ def test_an_absent_extra_is_named(command: str, package: str, tmp_path: Path, mo
 
     monkeypatch.setattr(builtins, "__import__", absent)
     done = ctl(command, tmp_path / "source", tmp_path / "made")
-    assert isinstance(done.exception, UseError)
+    assert isinstance(done.exception, local.UseError)
     assert f"the package {package}: pip install 'headgate[onnx,onnx-convert]'" in str(done.exception)
 
 
