@@ -43,6 +43,9 @@ class Batching(RuleBasedStateMachine):
         known = [self.seen.waiting.pop(order) for order in gone if order in self.seen.waiting]
         self.queue.remove([*known, *known])
         self.queue.remove([Item(order, 1, Priority.LOW, "never there") for order in gone if order > self.order])
+        for priority in Priority:
+            if all(item.priority is not priority for item in self.seen.waiting.values()):
+                self.seen.passed[priority] = 0  # who comes next has not been passed over
 
     @precondition(lambda self: self.seen.waiting)
     @rule(budget=budgets)
