@@ -172,7 +172,8 @@ def section(found: Encoding) -> str:
 all-MiniLM-L6-v2, truncated at 256 tokens, on a CPU {"with" if _vnni() else "without"} VNNI, against {_versions()}
 with the same threads and the same texts. All sides run in one go and take {ROUNDS} turns of half a second; the best of
 each counts. The engine is what the service runs inside, called in its own process as `encode` is in torch's; the
-service is asked over HTTP by one client on the same processors.
+service is asked over HTTP by one client on the same processors. `python -m bench.onnx` measures this part alone; its
+first run installs torch into build/torch.
 
 On {found.all.threads} threads:
 

@@ -16,20 +16,28 @@ import typer
 from rich.markup import escape
 
 from controlplane.cli import console, local
-from controlplane.cli.common import Format, FormatOption, print_json
+from controlplane.cli.common import Format, FormatOption, show
 
 _EXTRA = "headgate[onnx,onnx-convert]"
 _POOR = 3  # the exit code of a model that lost too much
 
 Say = Callable[[str], None]
+Name = Annotated[
+    str | None, typer.Option("--name", help="What the model is called in the policy; the folder's name by default.")
+]
+Texts = Annotated[
+    Path | None,
+    typer.Option(
+        help="Texts like those that the model will see, one a line; for models of pairs two, with a tab between. "
+        "Half of them calibrate, the others judge."
+    ),
+]
 
 
 def import_model(
     source: Annotated[Path, typer.Argument(help="A folder with config.json, tokenizer.json and safetensors weights.")],
     dest: Annotated[Path, typer.Argument(help="The model folder to make.")],
-    name: Annotated[
-        str | None, typer.Option("--name", help="What the model is called in the policy; the folder's name by default.")
-    ] = None,
+    name: Name = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Makes a folder that the ONNX service serves of an encoder with safetensors weights, and checks its numbers."""
@@ -51,26 +59,15 @@ def import_model(
         "check": _checked(seen[0]) if seen else None,
         "policy": _policy(name or dest.resolve().name, dest),
     }
-    if output is Format.JSON:
-        print_json(view)
-    else:
-        _imported(view)
+    show(output, view, _imported)
 
 
 def quantize_model(
     folder: Annotated[Path, typer.Argument(help="A model folder with an ONNX file in float32.")],
     dest: Annotated[Path, typer.Argument(help="The model folder to make; there is none yet.")],
-    texts: Annotated[
-        Path | None,
-        typer.Option(
-            help="Texts like those that the model will see, one a line; for models of pairs two, with a tab between. "
-            "Half of them calibrate, the others judge."
-        ),
-    ] = None,
+    texts: Texts = None,
     file: Annotated[str | None, typer.Option(help="The ONNX file, where the folder has several.")] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="What the model is called in the policy; the folder's name by default.")
-    ] = None,
+    name: Name = None,
     min_cosine: Annotated[
         float, typer.Option(min=0, max=1, help="For embeddings: the least cosine of any text that is accepted.")
     ] = 0.98,
@@ -83,36 +80,33 @@ def quantize_model(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Makes an int8 folder of a float32 one, and measures what it costs and gains. Exits 3 when it costs too much."""
+    options = {"file": file, "texts": texts, "reduce_range": reduce_range}
     with _needs(), _steps(output) as say:
-        from sidecars.onnx.quantize import (  # noqa: PLC0415 - see above
-            Limits,
-            PoorQualityError,
-            QuantizeError,
-            quantize,
-        )
-
-        limits = Limits(min_cosine, min_agreement)
-        threads = len(os.sched_getaffinity(0))
-        why = None
-        try:
-            report = quantize(
-                folder, dest, limits, file=file, texts=texts, reduce_range=reduce_range, threads=threads, say=say
-            )
-        except PoorQualityError as error:
-            report, why = error.report, str(error)
-        except QuantizeError as error:
-            raise local.UseError(str(error)) from None
+        report, why = _quantize(folder, dest, min_cosine, min_agreement, say, options)
     view = {
         "folder": None if why else str(dest),
         "refused": why,
-        **report.view(),
+        **report,
         "policy": None if why else _policy(name or dest.resolve().name, dest),
     }
-    if output is Format.JSON:
-        print_json(view)
-    else:
-        _quantized(view)
+    show(output, view, _quantized)
     raise typer.Exit(_POOR if why else 0)
+
+
+def _quantize(
+    folder: Path, dest: Path, min_cosine: float, min_agreement: float, say: Say, options: dict[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """The report, and why nothing was written."""
+    from sidecars.onnx.quantize import Limits, PoorQualityError, QuantizeError, quantize  # noqa: PLC0415 - see above
+
+    threads = len(os.sched_getaffinity(0))
+    try:
+        report = quantize(folder, dest, Limits(min_cosine, min_agreement), threads=threads, say=say, **options)
+    except PoorQualityError as error:
+        return error.report.view(), str(error)
+    except QuantizeError as error:
+        raise local.UseError(str(error)) from None
+    return report.view(), None
 
 
 @contextmanager
