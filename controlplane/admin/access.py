@@ -37,6 +37,7 @@ ROUTES: Mapping[tuple[str, str], Action] = MappingProxyType(
         ("GET", "/status"): Action.READ_STATUS,
         ("GET", "/nodes"): Action.READ_STATUS,
         ("GET", "/rules"): Action.READ_STATUS,
+        ("GET", "/endpoints"): Action.READ_STATUS,
         ("GET", "/cache"): Action.READ_STATUS,
         ("DELETE", "/cache"): Action.CLEAR_CACHE,
         ("GET", "/models"): Action.READ_MODELS,
@@ -62,6 +63,8 @@ ROUTES: Mapping[tuple[str, str], Action] = MappingProxyType(
         ("GET", "/audit"): Action.READ_AUDIT,
     }
 )
+# Routes that ask for a token of their own, and know no principals.
+SERVICES = frozenset({("POST", "/register"), ("POST", "/register/{id}/heartbeat"), ("DELETE", "/register/{id}")})
 _ADMINISTRATOR = Principal("admin", Role.ADMIN, Everything())
 
 
@@ -128,9 +131,12 @@ class Access:
         own = f"{request.scope['scheme']}://{request.headers.get('host', '')}"
         if request.headers.get("origin", own) != own:
             raise RefusedError(403, "origin_not_allowed", "Requests from pages of other sites are refused.")
+        route = (request.method, request.scope["route"].path)
+        if route in SERVICES:
+            return
         caller = self._caller(request, given.credentials if given else "")
         request.state.caller = caller
-        action = ROUTES.get((request.method, request.scope["route"].path))
+        action = ROUTES.get(route)
         if action is None or not allows_some(caller.principal, action):
             raise _forbidden(caller.principal, action)
 
@@ -198,7 +204,7 @@ Called = Annotated[Caller, Depends(caller_of)]
 def name_of(request: Request) -> str:
     """Who called, for the audit log, also where the call was refused."""
     found = getattr(request.state, "caller", None)
-    return found.principal.name if isinstance(found, Caller) else "unknown"
+    return found.principal.name if isinstance(found, Caller) else getattr(request.state, "service", "unknown")
 
 
 async def answer(_: Request, error: Exception) -> JSONResponse:

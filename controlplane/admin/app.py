@@ -15,6 +15,7 @@ from controlplane.admin.caching import router as cache_calls
 from controlplane.admin.keys import router as key_calls
 from controlplane.admin.models import router as model_calls
 from controlplane.admin.origin import origin
+from controlplane.admin.register import router as register_calls
 from controlplane.admin.rules import router as rule_calls
 from controlplane.admin.usage import Usage
 from controlplane.audit.entry import Action, Actor, Event
@@ -25,6 +26,7 @@ from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.caching import Caching
 from controlplane.runtime.child import ProcessState
 from controlplane.runtime.controller import ACKNOWLEDGE_S, Controller
+from controlplane.runtime.discovery import Discovery
 from controlplane.runtime.failures import ApplyError, ChangedError
 from controlplane.runtime.keys import Keys
 from controlplane.runtime.services import Services
@@ -32,7 +34,7 @@ from controlplane.xds.redact import dump
 from controlplane.xds.resource import EMPTY
 from extproc.usage.ledger import LedgerError
 
-_HARMLESS = ("/validate", "/diff")  # calls that only ask
+_HARMLESS = ("/validate", "/diff", "/register/{id}/heartbeat")  # calls that only ask, or come all the time
 
 
 class _Body(BaseModel):
@@ -73,6 +75,7 @@ def create_app(
     counters: Callable[[], Awaitable[dict[str, Any]]],
     caching: Caching,
     services: Services,
+    discovery: Discovery,
     *,
     loopback: bool,
 ) -> FastAPI:
@@ -94,6 +97,7 @@ def create_app(
     app.include_router(rule_calls(counters))
     app.include_router(cache_calls(caching))
     app.include_router(model_calls(controller, services, auditing))
+    app.include_router(register_calls(controller, discovery))
     app.include_router(key_calls(controller, keys, auditing))
     _add_policy_calls(app, controller)
     _add_changes(app, controller, store)
@@ -106,7 +110,8 @@ def _add_audit(app: FastAPI, auditing: Auditing) -> None:
     @app.middleware("http")
     async def audited(request: Request, proceed: RequestResponseEndpoint) -> Response:
         answer = await proceed(request)
-        if request.method not in ("GET", "HEAD", "OPTIONS") and request.url.path not in _HARMLESS:
+        route = getattr(request.scope.get("route"), "path", "")
+        if request.method not in ("GET", "HEAD", "OPTIONS") and route not in _HARMLESS:
             actor = Actor("user", name_of(request), origin(request))
             target = f"{request.method} {request.url.path}"
             await auditing.tell(Event(actor, Action.ADMIN_CALLED, target, {"status": answer.status_code}))

@@ -141,6 +141,8 @@ class Upstream:
     translated_lanes: int = 0  # clusters whose attempts are translated
     translation: Translation | None = None  # how; None: never
     service: Service | None = None  # a process of the gateway's own, at whose socket it is
+    discovered: bool = False  # its endpoints come and go while the gateway runs; none are known here
+    refresh_ms: int | None = None  # how often names are looked up; None: when an answer is stale
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from controlplane.plan.ir import Aws, Ejection, Endpoint, Health, Upstream, UpstreamTls
 from controlplane.plan.services import Service, service
 from controlplane.policy import providers
+from controlplane.policy.discovery import ByName
 from controlplane.policy.grammar import Url, is_ip
 from controlplane.policy.onnx import OnnxProvider
 from controlplane.policy.secrets import SecretRef
@@ -25,8 +26,8 @@ def build(name: str, provider: providers.Provider) -> Upstream:
     if isinstance(provider, providers.MockProvider | OnnxProvider):
         return _served(name, service(name, provider))
     url = _url(provider)
-    endpoints = tuple(Endpoint(address.host, address.port) for address in provider.endpoints or ())
-    endpoints = endpoints or (Endpoint(url.host, url.port),)
+    found = provider.discover
+    endpoints = _endpoints(provider, url)
     default_port = 443 if url.scheme == "https" else 80
     return Upstream(
         name=name,
@@ -52,6 +53,8 @@ def build(name: str, provider: providers.Provider) -> Upstream:
         aws=_aws(provider),
         deployments=getattr(provider, "api_version", None) or "",
         translation=_translation(provider, url),
+        discovered=not endpoints,
+        refresh_ms=found.refresh if isinstance(found, ByName) else None,
     )
 
 
@@ -112,6 +115,16 @@ def _url(provider: providers.RemoteProvider) -> Url:
     if isinstance(provider, providers.AzureProvider) and not provider.base_url.path:
         return replace(provider.base_url, path="/openai" if provider.api_version else "/openai/v1")
     return provider.base_url
+
+
+def _endpoints(provider: providers.RemoteProvider, url: Url) -> tuple[Endpoint, ...]:
+    """None where they are found while the gateway runs."""
+    if isinstance(provider.discover, ByName):
+        return (Endpoint(provider.discover.dns.host, provider.discover.dns.port),)
+    if provider.discover is not None:
+        return ()
+    listed = tuple(Endpoint(address.host, address.port) for address in provider.endpoints or ())
+    return listed or (Endpoint(url.host, url.port),)
 
 
 def _aws(provider: providers.RemoteProvider) -> Aws | None:

@@ -10,6 +10,7 @@ from controlplane.policy.check_caches import check_caches, check_redis
 from controlplane.policy.check_guards import check_guards
 from controlplane.policy.check_rules import check_rules
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
+from controlplane.policy.discovery import check_discovery
 from controlplane.policy.document import Document, Path
 from controlplane.policy.experiments import check_experiments
 from controlplane.policy.grammar import Address, is_ip
@@ -130,8 +131,10 @@ def _semantics(
                 message = "a device stands here twice: `cuda` is `cuda:0`"
                 yield error("duplicate-item", message, ("providers", name, "memory"), "each device once")
         if isinstance(provider, RemoteProvider):
-            written = document.data["providers"][name].get("headers", {})
-            yield from _provider(name, provider, len(written), error)
+            written = document.data["providers"][name]
+            yield from _provider(name, provider, len(written.get("headers", {})), error)
+            if provider.discover is not None:
+                yield from check_discovery(written, name, error)
 
 
 def _provider(

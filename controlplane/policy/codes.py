@@ -74,6 +74,10 @@ CODES: Mapping[str, str] = MappingProxyType(
         "two-credentials": "A provider has two credentials, and a request bears one. Remove one of them.",
         "experiment-does-not-hold": "What is under trial would change answers with this Envoy. Remove it.",
         "mixed-endpoints": "Endpoints mix IP addresses and host names. Use one kind, or two providers.",
+        "invalid-discovery": "Endpoints are discovered in one of three ways. Write `registered`, `file` or `dns`.",
+        "two-sources": "Endpoints are listed and discovered at once. Remove `endpoints` or `discover`.",
+        "discovery-without-url": "Discovery finds addresses only. Write `base_url` for scheme, host and path.",
+        "no-endpoints": "A file of endpoints says nothing of them. Begin it with `endpoints:` and a list.",
         "retention-order": "Sums are kept at least as long as what they sum up, minutes 32 days. Lengthen the coarser.",
         "idle-too-short": "`idle` runs while the first byte is awaited. Make it at least `first_byte`.",
     }

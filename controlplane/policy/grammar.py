@@ -216,6 +216,26 @@ def address(text: str) -> Address:
     return Address(host, int(found[3]))
 
 
+def address_name(text: str) -> Address:
+    """``vllm.internal:8000``: an address that is looked up."""
+    found = address(text)
+    if is_ip(found.host):
+        raise ValueError("NAME:PORT with a name to look up, such as vllm.internal:8000")
+    return found
+
+
+def endpoint(text: str) -> Address:
+    """``10.0.0.7:8000``: an address that is connected to as it is."""
+    expected = "an IP address and a port, such as 10.0.0.7:8000 or [fd00::7]:8000; names are for `discover: {dns: …}`"
+    try:
+        found = address(text)
+    except ValueError:
+        raise ValueError(expected) from None
+    if not is_ip(found.host):
+        raise ValueError(expected)
+    return found
+
+
 def url(text: str) -> Url:
     """``https://api.openai.com/v1``: a scheme, a host, perhaps a port and a path, nothing else."""
     expected = "a URL such as https://api.example.com/v1, without user, query or fragment"

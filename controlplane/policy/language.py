@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Retention, Team, Webhook
+from controlplane.policy.discovery import ByFile, ByName, ByRegistration
 from controlplane.policy.grammar import Address
 from controlplane.policy.issuers import Issuer, JwksUrl
 from controlplane.policy.limits import Limit, LimitNames
@@ -271,6 +272,7 @@ SECTIONS: Mapping[str, Any] = {
 # Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
 TAGS: Mapping[str, type[BaseModel]] = {
     "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<ejection>": Ejection,
+    "<registered>": ByRegistration, "<file>": ByFile, "<dns>": ByName,
     "<downgrade>": Downgrade, "<url>": JwksUrl, "<rule>": Rule, "<action>": Action,
     **{f"<{kind}>": form for kind, form in FORMS.items()},
 }  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Discriminator, Field, Tag
 
+from controlplane.policy.discovery import DiscoverySpec
 from controlplane.policy.grammar import Url
 from controlplane.policy.limits import LimitNames
 from controlplane.policy.onnx import OnnxProvider
@@ -71,6 +72,9 @@ class RemoteProvider(Strict):
     headers: dict[HeaderName, HeaderValue] = Field({}, description="More request headers to send.")
     endpoints: Annotated[list[AddressType], Field(min_length=1)] | None = Field(
         None, description="Connect to these addresses instead of base_url's host."
+    )
+    discover: DiscoverySpec | None = Field(
+        None, description="Where endpoints come from that come and go; instead of `endpoints`."
     )
     health: HealthCheck | None = Field(None, description="Active health checks; none by default.")
     balance: Literal["round_robin", "least_request", "random", "ring_hash"] = Field(

@@ -75,7 +75,7 @@ class Structure:
     def _gateway(self, data: dict[str, Any]) -> language.Gateway:
         if "gateway" not in data:
             return language.Gateway()
-        return self._validated(_GATEWAY, data["gateway"], ("gateway",), language.Gateway) or language.Gateway()
+        return self.validated(_GATEWAY, data["gateway"], ("gateway",), language.Gateway) or language.Gateway()
 
     def _rules(self, rules: Any) -> None:
         if not isinstance(rules, list):
@@ -86,7 +86,7 @@ class Structure:
                 path = ("rules", place)
                 self._add("wrong-type", f"a rule must be a mapping, not {_kind(value)}", path, "`when` and `do`")
                 continue
-            rule = self._validated(_RULE, value, ("rules", place), Rule)
+            rule = self.validated(_RULE, value, ("rules", place), Rule)
             if rule is not None:
                 self.rules[place] = rule
 
@@ -125,7 +125,7 @@ class Structure:
         if section == "providers" and not self._provider_kind(path, value):
             return None
         form = _FORMS.get(section)
-        return self._validated(_ADAPTERS[section], value, path, form)
+        return self.validated(_ADAPTERS[section], value, path, form)
 
     def _provider_kind(self, path: Path, value: Any) -> bool:
         if not isinstance(value, dict):
@@ -142,7 +142,8 @@ class Structure:
             return True
         return False
 
-    def _validated(self, adapter: TypeAdapter[Any], value: Any, path: Path, form: type[BaseModel] | None) -> Any:
+    def validated(self, adapter: TypeAdapter[Any], value: Any, path: Path, form: type[BaseModel] | None) -> Any:
+        """The value as the adapter has it; None where `diagnostics` say what is wrong with it."""
         empty = set(_empty(value, path))
         for where in sorted(empty, key=str):
             self._add("empty-value", "this field has no value", where, "a value, or no such field", key=True)

@@ -82,6 +82,10 @@ AddressType = Annotated[
     _by(grammar.address),
     _text(r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$", ["127.0.0.1:8080", "[::1]:8080"]),
 ]
+EndpointType = Annotated[InstanceOf[Address], _by(grammar.endpoint)]
+AddressName = Annotated[
+    InstanceOf[Address], _by(grammar.address_name), _text(r"^[A-Za-z0-9._-]+:[0-9]{1,5}$", ["vllm.internal:8000"])
+]
 UrlType = Annotated[
     InstanceOf[Url],
     _by(grammar.url),

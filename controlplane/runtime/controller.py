@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 
 import structlog
@@ -36,6 +37,11 @@ async def _unheard(_: Event) -> None:
     """Where nobody keeps an audit log."""
 
 
+def _as_compiled(snapshot: Snapshot, _: Compiled) -> Snapshot:
+    """Where every endpoint stands in the policy."""
+    return snapshot
+
+
 class Controller:
     """Holds the live policy and changes it, one change at a time."""
 
@@ -50,11 +56,12 @@ class Controller:
         listening: bool = False,
         spent: tuple[Spent, ...] = (),
         tell: Callable[[Event], Awaitable[None]] = _unheard,
+        overlay: Callable[[Snapshot, Compiled], Snapshot] = _as_compiled,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         """`prepare` starts what a policy needs before it is pushed, `conclude` ends what is not needed any more after
         every node has it. `listening`: our own Envoy has its port already. `spent`: the accounts that have nothing
-        left. `tell` hears of every change for the audit log.
+        left. `tell` hears of every change for the audit log. `overlay` adds the endpoints that come and go.
         """
         self._compiler, self._store, self._ads, self._now = compiler, store, ads, now
         self._prepare, self._conclude, self._listening, self._tell = prepare, conclude, listening, tell
@@ -64,7 +71,7 @@ class Controller:
         self._live: Live | None = None
         self._failure: failures.Failure | None = None
         self._draining = False
-        self._spent = spent
+        self._spent, self._overlay = spent, overlay
         self._started: Gateway | None = None
         self._behind = False
 
@@ -235,8 +242,22 @@ class Controller:
         """Refuses or downgrades requests of these accounts from now on, and no longer those of others."""
         async with self._changing:
             self._spent = spent
-            if self._live is not None:
-                self._ads.publish(self._served(self._live.compiled))
+            self._publish()
+
+    async def spread(self) -> None:
+        """Tells nodes of endpoints that came or left."""
+        async with self._changing:
+            self._publish()
+
+    async def everywhere(self, timeout_s: float) -> bool:
+        """Waits until the connected nodes have what they were told last; whether that was in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while (told := self._ads.snapshot) is not None:
+                    outcome = await self._ads.wait_acknowledged(told, timeout_s)
+                    if outcome.verdict is not Verdict.SUPERSEDED:
+                        return outcome.ok or outcome.verdict is Verdict.NO_NODES
+        return False
 
     def snapshot(self) -> Snapshot | None:
         """What nodes are told."""
@@ -245,8 +266,7 @@ class Controller:
     async def drain(self) -> None:
         """Makes /health say so, for load balancers to turn away."""
         self._draining = True
-        if self._live is not None:
-            self._ads.publish(self._served(self._live.compiled))
+        self._publish()
 
     def next_expiry(self) -> datetime | None:
         """When the live policy's plan changes by itself."""
@@ -324,6 +344,10 @@ class Controller:
             _log.error("what runs beside Envoy may go by a policy that was taken back", reason=str(error))
         await self._conclude(before.compiled)
 
+    def _publish(self) -> None:
+        if self._live is not None:
+            self._ads.publish(self._served(self._live.compiled))
+
     def _expected_live(self) -> Live:
         if self._live is None:
             raise RuntimeError("start first")
@@ -333,7 +357,7 @@ class Controller:
         snapshot = compiled.snapshot
         if self._draining:
             snapshot = lower(compiled.plan, compiled.secrets, self._compiler.around, draining=True)
-        return deny(snapshot, denials(compiled.plan, self._spent))
+        return self._overlay(deny(snapshot, denials(compiled.plan, self._spent)), compiled)
 
 
 async def _approve(compiled: Compiled, known: Snapshot = EMPTY) -> None:

@@ -32,6 +32,7 @@ from controlplane.runtime.caching import Caching
 from controlplane.runtime.changes import Applied, Live, utc_now
 from controlplane.runtime.command import envoy_child
 from controlplane.runtime.controller import Controller
+from controlplane.runtime.discovery import Discovery
 from controlplane.runtime.envoy import find_envoy
 from controlplane.runtime.envoy_admin import EnvoyAdmin
 from controlplane.runtime.failures import ApplyError, KeysUnavailableError, NotReadyError
@@ -79,6 +80,7 @@ class Gateway:
     auditing: Auditing
     supervisor: Supervisor
     pulse: Pulse
+    discovery: Discovery
 
 
 async def serve(policy: Path, who: str, console: Console) -> None:
@@ -130,7 +132,8 @@ async def _running(
         auditing = Auditing(AuditLog.open(state.resolve() / "audit"), accounting.denials)
         services, caching = Services(folder, supervisor, base.resolve()), Caching(folder, supervisor)
         limiting, ruling = Limiting(folder, supervisor, state.resolve() / "limits.journal"), Ruling(folder, supervisor)
-        parts = Parts(services, Collecting(accounting, supervisor), limiting, caching, ruling)
+        discovery = Discovery(base, state.resolve(), auditing.tell)
+        parts = Parts(services, Collecting(accounting, supervisor), limiting, caching, discovery, ruling)
         controller = Controller(
             compiler,
             store,
@@ -140,6 +143,7 @@ async def _running(
             listening=adopting,
             spent=accounting.spent(),
             tell=auditing.tell,
+            overlay=discovery.overlay,
         )
         admin = await stack.enter_async_context(EnvoyAdmin(folder.admin_socket))
         try:
@@ -157,7 +161,7 @@ async def _running(
 
             api = create_app(
                 controller, store, supervisor.states, usage, keys, auditing, alarms, ruling.counters, caching, services,
-                loopback=started.admin.listen.loopback,
+                discovery, loopback=started.admin.listen.loopback,
             )  # fmt: skip
             await stack.enter_async_context(apis.serving(api, listener))
             await stack.enter_async_context(apis.serving_clients(usage, folder.usage_socket))
@@ -167,7 +171,9 @@ async def _running(
             raise
         if controller.live is not None:  # not kept here, where it would outlive the next one
             console.started(controller.live, nodes)
-        yield Gateway(policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse)
+        yield Gateway(
+            policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse, discovery
+        )  # fmt: skip
         console.draining(started.drain / 1000)
 
 
@@ -212,6 +218,7 @@ async def _until_signalled(gateway: Gateway) -> None:
             group.create_task(_expire(gateway)),
             group.create_task(_enforce(gateway)),
             group.create_task(gateway.auditing.keep_up()),
+            *(group.create_task(task) for task in gateway.discovery.tasks(gateway.controller)),
             group.create_task(watch(gateway.pulse, gateway.supervisor, NAME, gateway.accounting.heartbeat)),
         ]
         await signalled.wait()

@@ -47,14 +47,16 @@ def lower(
     if upstream.resolve:
         made.type = cluster.Cluster.DiscoveryType.STRICT_DNS
         made.dns_lookup_family = cluster.Cluster.DnsLookupFamily.V4_PREFERRED
-        made.dns_refresh_rate.CopyFrom(millis(30_000))
-        made.respect_dns_ttl = True
+        made.dns_refresh_rate.CopyFrom(millis(upstream.refresh_ms or 30_000))
+        made.respect_dns_ttl = upstream.refresh_ms is None
         # A name that does not resolve must not keep the others from starting.
         made.wait_for_warm_on_init.value = False
         made.load_assignment.CopyFrom(endpoints.lower(upstream, name))
     else:
         made.type = cluster.Cluster.DiscoveryType.EDS
         made.eds_cluster_config.eds_config.CopyFrom(names.ads())
+        # One that left is gone, though it may still say that it is healthy.
+        made.ignore_health_on_host_removal = upstream.discovered
     options = _protocol(upstream)
     options.http_filters.extend(upstream_filters.lower(upstream, lane, secrets, translates_in_ms))
     made.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))

@@ -4,6 +4,7 @@ from envoy.config.core.v3 import address_pb2 as address
 from envoy.config.endpoint.v3 import endpoint_components_pb2 as components
 from envoy.config.endpoint.v3 import endpoint_pb2 as endpoint
 
+from controlplane.discovery.found import Found
 from controlplane.plan.ir import Endpoint, Upstream
 from controlplane.xds.protos import uint
 
@@ -12,13 +13,14 @@ _NOWHERE_NAMED = Endpoint("127.0.0.1", 1)
 _NOWHERE = Endpoint("/dev/null/nowhere", 0)
 
 
-def lower(upstream: Upstream, cluster: str) -> endpoint.ClusterLoadAssignment:
-    """The provider's endpoints, and behind them one that always refuses.
+def lower(upstream: Upstream, cluster: str, found: tuple[Found, ...] = ()) -> endpoint.ClusterLoadAssignment:
+    """The provider's endpoints, those `found` while the gateway runs too, and behind them one that always refuses.
 
     Envoy answers "no healthy upstream" without a retry, which would make failover inert just when a provider
     has no healthy endpoint left (or its name does not resolve). A refused connection is retried.
     """
     real = [_endpoint(e, upstream.host) for e in upstream.endpoints]
+    real += [_found(each, upstream) for each in found]
     nowhere = _endpoint(_NOWHERE_NAMED if upstream.resolve else _NOWHERE, upstream.host)
     nowhere.endpoint.health_check_config.disable_active_health_check = True
     return endpoint.ClusterLoadAssignment(
@@ -38,3 +40,10 @@ def _endpoint(place: Endpoint, host: str) -> components.LbEndpoint:
     else:
         where = address.Address(pipe={"path": place.host})
     return components.LbEndpoint(endpoint=components.Endpoint(address=where, hostname=host))
+
+
+def _found(found: Found, upstream: Upstream) -> components.LbEndpoint:
+    made = _endpoint(found.endpoint, upstream.host)
+    # A weight that moves with the load would move keys from endpoint to endpoint.
+    made.load_balancing_weight.value = found.full if upstream.balance == "ring_hash" else found.weight
+    return made

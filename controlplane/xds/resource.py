@@ -53,18 +53,29 @@ class Snapshot:
             if resource.name in grouped[resource.type_url]:
                 raise ValueError(f"two resources named {resource.name!r} of type {resource.type_url}")
             grouped[resource.type_url][resource.name] = resource
-        versions = {}
-        for type_url, named in grouped.items():
-            digest = hashlib.blake2b(digest_size=8)
-            for name in sorted(named):
-                digest.update(f"{name}\0{named[name].version}\0".encode())
-            versions[type_url] = digest.hexdigest()
+        frozen = {type_url: MappingProxyType(dict(sorted(named.items()))) for type_url, named in grouped.items()}
+        return cls._versioned(frozen, {type_url: _version(named) for type_url, named in frozen.items()})
+
+    def replaced(self, type_url: str, resources: Iterable[Resource]) -> "Snapshot":
+        """The same with other resources of one type, by their names; no other type is looked at."""
+        named = MappingProxyType({**self.resources[type_url], **{resource.name: resource for resource in resources}})
+        versions = {**self.versions, type_url: _version(named)}
+        return self._versioned({**self.resources, type_url: named}, versions)
+
+    @classmethod
+    def _versioned(cls, resources: Mapping[str, Mapping[str, Resource]], versions: Mapping[str, str]) -> "Snapshot":
         whole = hashlib.blake2b("\0".join(versions[t] for t in TYPES).encode(), digest_size=8).hexdigest()
-        frozen = MappingProxyType({t: MappingProxyType(dict(sorted(r.items()))) for t, r in grouped.items()})
-        return cls(frozen, MappingProxyType(versions), whole)
+        return cls(MappingProxyType(dict(resources)), MappingProxyType(dict(versions)), whole)
 
     def of_type(self, type_url: str) -> Mapping[str, Resource]:
         return self.resources.get(type_url, MappingProxyType({}))
+
+
+def _version(named: Mapping[str, Resource]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(named):
+        digest.update(f"{name}\0{named[name].version}\0".encode())
+    return digest.hexdigest()
 
 
 EMPTY = Snapshot.of(())

@@ -299,7 +299,7 @@ def _counted(version: str, *, anthropic: bool = False) -> matchers.OnMatch:
 
 def _one_way(model: Route, plan: Plan, through: rules.Through | None) -> matchers.OnMatch:
     upstreams = [plan.upstreams[target.provider] for target in model.targets]
-    elsewhere = any(len(upstream.endpoints) > 1 or upstream.resolve for upstream in upstreams)
+    elsewhere = any(len(each.endpoints) > 1 or each.resolve or each.discovered for each in upstreams)
     sticky = any(upstream.balance == "ring_hash" for upstream in upstreams)
     local = any(upstream.kind == "onnx" for upstream in upstreams)
     return priorities.parted(

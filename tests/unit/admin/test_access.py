@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import BaseRoute, Route
 
-from controlplane.admin.access import ROUTES
+from controlplane.admin.access import ROUTES, SERVICES
 from controlplane.admin.app import create_app
 from controlplane.admin.roles import PERMISSIONS, Action, Reach
 from controlplane.admin.usage import Usage
@@ -23,6 +23,7 @@ from controlplane.policy.secrets import SecretRef
 from controlplane.runtime.accounting import Accounting
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.caching import Caching
+from controlplane.runtime.discovery import Discovery
 from controlplane.runtime.keys import Keys
 from controlplane.runtime.services import Services
 from controlplane.xds.surroundings import Surroundings
@@ -74,10 +75,10 @@ class Served:
         self.apply(OPEN)
         usage = Usage(Accounting(run, folder))
         store: Any = SimpleNamespace(list=lambda *_: [], get=lambda _: None)
+        discovery = Discovery(folder, folder, auditing.tell)
         self.app = create_app(
             self.controller, store, tuple, usage, Keys(folder), auditing, _no_alarms, _no_counters, Caching(run, run),
-            Services(run, run, folder),
-            loopback=loopback,
+            Services(run, run, folder), discovery, loopback=loopback,
         )  # fmt: skip
 
     def apply(self, text: str) -> Compiled:
@@ -119,7 +120,7 @@ def calls(app: FastAPI) -> list[tuple[str, str]]:
 
 
 def test_every_route_has_a_permission_and_every_permission_a_route(served: Served) -> None:
-    assert set(calls(served.app)) == set(ROUTES)
+    assert set(calls(served.app)) == set(ROUTES) | SERVICES
     assert set(ROUTES.values()) == set(Action)
 
 
@@ -144,9 +145,12 @@ def test_every_route_refuses_those_who_are_not_known(served: Served) -> None:
         ):
             answer = served.ask(method, path, **more)
             error = answer.json()["error"]
-            assert (answer.status_code, error["code"]) == (401, "invalid_admin_token"), (method, path)
+            code, named = "invalid_admin_token", "HEADGATE_TOKEN"
+            if (method, path) in SERVICES:
+                code, named = "invalid_registration_token", "`discover`"
+            assert (answer.status_code, error["code"]) == (401, code), (method, path)
             assert answer.headers["www-authenticate"] == "Bearer"
-            assert "HEADGATE_TOKEN" in error["message"]
+            assert named in error["message"]
             assert NOBODY not in answer.text
 
 

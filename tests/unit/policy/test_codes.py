@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import controlplane.discovery
 import controlplane.plan
 import controlplane.policy
 from controlplane.policy.codes import CODES
 
 # The functions that make a diagnostic; its code is their first argument, or follows the severity.
 MAKERS = {"Diagnostic", "PydanticCustomError", "error", "_error", "_add", "add", "_problem", "_lose"}
+_PACKAGES = (controlplane.policy, controlplane.plan, controlplane.discovery)
 CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -28,7 +30,7 @@ def test_every_meaning_ends_with_the_next_step() -> None:
 
 
 def _used() -> Iterator[str]:
-    for file in (file for package in (controlplane.policy, controlplane.plan) for file in _modules(package)):
+    for file in (file for package in _PACKAGES for file in _modules(package)):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and _name(node.func) in MAKERS:
                 texts = (arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant))
