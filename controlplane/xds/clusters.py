@@ -15,7 +15,7 @@ from envoy.type.matcher.v3 import string_pb2 as strings
 from controlplane.plan.ir import Ejection, Health, Upstream, UpstreamTls
 from controlplane.policy.grammar import is_ip
 from controlplane.policy.secrets import Secrets
-from controlplane.xds import endpoints, names, upstream_filters
+from controlplane.xds import endpoints, names, subsets, upstream_filters
 from controlplane.xds.protos import millis, pack, uint
 from controlplane.xds.surroundings import Surroundings
 
@@ -57,6 +57,9 @@ def lower(
         made.eds_cluster_config.eds_config.CopyFrom(names.ads())
         # One that left is gone, though it may still say that it is healthy.
         made.ignore_health_on_host_removal = upstream.discovered
+        if upstream.discovered:
+            made.lb_policy = cluster.Cluster.LbPolicy.LOAD_BALANCING_POLICY_CONFIG
+            made.load_balancing_policy.CopyFrom(subsets.balancing(name, upstream.balance))
     options = _protocol(upstream)
     options.http_filters.extend(upstream_filters.lower(upstream, lane, secrets, translates_in_ms))
     made.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))

@@ -6,6 +6,7 @@ from envoy.config.endpoint.v3 import endpoint_pb2 as endpoint
 
 from controlplane.discovery.found import Found
 from controlplane.plan.ir import Endpoint, Upstream
+from controlplane.xds import subsets
 from controlplane.xds.protos import uint
 
 # Nobody can listen there, so connecting fails at once.
@@ -13,16 +14,20 @@ _NOWHERE_NAMED = Endpoint("127.0.0.1", 1)
 _NOWHERE = Endpoint("/dev/null/nowhere", 0)
 
 
-def lower(upstream: Upstream, cluster: str, found: tuple[Found, ...] = ()) -> endpoint.ClusterLoadAssignment:
-    """The provider's endpoints, those `found` while the gateway runs too, and behind them one that always refuses.
+def lower(upstream: Upstream, cluster: str, asked: tuple[str, ...] = ()) -> endpoint.ClusterLoadAssignment:
+    """The provider's endpoints, and behind them one that always refuses.
 
     Envoy answers "no healthy upstream" without a retry, which would make failover inert just when a provider
     has no healthy endpoint left (or its name does not resolve). A refused connection is retried.
+
+    Where endpoints are discovered, none is known yet; the last one stands for each of the models that the cluster is
+    `asked` for.
     """
     real = [_endpoint(e, upstream.host) for e in upstream.endpoints]
-    real += [_found(each, upstream) for each in found]
     nowhere = _endpoint(_NOWHERE_NAMED if upstream.resolve else _NOWHERE, upstream.host)
     nowhere.endpoint.health_check_config.disable_active_health_check = True
+    if upstream.discovered:
+        nowhere.metadata.CopyFrom(subsets.having(cluster, asked))
     return endpoint.ClusterLoadAssignment(
         cluster_name=cluster,
         endpoints=[
@@ -42,8 +47,16 @@ def _endpoint(place: Endpoint, host: str) -> components.LbEndpoint:
     return components.LbEndpoint(endpoint=components.Endpoint(address=where, hostname=host))
 
 
-def _found(found: Found, upstream: Upstream) -> components.LbEndpoint:
-    made = _endpoint(found.endpoint, upstream.host)
-    # A weight that moves with the load would move keys from endpoint to endpoint.
-    made.load_balancing_weight.value = found.full if upstream.balance == "ring_hash" else found.weight
+def filled(body: bytes, upstream: Upstream, found: tuple[Found, ...]) -> endpoint.ClusterLoadAssignment:
+    """A lowered assignment with the endpoints that were found."""
+    made = endpoint.ClusterLoadAssignment.FromString(body)
+    real, last = made.endpoints
+    nowhere = last.lb_endpoints[0]
+    for each in found:
+        added = real.lb_endpoints.add()
+        added.CopyFrom(_endpoint(each.endpoint, upstream.host))
+        # A weight that moves with the load would move keys from endpoint to endpoint.
+        added.load_balancing_weight.value = each.full if upstream.balance == "ring_hash" else each.weight
+        # One that does not say has all of them.
+        added.metadata.CopyFrom(subsets.having(made.cluster_name, each.models) if each.models else nowhere.metadata)
     return made

@@ -26,6 +26,7 @@ from controlplane.xds import (
     routes,
     rules,
     sds,
+    subsets,
     tokens,
     usage,
 )  # fmt: skip
@@ -43,13 +44,14 @@ def lower(plan: Plan, secrets: Secrets, around: Surroundings, *, draining: bool 
 
 
 def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: bool) -> Iterator[xds.Resource]:
+    asked = subsets.asked(plan)
     for upstream in (_placed(upstream, around) for upstream in plan.reached):
         for lane, translated in names.lanes(upstream):
             made = clusters.lower(upstream, lane, around, secrets, plan.worker_timeout_ms if translated else None)
             cluster = _resource(xds.CLUSTER, made)
             yield cluster
             if not upstream.resolve:
-                assignment = endpoints.lower(upstream, cluster.name)
+                assignment = endpoints.lower(upstream, cluster.name, asked.get(cluster.name, ()))
                 yield _resource(xds.ENDPOINTS, assignment, name=cluster.name, tie=cluster.version)
     yield _resource(xds.CLUSTER, usage.cluster(around.usage_socket))
     if plan.workers:

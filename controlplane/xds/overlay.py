@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from controlplane.discovery.found import Found
 from controlplane.plan.ir import Plan
 from controlplane.xds import endpoints, names
-from controlplane.xds.resource import CLUSTER, ENDPOINTS, Resource, Snapshot
+from controlplane.xds.resource import ENDPOINTS, Resource, Snapshot
 
 
 def overlay(snapshot: Snapshot, plan: Plan, found: Mapping[str, tuple[Found, ...]]) -> Snapshot:
@@ -24,5 +24,6 @@ def _assignments(snapshot: Snapshot, plan: Plan, found: Mapping[str, tuple[Found
         mine = found.get(upstream.name, ())
         for lane, translated in names.lanes(upstream):
             name = names.cluster(upstream.name, lane, translated=translated)
-            body = endpoints.lower(upstream, name, mine).SerializeToString(deterministic=True)
-            yield Resource(ENDPOINTS, name, body, tie=snapshot.resources[CLUSTER][name].version)
+            known = snapshot.resources[ENDPOINTS][name]
+            made = endpoints.filled(known.body, upstream, mine)
+            yield Resource(ENDPOINTS, name, made.SerializeToString(deterministic=True), known.tie)

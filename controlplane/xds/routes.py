@@ -16,7 +16,7 @@ from controlplane.plan.dialects import Surface
 from controlplane.plan.ir import Plan, Route
 from controlplane.plan.rules import COUNT, Branch, Leaf
 from controlplane.policy.endpoints import ENDPOINTS, MESSAGES, PATHS, TOKENIZE
-from controlplane.xds import cors, errors, keys, listing, matchers, names, priorities, rules, usage
+from controlplane.xds import cors, errors, keys, listing, matchers, names, priorities, rules, subsets, usage
 from controlplane.xds.protos import PREVIOUS_HOSTS, boolean, millis, pack, typed_struct, uint
 
 _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
@@ -302,24 +302,27 @@ def _one_way(model: Route, plan: Plan, through: rules.Through | None) -> matcher
     elsewhere = any(len(each.endpoints) > 1 or each.resolve or each.discovered for each in upstreams)
     sticky = any(upstream.balance == "ring_hash" for upstream in upstreams)
     local = any(upstream.kind == "onnx" for upstream in upstreams)
+    wanted = subsets.wanted(model, plan)
     return priorities.parted(
-        plan.priorities if local else (), lambda each: _route(model, elsewhere, sticky, through, each)
+        plan.priorities if local else (), lambda each: _route(model, elsewhere, sticky, through, each, wanted)
     )
 
 
 @lru_cache(maxsize=20_000)  # an edit leaves most models as they are
 def _route(
-    model: Route, elsewhere: bool, sticky: bool, through: rules.Through | None, priority: str
+    model: Route, elsewhere: bool, sticky: bool, through: rules.Through | None, priority: str, wanted: subsets.Wanted
 ) -> matchers.OnMatch:
     """`elsewhere`: a retry should go to another endpoint, since there are some. `sticky`: a client's requests too.
 
-    `through`: the rules that its requests go through. `priority`: what local models are told of their turn.
+    `through`: the rules that its requests go through. `priority`: what local models are told of their turn. `wanted`:
+    the models that it asks clusters of endpoints for.
     """
     action = route.RouteAction(
         timeout={},  # no total timeout: it would cut long streams
         idle_timeout=millis(max(model.idle_ms, _all_first_bytes_ms(model)) + _IDLE_SLACK_MS),
         retry_policy=_retries(model, elsewhere=elsewhere),
         auto_host_rewrite=boolean(True),
+        metadata_match=subsets.criteria(wanted),
     )
     if len(model.targets) == 1:
         action.cluster = names.target_cluster(model.targets[0])
