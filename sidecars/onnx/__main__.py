@@ -4,14 +4,12 @@ SIGTERM and SIGINT drain it. It follows changes of the file.
 """
 
 import argparse
-import logging
 import os
 import sys
 from pathlib import Path
 
-import structlog
-
 from sidecars.listen import Address, AddressError, parse_address
+from sidecars.loglines import log_lines
 from sidecars.onnx import settings as documents
 from sidecars.onnx.settings import SettingsError
 
@@ -24,7 +22,7 @@ def main() -> int:
     )
     parser.add_argument("--settings", type=Path, required=True, help="the settings, as JSON; see docs/onnx.md")
     options = parser.parse_args()
-    _log_lines()
+    log_lines()
     try:
         settings = documents.read(options.settings)
         # Read once, when the tokenizers start their threads.
@@ -40,20 +38,6 @@ def main() -> int:
         print(f"sidecars.onnx: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _log_lines() -> None:
-    """A JSON object a line, on stderr."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def _address(text: str) -> Address:
