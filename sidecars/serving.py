@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 
 import uvicorn
 
@@ -14,15 +14,20 @@ BACKLOG = 4096
 
 
 class Serving(uvicorn.Server):
-    """Serves until signalled. `ready` is called once, with the addresses, as soon as connections are taken."""
+    """Serves until signalled. `ready` is called once, with the addresses, as soon as connections are taken.
+
+    `leave` is awaited before they are no longer taken.
+    """
 
     def __init__(
         self,
         config: uvicorn.Config,
         bound: Sequence[socket.socket],
         ready: Callable[[Sequence[str]], None],
+        leave: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(config)
+        self._leave = leave
         self._bound = bound
         self._ready = ready
         self._stop = asyncio.Event()
@@ -38,6 +43,8 @@ class Serving(uvicorn.Server):
     async def main_loop(self) -> None:
         await self.on_tick(0)
         await self._stop.wait()
+        if self._leave is not None:
+            await self._leave()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

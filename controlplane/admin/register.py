@@ -115,8 +115,9 @@ class _Calls:
         request.state.service = id
         return {"id": id, "everywhere": await self._discovery.leave(id, origin(request), self._controller)}
 
-    async def listed(self) -> dict[str, Any]:
-        return {"rows": self._discovery.rows()}
+    async def listed(self, provider: str | None = None) -> dict[str, Any]:
+        rows = self._discovery.rows()
+        return {"rows": [row for row in rows if provider in (None, row["provider"])]}
 
     def _expect(self, name: str, request: Request) -> None:
         """Raises RefusedError unless there is such a service, of a provider that the token opens."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from controlplane.cli import audit, cache, console, keys, local, models, prices
+from controlplane.cli import audit, cache, console, discovered, keys, local, models, prices
 from controlplane.cli.common import (
     Format,
     FormatOption,
@@ -127,6 +127,17 @@ def explain(
 def status(server: Server = None, output: FormatOption = Format.TEXT) -> None:
     """Shows nodes, acknowledged and rejected versions, processes, and the last edit that failed."""
     show(output, remote(server).get("/status"), console.status)
+
+
+@app.command()
+def endpoints(
+    provider: Annotated[str | None, typer.Option(help="Of this provider only.")] = None,
+    server: Server = None,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Shows the endpoints that were discovered: who is registered, how busy they are, what files list."""
+    view = remote(server).get("/endpoints", provider=provider)
+    show(output, view, discovered.endpoints)
 
 
 @app.command()

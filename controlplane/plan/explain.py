@@ -31,6 +31,12 @@ def decisions(plan: Plan) -> Iterator[Decision]:
             yield _native(
                 path, "run it", f"process `{upstream.service.name}` on a unix socket", "started with the gateway"
             )
+        if upstream.discovered:
+            rule, why = "find its endpoints", "one that joins or leaves is a delta: nothing drains, no revision"
+            yield _native((*path, "discover"), rule, "endpoints by EDS, divided by the models that they have", why)
+        elif upstream.refresh_ms is not None:
+            rule = f"look its endpoints up every {upstream.refresh_ms / 1000:g} s"
+            yield _native((*path, "discover"), rule, "STRICT_DNS: every address is an endpoint", "no request waits")
         if upstream.api_key:
             yield _native((*path, "api_key"), "authenticate to it", "credential_injector, secret by SDS", "per attempt")
         if upstream.health:

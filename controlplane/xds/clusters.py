@@ -56,7 +56,7 @@ def lower(
         made.type = cluster.Cluster.DiscoveryType.EDS
         made.eds_cluster_config.eds_config.CopyFrom(names.ads())
         # One that left is gone, though it may still say that it is healthy.
-        made.ignore_health_on_host_removal = upstream.discovered
+        made.ignore_health_on_host_removal = upstream.health is not None
         if upstream.discovered:
             made.lb_policy = cluster.Cluster.LbPolicy.LOAD_BALANCING_POLICY_CONFIG
             made.load_balancing_policy.CopyFrom(subsets.balancing(name, upstream.balance))

@@ -12,6 +12,7 @@ import structlog
 
 _TIMEOUT_S = 10.0
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
+_LINGER_S = 0.25  # the edge's threads hear of it a moment after the edge does
 _LOOK_S = 1.0  # between looks at a service that is away
 _log = structlog.get_logger(__name__)
 
@@ -100,7 +101,9 @@ class Announcer:
                     retry_s = min(2 * retry_s, self._heartbeat_s or _LONGEST_RETRY_S)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), wait_s)
-            await self._leave(http)
+            if self._heartbeat_s:
+                await self._leave(http)
+                await asyncio.sleep(_LINGER_S)
 
     async def _turn(self, http: httpx.AsyncClient) -> float:
         """Says what is to be said now; how long to wait before the next turn."""

@@ -8,10 +8,13 @@ import os
 import sys
 from pathlib import Path
 
+from sidecars.announce import options as announcing
 from sidecars.listen import Address, AddressError, parse_address
 from sidecars.loglines import log_lines
 from sidecars.onnx import settings as documents
 from sidecars.onnx.settings import SettingsError
+
+_CAPACITY = 16  # requests that it announces to work on at a time
 
 
 def main() -> int:
@@ -21,6 +24,10 @@ def main() -> int:
         "--listen", action="append", required=True, type=_address, help="host:port or unix:/path; may be repeated"
     )
     parser.add_argument("--settings", type=Path, required=True, help="the settings, as JSON; see docs/onnx.md")
+    parser.add_argument(
+        "--announce", metavar="URL", help="announce the service to this control plane, such as http://10.0.0.1:9800"
+    )
+    announcing.add(parser, capacity=_CAPACITY)
     options = parser.parse_args()
     log_lines()
     try:
@@ -28,16 +35,30 @@ def main() -> int:
         # Read once, when the tokenizers start their threads.
         os.environ["RAYON_NUM_THREADS"] = str(settings.tokenizer_threads)
         os.environ["TOKENIZERS_PARALLELISM"] = "true"
-        from sidecars.onnx.server import serve  # noqa: PLC0415 -- after the environment is set
+        from sidecars.onnx.server import Announced, serve  # noqa: PLC0415 -- after the environment is set
 
-        serve(settings, options.settings, options.listen)
+        announced = None
+        if options.announce:
+            said = announcing.said(options, options.announce, _announced_address(options), (), "onnx")
+            announced = Announced(options.announce, announcing.token(options), said)
+        serve(settings, options.settings, options.listen, announced)
     except ModuleNotFoundError as missing:
         print(f"sidecars.onnx: {missing.name} is not installed; pip install 'headgate[onnx]'", file=sys.stderr)
         return 2
-    except (OSError, SettingsError, AddressError) as error:
+    except (OSError, SettingsError, AddressError, announcing.OptionsError) as error:
         print(f"sidecars.onnx: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _announced_address(options: argparse.Namespace) -> str:
+    """What --address says, else where the service listens. Raises OptionsError."""
+    if options.address:
+        return str(options.address)
+    found: Address | None = next((each for each in options.listen if each.port), None)
+    if found is None:
+        raise announcing.OptionsError("--address is missing: the service does not listen on a known port")
+    return f":{found.port}" if found.host in ("0.0.0.0", "::") else str(found)  # noqa: S104 - to compare with
 
 
 def _address(text: str) -> Address:
