@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import signal
 import sys
+from dataclasses import replace
 
 import httpx
 
@@ -34,9 +35,8 @@ def main() -> int:
     log_lines()
     try:
         token = options.token(given)
-        if not given.address:
-            raise options.OptionsError("--address is missing: IP:PORT or :PORT")
-        said = options.said(given, given.url, given.address, _list(given.models), *_list(given.capabilities))
+        said = options.said(given, given.url)
+        said = replace(said, models=_list(given.models), capabilities=_list(given.capabilities))
     except options.OptionsError as error:
         print(f"sidecars.announce: {error}", file=sys.stderr)
         return 2

@@ -47,7 +47,10 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """How busy a service is: requests that wait, requests in work. `models` None: those that were announced."""
+    """How busy a service is: requests that wait, requests in work. `models` None: those that were announced.
+
+    Requests in work beyond the capacity that was announced count as waiting.
+    """
 
     queue: int = 0
     running: int = 0
@@ -118,7 +121,9 @@ class Announcer:
             self.said, self._heartbeat_s = replace(self.said, models=busy.models), 0.0
         if not self._heartbeat_s:
             await self._join(http)
-        body = {"queue": busy.queue, "running": busy.running}
+        # Of a service that cannot tell what waits: everything beyond what it works on at a time.
+        beyond = max(0, busy.running - self.said.capacity)
+        body = {"queue": busy.queue + beyond, "running": busy.running - beyond}
         try:
             await _ask(http, "POST", f"/register/{self.said.id}/heartbeat", body)
         except _RefusedError as refused:

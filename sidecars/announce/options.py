@@ -24,20 +24,23 @@ def add(parser: argparse.ArgumentParser, *, capacity: int) -> None:
     parser.add_argument("--ttl", type=float, help="seconds that it stays without a heartbeat; by default the policy's")
 
 
-def said(options: argparse.Namespace, url: str, address: str, models: tuple[str, ...], *capabilities: str) -> Said:
-    """What to announce to the control plane at `url`; `address` is that of --address, or what stands for it.
+def said(options: argparse.Namespace, url: str, listening: str = "") -> Said:
+    """What to announce to the control plane at `url`, without models; `listening` counts where no --address is given.
 
     Raises:
         OptionsError: something is missing.
     """
     if not options.provider:
         raise OptionsError("--provider is missing: the provider of the policy whose endpoint this is")
+    address = options.address or listening
+    if not address:
+        raise OptionsError("--address is missing: IP:PORT, or :PORT for the IP that the control plane is reached from")
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         raise OptionsError(f"--address {address!r}: expected IP:PORT or :PORT")
     where = address if host else f"{_bracketed(own_address(url))}:{port}"
     name = options.id or f"{socket.gethostname().split('.')[0]}-{port}"
-    return Said(name, options.provider, where, models, capabilities, options.capacity, options.ttl)
+    return Said(name, options.provider, where, capacity=options.capacity, ttl_s=options.ttl)
 
 
 def token(options: argparse.Namespace) -> str:

@@ -6,6 +6,7 @@ SIGTERM and SIGINT drain it. It follows changes of the file.
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from sidecars.announce import options as announcing
@@ -39,8 +40,8 @@ def main() -> int:
 
         announced = None
         if options.announce:
-            said = announcing.said(options, options.announce, _announced_address(options), (), "onnx")
-            announced = Announced(options.announce, announcing.token(options), said)
+            describe = partial(announcing.said, options, options.announce)
+            announced = Announced(options.announce, announcing.token(options), describe)
         serve(settings, options.settings, options.listen, announced)
     except ModuleNotFoundError as missing:
         print(f"sidecars.onnx: {missing.name} is not installed; pip install 'headgate[onnx]'", file=sys.stderr)
@@ -49,16 +50,6 @@ def main() -> int:
         print(f"sidecars.onnx: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _announced_address(options: argparse.Namespace) -> str:
-    """What --address says, else where the service listens. Raises OptionsError."""
-    if options.address:
-        return str(options.address)
-    found: Address | None = next((each for each in options.listen if each.port), None)
-    if found is None:
-        raise announcing.OptionsError("--address is missing: the service does not listen on a known port")
-    return f":{found.port}" if found.host in ("0.0.0.0", "::") else str(found)  # noqa: S104 - to compare with
 
 
 def _address(text: str) -> Address:

@@ -11,7 +11,6 @@ class Load:
     """How busy a fleet is. Until what is to be loaded ahead was tried once, nobody should come."""
 
     fleet: Fleet
-    capacity: int
     _began: bool = False
 
     async def __call__(self) -> Busy:
@@ -19,5 +18,4 @@ class Load:
         if not self._began:
             raise ServiceAwayError("its models are being loaded")
         requests = sum(model.reading().requests for model in self.fleet.models.values())
-        running = min(requests, self.capacity)
-        return Busy(requests - running, running, tuple(self.fleet.models))
+        return Busy(running=requests, models=tuple(self.fleet.models))

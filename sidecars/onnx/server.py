@@ -3,9 +3,10 @@
 import asyncio
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -13,7 +14,7 @@ import uvicorn
 import uvloop
 
 from sidecars.announce import Announcer, Said
-from sidecars.listen import Address, bind, release
+from sidecars.listen import Address, bind, bound_address, release
 from sidecars.onnx.announced import Load
 from sidecars.onnx.app import build_app
 from sidecars.onnx.fleet import Fleet
@@ -24,42 +25,52 @@ from sidecars.serving import BACKLOG, Serving
 
 # Longer than a gateway keeps an idle connection, so that it is never the service that closes first.
 _KEEP_ALIVE_S = 3600
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - to compare with
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """Where the service announces itself, and as what; its models are added."""
+    """Where the service announces itself, and as what: `describe` is given the address where it listens, if any.
+
+    Its models are added.
+    """
 
     url: str
     token: str = field(repr=False)
-    said: Said
+    describe: Callable[[str], Said]
 
 
 def serve(settings: Settings, file: Path, addresses: Sequence[Address], announced: Announced | None = None) -> None:
-    """Serves until SIGTERM or SIGINT, then lets what is in work end. Raises AddressError.
+    """Serves until SIGTERM or SIGINT, then lets what is in work end. Raises AddressError, OptionsError.
 
     `file` is where the settings are from; it is followed.
     """
     bound: list[socket.socket] = []
     try:
         bound.extend(bind(address) for address in addresses)
-        uvloop.run(_serve(settings, file, bound, announced))
+        announcer = None
+        if announced is not None:
+            said = announced.describe(_listening(bound))
+            announcer = partial(Announcer, announced.url, announced.token, said)
+        uvloop.run(_serve(settings, file, bound, announcer))
     finally:
         release(addresses[: len(bound)])
         for sock in bound:
             sock.close()
 
 
-async def _serve(settings: Settings, file: Path, bound: Sequence[socket.socket], announced: Announced | None) -> None:
+async def _serve(
+    settings: Settings, file: Path, bound: Sequence[socket.socket], announcer: Callable[..., Announcer] | None
+) -> None:
     fleet = Fleet(settings, Metrics())
     stop = asyncio.Event()
     announcing: list[asyncio.Task[None]] = []
 
     def ready(shown: Sequence[str]) -> None:
         fleet.start()
-        if announced is not None:
-            announcing.append(asyncio.create_task(_announce(announced, fleet, stop)))
+        if announcer is not None:
+            announcing.append(asyncio.create_task(announcer(Load(fleet)).run(stop)))
         _log.info(
             "onnx: listening", addresses=list(shown), models=list(settings.models), threads=settings.threads,
             tokenizer_threads=settings.tokenizer_threads,
@@ -95,6 +106,9 @@ async def _serve(settings: Settings, file: Path, bound: Sequence[socket.socket],
     sys.stderr.flush()
 
 
-async def _announce(announced: Announced, fleet: Fleet, stop: asyncio.Event) -> None:
-    said = replace(announced.said, models=tuple(fleet.models))
-    await Announcer(announced.url, announced.token, said, Load(fleet, said.capacity)).run(stop)
+def _listening(bound: Sequence[socket.socket]) -> str:
+    """The first address that others can reach; a host that stands for all of them is left out. Empty: none."""
+    for address in map(bound_address, bound):
+        if address.path is None:
+            return f":{address.port}" if address.host in _EVERYWHERE else str(address)
+    return ""
