@@ -26,8 +26,10 @@ from controlplane.runtime.parts import Alarm, Part
 from controlplane.runtime.watch import changes
 from controlplane.xds.overlay import overlay
 from controlplane.xds.resource import Snapshot
+from controlplane.xds.subsets import lacking
 
 _STATE = "endpoints.json"
+_SHOWN = 5  # models, of those that nobody has
 _LOOK_S = 1.0  # between looks for services that are silent
 _EVERYWHERE_S = 5.0  # for nodes to hear that an endpoint left
 _log = structlog.get_logger(__name__)
@@ -47,7 +49,7 @@ class Discovery(Part):
         self._file, self._tell = state / _STATE, tell
         self._registry, files = _kept(self._file)
         self._listings = Listings(base, files)
-        self._policy: Policy | None = None
+        self._live: Compiled | None = None
         self._changed, self._others = asyncio.Event(), asyncio.Event()
         self._saved = b""
         self._trouble = ""
@@ -58,10 +60,10 @@ class Discovery(Part):
 
     async def prepare(self, compiled: Compiled) -> None:
         """Before a policy is pushed: the files that it names are read."""
-        before, self._policy = self._policy, compiled.policy
+        before, self._live = self._live, compiled
         names = listings(compiled.policy).values()
         await asyncio.to_thread(self._listings.first_look, names)
-        if before is None or set(listings(before).values()) != set(names):
+        if before is None or set(listings(before.policy).values()) != set(names):
             self._others.set()
 
     def overlay(self, snapshot: Snapshot, compiled: Compiled) -> Snapshot:
@@ -133,7 +135,7 @@ class Discovery(Part):
         """Follows edits of the files that the policy names, for ever."""
         while True:
             self._others.clear()
-            names = frozenset(listings(self._policy).values()) if self._policy else frozenset()
+            names = frozenset(listings(self._live.policy).values()) if self._live else frozenset()
             async with asyncio.TaskGroup() as group:
                 watching = group.create_task(self._watch(names))
                 await self._others.wait()
@@ -157,28 +159,34 @@ class Discovery(Part):
 
     async def alarms(self) -> list[Alarm]:
         """What the operator should know: providers that nobody serves, files that are wrong, what cannot be kept."""
-        if self._policy is None:
+        if self._live is None:
             return []
-        found = self._listings.alarms(set(listings(self._policy).values()))
-        for name in registrations(self._policy):
+        policy = self._live.policy
+        found = self._listings.alarms(set(listings(policy).values()))
+        lacks = lacking(self._live.plan, self.found(policy))
+        for name in registrations(policy):
             if not self._registry.of(name):
-                found.append({"name": "endpoints", "message": f"no service has registered for provider `{name}`"})
+                found.append(_alarm(f"no service has registered for provider `{name}`"))
+                del lacks[name]
+        for name, models in lacks.items():
+            if models:
+                shown = ", ".join(f"`{model}`" for model in models[:_SHOWN]) + (" …" if len(models) > _SHOWN else "")
+                found.append(_alarm(f"no endpoint of provider `{name}` has {shown}: requests for it fail there"))
         if self._trouble:
-            message = f"{self._file} cannot be written: {self._trouble}; a restart would forget who is registered"
-            found.append({"name": "endpoints", "message": message})
+            found.append(_alarm(f"{self._file} cannot be written: {self._trouble}; a restart would forget who is here"))
         return found
 
     def rows(self) -> list[dict[str, Any]]:
         """The endpoints that were found, for people: those of the live policy's providers."""
-        if self._policy is None:
+        if self._live is None:
             return []
-        now = time.monotonic()
+        policy, now = self._live.policy, time.monotonic()
         registered = [
-            _registered(service, now) for name in registrations(self._policy) for service in self._registry.of(name)
+            _registered(service, now) for name in registrations(policy) for service in self._registry.of(name)
         ]
         listed = [
             _listed(provider, file, found)
-            for provider, file in listings(self._policy).items()
+            for provider, file in listings(policy).items()
             for found in self._listings.endpoints(file)
         ]
         return registered + listed
@@ -194,6 +202,10 @@ class Discovery(Part):
             self._trouble = error.strerror or type(error).__name__
         else:
             self._saved, self._trouble = document, ""
+
+
+def _alarm(message: str) -> dict[str, str]:
+    return {"name": "endpoints", "message": message}
 
 
 def _kept(file: Path) -> tuple[Registry, kept.Files]:

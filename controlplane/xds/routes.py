@@ -21,6 +21,7 @@ from controlplane.xds.protos import PREVIOUS_HOSTS, boolean, millis, pack, typed
 
 _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
 _IDLE_SLACK_MS = 1000
+_LOOKS = 32  # for an endpoint that was not tried yet: one of much weight comes up again and again
 # Bodies that Envoy's filters may hold without raising their limit of 1 MiB. A body without a length is not small.
 _SMALL = "[0-9]{1,6}"
 _ENABLED = route.FilterConfig(config=AnyProto())
@@ -393,7 +394,7 @@ def _retries(model: Route, *, elsewhere: bool) -> route.RetryPolicy:
     if elsewhere:
         previous = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
         previous.typed_config.CopyFrom(typed_struct(PREVIOUS_HOSTS, {}))
-        policy.host_selection_retry_max_attempts = 3
+        policy.host_selection_retry_max_attempts = _LOOKS
     if retry.honour_retry_after:
         # Longer waits are the client's to decide: it gets the provider's 429 with its retry-after.
         policy.rate_limited_retry_back_off.reset_headers.add(name="retry-after")

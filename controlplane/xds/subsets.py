@@ -19,6 +19,7 @@ from envoy.extensions.load_balancing_policies.round_robin.v3 import round_robin_
 from envoy.extensions.load_balancing_policies.subset.v3 import subset_pb2 as subset
 from google.protobuf.message import Message
 
+from controlplane.discovery.found import Found
 from controlplane.plan.ir import Plan, Route
 from controlplane.xds import names
 from controlplane.xds.protos import pack
@@ -84,6 +85,18 @@ def asked(plan: Plan) -> Mapping[str, tuple[str, ...]]:
             for name, model in wanted(route, plan):
                 found[name].add(model)
     return {name: tuple(sorted(models)) for name, models in found.items()}
+
+
+def lacking(plan: Plan, found: Mapping[str, tuple[Found, ...]]) -> dict[str, tuple[str, ...]]:
+    """Provider -> the models that it is asked for by name, and that none of the endpoints that were found has."""
+    models = asked(plan)
+    lacks = {}
+    for name, endpoints in found.items():
+        clusters = (names.cluster(name, lane, translated=of) for lane, of in names.lanes(plan.upstreams[name]))
+        wanted = {model for each in clusters for model in models.get(each, ())}
+        have = {model for each in endpoints for model in each.models or wanted}
+        lacks[name] = tuple(sorted(wanted - have))
+    return lacks
 
 
 def having(name: str, models: Iterable[str]) -> base.Metadata:
