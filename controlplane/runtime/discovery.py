@@ -29,6 +29,7 @@ from controlplane.xds.resource import Snapshot
 from controlplane.xds.subsets import lacking
 
 _STATE = "endpoints.json"
+_PACE_S = 0.1  # between pushes, however many heartbeats change a weight
 _SHOWN = 5  # models, of those that nobody has
 _LOOK_S = 1.0  # between looks for services that are silent
 _EVERYWHERE_S = 5.0  # for nodes to hear that an endpoint left
@@ -110,12 +111,13 @@ class Discovery(Part):
         return self._keep_up(controller), self._expire(), self._follow()
 
     async def _keep_up(self, controller: Controller) -> None:
-        """Passes changes on to nodes and into the state folder, for ever."""
+        """Passes changes on to nodes and into the state folder, for ever; many at once are one push."""
         while True:
             await self._changed.wait()
             self._changed.clear()
             await controller.spread()
             await self._save()
+            await asyncio.sleep(_PACE_S)
 
     async def _expire(self) -> None:
         """Takes out services that are not heard of any more, for ever."""

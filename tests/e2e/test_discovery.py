@@ -16,8 +16,11 @@ from typing import Any
 import httpx
 import pytest
 
+from sidecars.onnx.convert import convert
 from tests.support.gateway import COMMAND, ROOT, Gateway, eventually
 from tests.support.mock import MockProvider
+from tests.support.onnx_service import OnnxService
+from tests.support.tiny_models import MODELS, make
 
 pytestmark = pytest.mark.xdist_group("e2e-discovery")
 
@@ -198,12 +201,12 @@ class Load:
                 self.answers[answer.headers.get("x-mock-name", "")] += 1
 
 
-def test_a_hundred_come_and_go_and_no_request_fails(gateway: Gateway, mocks: tuple[MockProvider, MockProvider]) -> None:
+def test_fifty_come_and_go_and_no_request_fails(gateway: Gateway, mocks: tuple[MockProvider, MockProvider]) -> None:
     _register(gateway, "stays", mocks[0].address)
     eventually(lambda: gateway.chat().status_code == 200, "somebody serves")
     revision, listener = gateway.revision(), _versions(gateway)
     with Load(gateway) as load:
-        for number in range(100):
+        for number in range(50):
             _register(gateway, f"comes-{number}", mocks[1].address)
             if number % 10 == 0:
                 eventually(lambda: _served_by(gateway, "m", 2) == {"one", "two"}, "both serve")
@@ -280,6 +283,8 @@ def test_the_control_plane_comes_back_and_knows_them(
     gateway: Gateway, mocks: tuple[MockProvider, MockProvider]
 ) -> None:
     _register(gateway, "known", mocks[0].address, models=["m"], capabilities=["chat"])
+    gateway.write("shelf.yaml", "")
+    eventually(lambda: "the file is empty" in _alarms(gateway), "it is told")
     before = _rows(gateway)
     eventually(lambda: "known" in Path(gateway.folder, "state/endpoints.json").read_text(), "it is kept")
     eventually(lambda: gateway.chat().status_code == 200, "it serves")
@@ -288,6 +293,7 @@ def test_the_control_plane_comes_back_and_knows_them(
         assert gateway.chat().status_code == 200
         gateway.start()
         assert _served_by(gateway, "m") == {"one"}
+        assert _served_by(gateway, "shelf") == {"one"}, "what a file said before it was wrong"
     assert load.failures == []
     after = _rows(gateway)
     assert [{**row, "heard_s": 0} for row in after] == [{**row, "heard_s": 0} for row in before]
@@ -306,13 +312,12 @@ def test_edits_of_a_file_are_followed(gateway: Gateway, mocks: tuple[MockProvide
     (gateway.folder / "shelf.yaml").unlink()
     eventually(lambda: "shelf.yaml: No such file" in _alarms(gateway), "it is told")
     assert _served_by(gateway, "shelf") == {"two"}
-    gateway.kill()
-    gateway.start()
-    assert _served_by(gateway, "shelf") == {"two"}, "what it said last outlives a restart"
     gateway.write("shelf.yaml", "endpoints: []")
     eventually(lambda: _served_by(gateway, "shelf", 1) == {"503"}, "nobody is listed")
     assert "shelf.yaml" not in _alarms(gateway)
-    assert (gateway.revision(), _versions(gateway)) == (revision + 1, rest), "the restart, and nothing else"
+    assert (gateway.revision(), _versions(gateway)) == (revision, rest)
+    gateway.write("shelf.yaml", f'endpoints: ["{mocks[0].address}"]')
+    eventually(lambda: _served_by(gateway, "shelf", 1) == {"one"}, "as before")
 
 
 def test_a_name_is_looked_up(gateway: Gateway) -> None:
@@ -344,6 +349,25 @@ def test_a_process_announces_for_others(gateway: Gateway, mocks: tuple[MockProvi
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
         assert _rows(gateway) == []
+
+
+@pytest.fixture(scope="module")
+def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scratch = tmp_path_factory.mktemp("onnx")
+    folder: Path = convert(make(MODELS["reranker"], scratch / "source"), scratch / "reranker").folder
+    return folder
+
+
+def test_the_onnx_service_announces_itself(gateway: Gateway, reranker: Path) -> None:
+    options = ("--announce", gateway.admin_url, "--provider", "farm", "--token-env", "TOKEN", "--id", "onnx")
+    models = {"models": {"w-reranker": {"path": str(reranker), "preload": True}}}
+    body = {"model": "w-reranker", "query": "a cat", "documents": ["a dog", "the cat"]}
+    with OnnxService(models, *options, env={"TOKEN": _SECRETS["FARM"]}) as service:
+        eventually(lambda: gateway.http.post("/v1/rerank", json=body).status_code == 200, "it serves")
+        (row,) = _rows(gateway)
+        assert (row["id"], row["models"], row["capacity"]) == ("onnx", ["w-reranker"], 16)
+        service.terminate()
+        eventually(lambda: _rows(gateway) == [], "it leaves before it stops")
 
 
 def test_snapshots_and_documents_show_no_token(gateway: Gateway) -> None:

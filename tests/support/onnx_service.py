@@ -25,9 +25,10 @@ _STOP_S = 30.0
 
 
 class OnnxService:
-    """Runs `python -m sidecars.onnx` with `settings`; version and threads are added."""
+    """Runs `python -m sidecars.onnx` with `settings`; version and threads are added. `options` are more of its own."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], *options: str, env: Mapping[str, str] | None = None) -> None:
+        self._options, self._env = options, {**os.environ, **(env or {})}
         self._folder = tempfile.TemporaryDirectory(prefix="onnx-")
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0  # any; the same over `kill` and another `start`
@@ -74,7 +75,10 @@ class OnnxService:
         listen = ("--listen", f"127.0.0.1:{self._port}", "--listen", f"unix:{self.socket}")
         command = (sys.executable, "-m", "sidecars.onnx", *listen, "--settings", str(self._document))
         with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
+            self._process = subprocess.Popen(
+                (*command, *self._options),
+                cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+            )  # fmt: skip
         try:
             self.wait_for(self._listens, _START_S)
         except BaseException:
