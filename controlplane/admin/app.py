@@ -91,7 +91,7 @@ def create_app(
     )  # fmt: skip
     _add_audit(app, auditing)
     _add_errors(app)
-    _add_reads(app, controller, store, processes, alarms)
+    _add_reads(app, controller, store, processes, discovery, alarms)
     _add_descriptions(app, auditing)
     app.include_router(usage.router(controller))
     app.include_router(rule_calls(counters))
@@ -146,6 +146,7 @@ def _add_reads(
     controller: Controller,
     store: Store,
     processes: Callable[[], tuple[ProcessState, ...]],
+    discovery: Discovery,
     alarms: Callable[[], Awaitable[list[dict[str, str]]]],
 ) -> None:
     @app.get("/status", summary="What is live, on which nodes, and the last edit that failed")
@@ -155,6 +156,7 @@ def _add_reads(
             "at_next_start": list(controller.at_next_start()),
             "failure": views.failure(controller.failure) if controller.failure else None,
             "nodes": [views.node(node) for node in controller.nodes()],
+            "endpoints": discovery.counts(),
             "processes": [views.process(process) for process in processes()],
             "alarms": await alarms(),
         }

@@ -96,6 +96,9 @@ def status(view: View) -> None:
         _show(out, table)
     else:
         out.print("[yellow]no node is connected[/]")
+    if view["endpoints"]:
+        counts = ", ".join(f"{name} {count}" for name, count in view["endpoints"].items())
+        out.print(f"endpoints found: {escape(counts)}  [dim]`ctl endpoints` lists them[/]")
     table = _table("process", "state", "since", "restarts", "last exit", prose=["last exit"])
     for process in view["processes"]:
         since = _time(process["since"])

@@ -23,6 +23,7 @@ from controlplane.policy.load import LoadCache
 from controlplane.policy.place import path_text
 from controlplane.policy.prices import imported
 from controlplane.runtime.changes import difference, utc_now, verdict
+from controlplane.runtime.listings import warnings
 from controlplane.runtime.surroundings import folder_lister, secret_reader, surroundings
 from controlplane.xds.accounting import lower
 from extproc.usage.prices import price_to_json
@@ -83,8 +84,9 @@ def validate(policy: Path) -> Validated:
         view = {"valid": False, "diagnostics": [views.diagnostic(d) for d in error.diagnostics], "envoy": None}
         return Validated(view, error.diagnostics, text)
     word = asyncio.run(verdict(made))
-    found = [views.diagnostic(d) for d in made.warnings]
-    return Validated({"valid": word.ok, "diagnostics": found, "envoy": word.message or "accepted"}, made.warnings, text)
+    warned = (*made.warnings, *warnings(made.policy, policy.parent))
+    found = [views.diagnostic(d) for d in warned]
+    return Validated({"valid": word.ok, "diagnostics": found, "envoy": word.message or "accepted"}, warned, text)
 
 
 def diff(policy: Path) -> dict[str, Any]:

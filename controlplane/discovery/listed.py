@@ -55,6 +55,12 @@ def read(text: str | bytes, file: str) -> tuple[Found, ...]:
     return tuple(sorted(found, key=lambda each: (each.endpoint.host, each.endpoint.port)))
 
 
+def unusable(why: str) -> Diagnostic:
+    """That a file cannot be used now, for who validates a policy: it may be written later."""
+    hint = "the gateway starts all the same, and follows the file"
+    return Diagnostic(Severity.WARNING, "wrong-endpoints", why, hint=hint)
+
+
 def _found(entry: Entry) -> Found:
     endpoint = Endpoint(entry.address.host, entry.address.port)
     return Found(endpoint, entry.weight, entry.weight, tuple(entry.models))

@@ -134,7 +134,7 @@ def _semantics(
             written = document.data["providers"][name]
             yield from _provider(name, provider, len(written.get("headers", {})), error)
             if provider.discover is not None:
-                yield from check_discovery(written, name, error)
+                yield from check_discovery(provider.discover, written, name, error)
 
 
 def _provider(

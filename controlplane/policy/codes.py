@@ -77,6 +77,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "invalid-discovery": "Endpoints are discovered in one of three ways. Write `registered`, `file` or `dns`.",
         "two-sources": "Endpoints are listed and discovered at once. Remove `endpoints` or `discover`.",
         "discovery-without-url": "Discovery finds addresses only. Write `base_url` for scheme, host and path.",
+        "wrong-endpoints": "Warning: a file of endpoints cannot be read or is wrong. Write it before it is needed.",
         "no-endpoints": "A file of endpoints says nothing of them. Begin it with `endpoints:` and a list.",
         "retention-order": "Sums are kept at least as long as what they sum up, minutes 32 days. Lengthen the coarser.",
         "idle-too-short": "`idle` runs while the first byte is awaited. Make it at least `first_byte`.",

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from controlplane.policy.diagnostics import Diagnostic
 from controlplane.policy.types import AddressName, Clock, Folder, Network, SecretType, Strict
 
+_SHORTEST_MS = 1000
 FORMS = ("registered", "file", "dns")
 
 
@@ -65,8 +66,10 @@ DiscoverySpec: TypeAlias = Annotated[
 ]
 
 
-def check_discovery(written: Mapping[str, Any], name: str, error: Callable[..., Diagnostic]) -> Iterator[Diagnostic]:
-    """Judges an entry of `providers` that has `discover`; `written` is the entry as it stands in the policy."""
+def check_discovery(
+    found: Discovery, written: Mapping[str, Any], name: str, error: Callable[..., Diagnostic]
+) -> Iterator[Diagnostic]:
+    """Judges an entry of `providers` with the discovery `found` in it; `written` is the entry as it stands there."""
     path = ("providers", name, "discover")
     if "endpoints" in written:
         message = "the endpoints come from one place"
@@ -75,3 +78,9 @@ def check_discovery(written: Mapping[str, Any], name: str, error: Callable[..., 
         message = "what is discovered are addresses only"
         hint = "base_url says the scheme, the path, and the host that requests name: http://farm.internal/v1"
         yield error("discovery-without-url", message, path, "`base_url` beside `discover`", hint)
+    if isinstance(found, ByRegistration) and found.registered.ttl < _SHORTEST_MS:
+        message = "heartbeats would come more often than three times a second"
+        yield error("out-of-range", message, (*path, "registered", "ttl"), "at least 1s")
+    if isinstance(found, ByName) and found.refresh is not None and found.refresh < _SHORTEST_MS:
+        message = "a name would be looked up more often than every second"
+        yield error("out-of-range", message, (*path, "refresh"), "at least 1s")

@@ -178,6 +178,10 @@ class Discovery(Part):
             found.append(_alarm(f"{self._file} cannot be written: {self._trouble}; a restart would forget who is here"))
         return found
 
+    def counts(self) -> dict[str, int]:
+        """How many endpoints each provider of the live policy has that has them discovered."""
+        return {name: len(found) for name, found in self.found(self._live.policy).items()} if self._live else {}
+
     def rows(self) -> list[dict[str, Any]]:
         """The endpoints that were found, for people: those of the live policy's providers."""
         if self._live is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from controlplane.discovery.found import Found
 from controlplane.discovery.kept import Files
-from controlplane.discovery.listed import read
+from controlplane.discovery.listed import read, unusable
 from controlplane.policy.diagnostics import Diagnostic, PolicyError
 from controlplane.policy.discovery import ByFile
 from controlplane.policy.language import Policy
@@ -18,6 +18,13 @@ def listings(policy: Policy) -> dict[str, str]:
     return {name: each.file for name, each in found if isinstance(each, ByFile)}
 
 
+def warnings(policy: Policy, base: Path) -> tuple[Diagnostic, ...]:
+    """What is wrong with the files that a policy names."""
+    files = Listings(base, {})
+    files.first_look(listings(policy).values())
+    return tuple(unusable(said) for said in files.wrong.values())
+
+
 class Listings:
     """Reads files, and keeps what they said last as long as they are wrong."""
 
@@ -25,7 +32,7 @@ class Listings:
         """`base`: where paths are relative to. `known`: what they said before a restart."""
         self._base = base
         self._good: dict[str, tuple[Found, ...]] = dict(known)
-        self._wrong: dict[str, str] = {}
+        self.wrong: dict[str, str] = {}  # file -> why what it says now does not count
         self._read: set[str] = set()
 
     @property
@@ -49,11 +56,11 @@ class Listings:
         try:
             found = read(self.path(name).read_bytes(), name)
         except PolicyError as error:
-            self._wrong[name] = "; ".join(map(_line, error.errors))
+            self.wrong[name] = "; ".join(map(_line, error.errors))
         except OSError as error:
-            self._wrong[name] = f"{name}: {error.strerror}"
+            self.wrong[name] = f"{name}: {error.strerror}"
         else:
-            self._wrong.pop(name, None)
+            self.wrong.pop(name, None)
             changed = found != self._good.get(name)
             self._good[name] = found
             return changed
@@ -63,7 +70,7 @@ class Listings:
         """What is wrong with these files."""
         return [
             {"name": "endpoints", "message": f"{said}; {self._instead(name)}"}
-            for name, said in sorted(self._wrong.items())
+            for name, said in sorted(self.wrong.items())
             if name in names
         ]
 
