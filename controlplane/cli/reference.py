@@ -34,6 +34,8 @@ _TITLES = {
     **{form.__name__: f"Provider of kind {kind}" for kind, form in FORMS.items()},
     "OnnxModel": "Local model", "AwsCredentials": "AWS credentials",
     "HealthCheck": "Health check", "Ejection": "Ejection", "ProviderTls": "TLS to a provider",
+    "ByRegistration": "Endpoints that register", "Registration": "Registration of services",
+    "ByFile": "Endpoints of a file", "ByName": "Endpoints of a name",
     "SimpleSpec": "Model at one provider", "TrySpec": "Model with several targets", "TargetSpec": "Target",
     "Timeouts": "Timeouts", "Key": "Key", "Issuer": "Outside issuer", "Claims": "Claims",
     "JwksUrl": "Keys at a URL", "Limit": "Limit",
