@@ -225,6 +225,9 @@ def resolve(
             message = f"{_bearer(first)} and {_bearer(path)} have the same secret"
             expected = "a secret of its own"
             problems.append(Diagnostic(Severity.ERROR, "shared-secret", message, places(path), expected))
+        if path[2:3] == ("discover",) and (other := owners.get(("gateway", value))):
+            message = f"{_bearer(other)} and the services of `{path[1]}` have the same secret"
+            problems.append(Diagnostic(Severity.ERROR, "shared-secret", message, places(path), "a secret of its own"))
     return secrets, tuple(problems)
 
 

@@ -85,7 +85,10 @@ class Discovery(Part):
         self._changed.set()
         for service in gone:
             await self._tell(_left(service, Actor("client", said.id, source), "replaced"))
-        if known is None or known.said.endpoint != said.endpoint:
+        moved = known is not None and known.said.endpoint != said.endpoint
+        if known is not None and moved:
+            await self._tell(_left(known, Actor("client", said.id, source), "moved"))
+        if known is None or moved:
             await self._tell(_joined(said, source))
 
     def heartbeat(self, name: str, load: Load, capacity: int | None) -> Service:

@@ -30,6 +30,11 @@ providers:
     kind: openai
     base_url: http://farm.internal/v1
     discover: {{registered: {{token: {{env: FARM}}, ttl: 30s}}}}
+  checked:
+    kind: openai
+    base_url: http://checked.internal/v1
+    discover: {{registered: {{token: {{env: FARM}}}}}}
+    health: {{path: /health, interval: 1s}}
   fenced:
     kind: openai
     base_url: http://fenced.internal/v1
@@ -43,6 +48,7 @@ models:
   b: {{try: [{{provider: farm, model: inner-b}}, fake]}}
   "w-*": farm
   "mock*": farm
+  checked: checked
   shelf: shelf
   named: named
 """
@@ -67,7 +73,7 @@ def running(mocks: tuple[MockProvider, MockProvider]) -> Iterator[Gateway]:
 def gateway(running: Gateway) -> Iterator[Gateway]:
     """Nobody is registered after a test."""
     yield running
-    for row in _rows(running):
+    for row in _rows(running) + _rows(running, "checked"):
         running.admin.delete(f"/register/{row['id']}", headers=_TOKEN).raise_for_status()
 
 
@@ -85,8 +91,8 @@ def _leave(gateway: Gateway, name: str) -> None:
     assert left.json() == {"id": name, "everywhere": True}
 
 
-def _rows(gateway: Gateway) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = gateway.admin.get("/endpoints", params={"provider": "farm"}).json()["rows"]
+def _rows(gateway: Gateway, provider: str = "farm") -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = gateway.admin.get("/endpoints", params={"provider": provider}).json()["rows"]
     return rows
 
 
@@ -211,6 +217,10 @@ def test_fifty_come_and_go_and_no_request_fails(gateway: Gateway, mocks: tuple[M
             if number % 10 == 0:
                 eventually(lambda: _served_by(gateway, "m", 2) == {"one", "two"}, "both serve")
             _leave(gateway, f"comes-{number}")
+        with MockProvider(name="three") as three:
+            _register(gateway, "ends", three.address)
+            eventually(lambda: "three" in _served_by(gateway, "m", 2), "it serves")
+            _leave(gateway, "ends")
     assert load.failures == []
     assert load.answers["one"] > 100
     assert load.answers["two"] > 5
@@ -249,6 +259,27 @@ def test_the_silent_leave_within_their_time(gateway: Gateway, mocks: tuple[MockP
     eventually(lambda: _served_by(gateway, "m") == {"one"}, "nobody asks it")
     assert _audited(gateway, "silent")[0] == ("endpoint.left", "stale")
     assert _heartbeat(gateway, "silent").status_code == 404
+
+
+def test_one_that_left_is_gone_though_it_says_that_it_is_healthy(
+    gateway: Gateway, mocks: tuple[MockProvider, MockProvider]
+) -> None:
+    _register(gateway, "well", mocks[0].address, provider="checked")
+    eventually(lambda: gateway.chat("checked").status_code == 200, "its health was found good")
+    _leave(gateway, "well")
+    eventually(lambda: gateway.chat("checked").status_code == 503, "it is asked no more", 0.9)
+
+
+def test_one_that_moves_and_one_that_takes_its_place(
+    gateway: Gateway, mocks: tuple[MockProvider, MockProvider]
+) -> None:
+    _register(gateway, "mover", mocks[0].address)
+    _register(gateway, "mover", mocks[1].address)
+    eventually(lambda: _served_by(gateway, "m", 4) == {"two"}, "the old address is asked no more")
+    _register(gateway, "heir", mocks[1].address)
+    assert [row["id"] for row in _rows(gateway)] == ["heir"]
+    joined, left = ("endpoint.joined", None), "endpoint.left"
+    assert _audited(gateway, "mover") == [(left, "replaced"), joined, (left, "moved"), joined]
 
 
 def test_one_that_crashed_fails_no_request(gateway: Gateway, mocks: tuple[MockProvider, MockProvider]) -> None:
