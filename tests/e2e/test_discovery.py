@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from sidecars.onnx.convert import convert
-from tests.support.gateway import COMMAND, ROOT, Gateway, eventually
-from tests.support.mock import MockProvider
+from tests.support.gateway import Gateway, eventually
+from tests.support.mock import ROOT, MockProvider
 from tests.support.onnx_service import OnnxService
 from tests.support.tiny_models import MODELS, make
 
@@ -52,6 +52,7 @@ models:
   shelf: shelf
   named: named
 """
+_FIGURES = ("capacity", "queue", "running", "weight", "heard")
 _SECRETS = {"FARM": "farm-token-of-services", "FENCED": "another-token-of-services"}
 _TOKEN = {"authorization": f"Bearer {_SECRETS['FARM']}"}
 
@@ -373,10 +374,10 @@ def test_a_process_announces_for_others(gateway: Gateway, mocks: tuple[MockProvi
         eventually(lambda: _served_by(gateway, "a", 1) == {"one"}, "it serves")
         (row,) = _rows(gateway)
         assert (row["id"], row["address"], row["models"]) == ("vllm", mocks[0].address, ["m", "a"])
-        shown = subprocess.run(
-            [*COMMAND, "endpoints", "--server", gateway.admin_url], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        assert "vllm" in shown.stdout
+        shown = gateway.ctl("endpoints", "--provider", "farm").stdout.splitlines()
+        assert shown[0].split() == ["provider", "id", "address", "from", "models", *_FIGURES]
+        assert shown[1].split()[:6] == ["farm", "vllm", mocks[0].address, "registered", "m,", "a"]
+        assert "endpoints found: farm 1, checked 0" in gateway.ctl("status").stdout
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
         assert _rows(gateway) == []
