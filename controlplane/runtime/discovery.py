@@ -115,12 +115,15 @@ class Discovery(Part):
 
     async def _keep_up(self, controller: Controller) -> None:
         """Passes changes on to nodes and into the state folder, for ever; many at once are one push."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            await controller.spread()
+        try:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                await controller.spread()
+                await self._save()
+                await asyncio.sleep(_PACE_S)
+        finally:
             await self._save()
-            await asyncio.sleep(_PACE_S)
 
     async def _expire(self) -> None:
         """Takes out services that are not heard of any more, for ever."""

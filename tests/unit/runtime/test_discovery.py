@@ -1,0 +1,77 @@
+"""What the control plane keeps of registered services, and what it says where it cannot."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from controlplane.audit.entry import Event
+from controlplane.discovery.registry import Announced
+from controlplane.plan.ir import Endpoint
+from controlplane.runtime.discovery import Discovery
+from tests.support.children import until
+from tests.unit.plan.compiled import compiled
+
+POLICY = """version: 1
+providers: {farm: {kind: openai, base_url: "http://farm/v1", discover: {registered: {token: {env: FARM}}}}}
+models: {m: farm}
+"""
+
+
+def said(name: str) -> Announced:
+    return Announced(name, "farm", Endpoint("10.0.0.7", int(name)), ("m",), (), 4, 30)
+
+
+class Edge:
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.pushes = 0
+
+    async def spread(self) -> None:
+        self.pushes += 1
+
+
+async def heard(_: Event) -> None:
+    """Nobody reads it."""
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[tuple[Discovery, Edge]]:
+    edge: Any = Edge()
+    discovery = Discovery(folder, folder, heard)
+    await discovery.prepare(compiled(POLICY))
+    tasks = [asyncio.create_task(task) for task in discovery.tasks(edge)]
+    try:
+        yield discovery, edge
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_who_joins_is_kept_and_many_are_one_push(tmp_path: Path) -> None:
+    async with running(tmp_path) as (discovery, edge):
+        for port in range(1, 101):
+            await discovery.join(said(str(port)), "127.0.0.1")
+        await until(lambda: edge.pushes > 0)
+    assert edge.pushes < 10
+    again = Discovery(tmp_path, tmp_path, heard)
+    assert again.registry.services.keys() == {str(port) for port in range(1, 101)}
+    assert (tmp_path / "endpoints.json").stat().st_mode & 0o777 == 0o600
+
+
+async def test_what_cannot_be_kept_is_an_alarm_until_it_can(tmp_path: Path) -> None:
+    (tmp_path / "endpoints.json").mkdir()
+    async with running(tmp_path) as (discovery, _):
+        await discovery.join(said("1"), "127.0.0.1")
+        await until(lambda: any("cannot be written" in alarm["message"] for alarm in discovery.alarms()))
+        (tmp_path / "endpoints.json").rmdir()
+        await discovery.join(said("2"), "127.0.0.1")
+        await until(lambda: discovery.alarms() == [])
+
+
+def test_a_damaged_file_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    (tmp_path / "endpoints.json").write_text("{")
+    assert Discovery(tmp_path, tmp_path, heard).registry.services == {}
