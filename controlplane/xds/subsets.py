@@ -6,7 +6,8 @@ not divided overlook what it says. Requests whose model only the client knows (a
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
 from envoy.config.cluster.v3 import cluster_pb2 as cluster
@@ -99,8 +100,9 @@ def lacking(plan: Plan, found: Mapping[str, tuple[Found, ...]]) -> dict[str, tup
     return lacks
 
 
-def having(name: str, models: Iterable[str]) -> base.Metadata:
-    """The metadata of an endpoint of a cluster that has these models."""
+@lru_cache(maxsize=1024)  # services alike have the same
+def having(name: str, models: tuple[str, ...]) -> base.Metadata:
+    """The metadata of an endpoint of a cluster that has these models; to be copied, not changed."""
     found = base.Metadata()
     found.filter_metadata[_NAMESPACE].update({name: list(models)})
     return found
