@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from controlplane.plan import rules_explained, translation_explained
 from controlplane.plan.accounts import LIMIT
-from controlplane.plan.ir import Decision, Issuer, Plan, RemoteKeys, Route, Tier
+from controlplane.plan.ir import Decision, Issuer, Plan, RemoteKeys, Route, Tier, Upstream
 from controlplane.plan.limits import Counted, NativeLimit, Use
 from controlplane.policy.limits import Per, Place
 from extproc.limits.bounds import amount_of, bound
@@ -25,25 +25,7 @@ def decisions(plan: Plan) -> Iterator[Decision]:
     """Where each line of the policy runs and why, in the order of the policy. Keys alike share one decision."""
     yield from _gateway(plan)
     for upstream in plan.upstreams.values():
-        path = ("providers", upstream.name)
-        yield _native(path, "reach it", "cluster with its own endpoints, circuit breakers and upstream filters", "")
-        if upstream.service:
-            yield _native(
-                path, "run it", f"process `{upstream.service.name}` on a unix socket", "started with the gateway"
-            )
-        if upstream.discovered:
-            rule, why = "find its endpoints", "one that joins or leaves is a delta: nothing drains, no revision"
-            yield _native((*path, "discover"), rule, "endpoints by EDS, divided by the models that they have", why)
-        elif upstream.refresh_ms is not None:
-            rule = f"look its endpoints up every {upstream.refresh_ms / 1000:g} s"
-            yield _native((*path, "discover"), rule, "STRICT_DNS: every address is an endpoint", "no request waits")
-        if upstream.api_key:
-            yield _native((*path, "api_key"), "authenticate to it", "credential_injector, secret by SDS", "per attempt")
-        if upstream.health:
-            yield _native((*path, "health"), "check it actively", "HTTP health check", "no request waits for it")
-        if upstream.ejection:
-            why = "on by default" if upstream.ejection.max_percent == 50 else "as set"
-            yield _native((*path, "ejection"), "take failing endpoints out", "outlier detection", why)
+        yield from _upstream(upstream)
     for route in plan.routes:
         yield _model(route)
     yield from translation_explained.decisions(plan)
@@ -70,6 +52,26 @@ def decisions(plan: Plan) -> Iterator[Decision]:
         yield _native(("keys",), rule, "jwt_authn with a cache of verified tokens, rbac on their ids", "no look-up")
     for issuer in plan.issuers:
         yield from _issuer(issuer)
+
+
+def _upstream(upstream: Upstream) -> Iterator[Decision]:
+    path = ("providers", upstream.name)
+    yield _native(path, "reach it", "cluster with its own endpoints, circuit breakers and upstream filters", "")
+    if upstream.service:
+        yield _native(path, "run it", f"process `{upstream.service.name}` on a unix socket", "started with the gateway")
+    if upstream.discovered:
+        rule, why = "find its endpoints", "one that joins or leaves is a delta: nothing drains, no revision"
+        yield _native((*path, "discover"), rule, "endpoints by EDS, divided by the models that they have", why)
+    elif upstream.refresh_ms is not None:
+        rule = f"look its endpoints up every {upstream.refresh_ms / 1000:g} s"
+        yield _native((*path, "discover"), rule, "STRICT_DNS: every address is an endpoint", "no request waits")
+    if upstream.api_key:
+        yield _native((*path, "api_key"), "authenticate to it", "credential_injector, secret by SDS", "per attempt")
+    if upstream.health:
+        yield _native((*path, "health"), "check it actively", "HTTP health check", "no request waits for it")
+    if upstream.ejection:
+        why = "on by default" if upstream.ejection.max_percent == 50 else "as set"
+        yield _native((*path, "ejection"), "take failing endpoints out", "outlier detection", why)
 
 
 def _native_limit(limit: NativeLimit) -> Decision:

@@ -124,6 +124,12 @@ def _semantics(
         if user.team is not None and user.organization is not None:
             message = "a user is for a team, for an organization, or for the whole gateway"
             yield error("two-scopes", message, ("gateway", "admin", "users", name), "`team`, `organization` or neither")
+    yield from _providers(document, providers, error)
+
+
+def _providers(
+    document: Document, providers: Mapping[str, Any], error: Callable[..., Diagnostic]
+) -> Iterable[Diagnostic]:
     for name, provider in providers.items():
         if isinstance(provider, OnnxProvider):
             told = document.data["providers"][name].get("memory", {})

@@ -22,13 +22,13 @@ from controlplane.policy.language import Policy
 from controlplane.runtime.changes import utc_now
 from controlplane.runtime.controller import Controller
 from controlplane.runtime.listings import Listings, listings
-from controlplane.runtime.parts import Alarm, Part
+from controlplane.runtime.parts import Alarm, Part, alarm
 from controlplane.runtime.watch import changes
 from controlplane.xds.overlay import overlay
 from controlplane.xds.resource import Snapshot
 from controlplane.xds.subsets import lacking
 
-_STATE = "endpoints.json"
+_STATE, _ALARM = "endpoints.json", "endpoints"
 _PACE_S = 0.1  # between pushes, however many heartbeats change a weight
 _SHOWN = 5  # models, of those that nobody has
 _LOOK_S = 1.0  # between looks for services that are silent
@@ -174,14 +174,16 @@ class Discovery(Part):
         lacks = lacking(self._live.plan, self.found(policy))
         for name in registrations(policy):
             if not self._registry.of(name):
-                found.append(_alarm(f"no service has registered for provider `{name}`"))
+                found.append(alarm(_ALARM, f"no service has registered for provider `{name}`"))
                 del lacks[name]
         for name, models in lacks.items():
             if models:
                 shown = ", ".join(f"`{model}`" for model in models[:_SHOWN]) + (" …" if len(models) > _SHOWN else "")
-                found.append(_alarm(f"no endpoint of provider `{name}` has {shown}: requests for it fail there"))
+                found.append(alarm(_ALARM, f"no endpoint of provider `{name}` has {shown}: requests for it fail there"))
         if self._trouble:
-            found.append(_alarm(f"{self._file} cannot be written: {self._trouble}; a restart would forget who is here"))
+            found.append(
+                alarm(_ALARM, f"{self._file} cannot be written: {self._trouble}; a restart would forget who is here")
+            )
         return found
 
     def counts(self) -> dict[str, int]:
@@ -214,10 +216,6 @@ class Discovery(Part):
             self._trouble = error.strerror or type(error).__name__
         else:
             self._saved, self._trouble = document, ""
-
-
-def _alarm(message: str) -> dict[str, str]:
-    return {"name": "endpoints", "message": message}
 
 
 def _kept(file: Path) -> tuple[Registry, kept.Files]:

@@ -16,12 +16,11 @@ from controlplane.plan.dialects import Surface
 from controlplane.plan.ir import Plan, Route
 from controlplane.plan.rules import COUNT, Branch, Leaf
 from controlplane.policy.endpoints import ENDPOINTS, MESSAGES, PATHS, TOKENIZE
-from controlplane.xds import cors, errors, keys, listing, matchers, names, priorities, rules, subsets, usage
-from controlplane.xds.protos import PREVIOUS_HOSTS, boolean, millis, pack, typed_struct, uint
+from controlplane.xds import cors, errors, keys, listing, matchers, names, priorities, retries, rules, subsets, usage
+from controlplane.xds.protos import boolean, millis, pack, typed_struct, uint
 
 _GROUPS = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
 _IDLE_SLACK_MS = 1000
-_LOOKS = 32  # for an endpoint that was not tried yet: one of much weight comes up again and again
 # Bodies that Envoy's filters may hold without raising their limit of 1 MiB. A body without a length is not small.
 _SMALL = "[0-9]{1,6}"
 _ENABLED = route.FilterConfig(config=AnyProto())
@@ -320,8 +319,8 @@ def _route(
     """
     action = route.RouteAction(
         timeout={},  # no total timeout: it would cut long streams
-        idle_timeout=millis(max(model.idle_ms, _all_first_bytes_ms(model)) + _IDLE_SLACK_MS),
-        retry_policy=_retries(model, elsewhere=elsewhere),
+        idle_timeout=millis(max(model.idle_ms, retries.all_first_bytes_ms(model)) + _IDLE_SLACK_MS),
+        retry_policy=retries.lower(model, elsewhere=elsewhere),
         auto_host_rewrite=boolean(True),
         metadata_match=subsets.criteria(wanted),
     )
@@ -342,11 +341,6 @@ def _route(
     if through is not None:
         rules.send(made, through)
     return matchers.action("route", made)
-
-
-def _all_first_bytes_ms(model: Route) -> int:
-    """How long all attempts together may be silent; the stream's idle clock runs meanwhile."""
-    return model.retry.attempts * model.first_byte_ms
 
 
 def _upstream_models(model: Route) -> base.Metadata | None:
@@ -376,29 +370,3 @@ def _groups(model: Route) -> dict[str, object]:
             for index, group in enumerate(model.groups)
         ]
     }
-
-
-def _retries(model: Route, *, elsewhere: bool) -> route.RetryPolicy:
-    """`elsewhere`: an attempt should go to another endpoint of the same provider, since there are some."""
-    retry = model.retry
-    policy = route.RetryPolicy(
-        retry_on=",".join(retry.conditions),
-        retriable_status_codes=retry.statuses,
-        num_retries=uint(retry.attempts - 1),
-        per_try_timeout=millis(model.first_byte_ms),
-        retry_back_off={"base_interval": millis(25), "max_interval": millis(250)},
-    )
-    if model.idle_ms < _all_first_bytes_ms(model):
-        # The stream's clock has to be longer. Envoy does not always arm this one (docs/compiler.md).
-        policy.per_try_idle_timeout.CopyFrom(millis(model.idle_ms))
-    if elsewhere:
-        previous = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
-        previous.typed_config.CopyFrom(typed_struct(PREVIOUS_HOSTS, {}))
-        policy.host_selection_retry_max_attempts = _LOOKS
-    if retry.honour_retry_after:
-        # Longer waits are the client's to decide: it gets the provider's 429 with its retry-after.
-        policy.rate_limited_retry_back_off.reset_headers.add(name="retry-after")
-        policy.rate_limited_retry_back_off.max_interval.CopyFrom(millis(5000))
-    if len(model.groups) > 1 or len(model.groups[0]) > 1:
-        policy.MergeFromString(b"\x70\x01")  # refresh_cluster_on_retry, field 14, unknown to xds-protos
-    return policy
