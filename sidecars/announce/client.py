@@ -13,6 +13,8 @@ import structlog
 _TIMEOUT_S = 10.0
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
 _LINGER_S = 0.25  # the edge's threads hear of it a moment after the edge does
+_OFTENEST_S = 0.01  # between heartbeats, whatever the answer says
+_NOBODY = "no control plane answers there"
 _LOOK_S = 1.0  # between looks at a service that is away
 _log = structlog.get_logger(__name__)
 
@@ -135,7 +137,10 @@ class Announcer:
     async def _join(self, http: httpx.AsyncClient) -> None:
         self._heartbeat_s = 0.0
         answer = await _ask(http, "POST", "/register", self.said.body())
-        self._heartbeat_s = float(answer["heartbeat_s"])
+        try:
+            self._heartbeat_s = max(_OFTENEST_S, float(answer["heartbeat_s"]))
+        except (KeyError, TypeError, ValueError):
+            raise _RefusedError(200, _NOBODY) from None
         _log.info("announce: registered", url=self.url, id=self.said.id, heartbeat_s=self._heartbeat_s)
 
     async def _leave(self, http: httpx.AsyncClient) -> None:
@@ -164,6 +169,6 @@ async def _ask(http: httpx.AsyncClient, method: str, path: str, body: dict[str, 
 def _words(data: Any) -> str:
     """Why it was refused, in the control plane's words."""
     if not isinstance(data, dict):
-        return "no control plane answers there"
+        return _NOBODY
     error = data.get("error")
     return str(error.get("message") if isinstance(error, dict) else data.get("detail") or error)

@@ -30,6 +30,8 @@ def said(options: argparse.Namespace, url: str, listening: str = "") -> Said:
     Raises:
         OptionsError: something is missing.
     """
+    if not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
+        raise OptionsError(f"{url!r} is no URL of a control plane, such as http://10.0.0.1:9800")
     if not options.provider:
         raise OptionsError("--provider is missing: the provider of the policy whose endpoint this is")
     address = options.address or listening

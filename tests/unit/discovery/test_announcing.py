@@ -123,6 +123,21 @@ async def test_it_leaves_while_the_service_is_away() -> None:
     await task
 
 
+async def test_others_than_control_planes_are_no_reason_to_end() -> None:
+    plane, stop = ControlPlane(), asyncio.Event()
+    answers = iter([httpx.Response(200, text="<html>"), httpx.Response(200, json={}), httpx.Response(500, json=[])])
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return next(answers, None) or await plane(request)
+
+    made = announcer(plane)
+    made.transport = httpx.MockTransport(answer)
+    task = await run(made, stop)
+    await plane.until(lambda: plane.known)
+    stop.set()
+    await task
+
+
 async def test_other_models_are_announced() -> None:
     plane, stop, models = ControlPlane(), asyncio.Event(), ("m",)
     task = await run(announcer(plane, lambda: Busy(models=models)), stop)
@@ -183,5 +198,8 @@ def test_options_describe_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong, words in ((bare, "--address"), (parser.parse_args([]), "--provider")):
         with pytest.raises(OptionsError, match=words):
             said(wrong, "http://x")
+    for url in ("10.0.0.1:9800", "http://", "ftp://x"):
+        with pytest.raises(OptionsError, match="no URL"):
+            said(given, url)
     with pytest.raises(OptionsError, match="no way"):
         own_address("http://no-such-host.invalid")
