@@ -63,7 +63,9 @@ class Discovery(Part):
         """Before a policy is pushed: the files that it names are read."""
         before, self._live = self._live, compiled
         names = listings(compiled.policy).values()
-        await asyncio.to_thread(self._listings.first_look, names)
+        if names:
+            await asyncio.to_thread(self._listings.first_look, names)
+            self._changed.set()  # what they say is to be kept
         if before is None or set(listings(before.policy).values()) != set(names):
             self._others.set()
 
@@ -150,6 +152,8 @@ class Discovery(Part):
                 watching.cancel()
 
     async def _watch(self, names: frozenset[str]) -> None:
+        if not names:
+            return
         paths = {self._listings.path(name): name for name in names}
         edits = changes(paths.keys)
         await self._look(names)  # an edit since they were read

@@ -79,6 +79,8 @@ class Listings:
 
 
 def _line(found: Diagnostic) -> str:
-    where = f"{found.place} {path_text(found.place.path)}" if found.place else ""
+    where = str(found.place)
+    if found.place and found.place.path:
+        where += f" {path_text(found.place.path)}"
     expected = f", expected {found.expected}" if found.expected else ""
     return f"{where}: {found.message}{expected}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.audit.entry import Event
+from controlplane.compiling import Compiled
 from controlplane.discovery.registry import Announced
 from controlplane.plan.ir import Endpoint
 from controlplane.runtime.discovery import Discovery
@@ -38,10 +39,10 @@ async def heard(_: Event) -> None:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[tuple[Discovery, Edge]]:
+async def running(folder: Path, policy: Compiled | None = None) -> AsyncIterator[tuple[Discovery, Edge]]:
     edge: Any = Edge()
     discovery = Discovery(folder, folder, heard)
-    await discovery.prepare(compiled(POLICY))
+    await discovery.prepare(policy or compiled(POLICY))
     tasks = [asyncio.create_task(task) for task in discovery.tasks(edge)]
     try:
         yield discovery, edge
@@ -71,6 +72,22 @@ async def test_who_joins_is_kept_and_many_are_one_push(tmp_path: Path) -> None:
     again = Discovery(tmp_path, tmp_path, heard)
     assert again.registry.services.keys() == {str(port) for port in range(1, 101)}
     assert (tmp_path / "endpoints.json").stat().st_mode & 0o777 == 0o600
+
+
+async def test_what_a_file_said_is_kept_from_the_first_look_on(tmp_path: Path) -> None:
+    (tmp_path / "farm.yaml").write_text("endpoints: [10.0.0.7:80]")
+    policy = compiled(POLICY.replace("{registered: {token: {env: FARM}}}", "{file: farm.yaml}"))
+    async with running(tmp_path, policy):
+        await until((tmp_path / "endpoints.json").exists)
+    (tmp_path / "farm.yaml").write_text("")
+    again = Discovery(tmp_path, tmp_path, heard)
+    await again.prepare(policy)
+    (found,) = again.found(policy.policy)["farm"]
+    assert found.endpoint == Endpoint("10.0.0.7", 80)
+    (said,) = await again.alarms()
+    assert said["message"] == (
+        "farm.yaml:1:1: the file is empty, expected `endpoints:` and a list; the endpoints before go on"
+    )
 
 
 async def test_what_cannot_be_kept_is_an_alarm_until_it_can(tmp_path: Path) -> None:
