@@ -71,13 +71,14 @@ class Times(_Strict):
 
 
 class Exchange(_Strict):
-    """`id` is the answer's `x-request-id`; `at` when the request came, in UTC; `model` as the client asked for it."""
+    """`id` is the answer's `x-request-id`; `at` when the request came, in UTC; `model` as the client asked for it;
+    `provider` the host that answered."""
 
     version: Literal[1] = 1
     id: str
     at: str
     model: str
-    provider: str | None = None
+    provider: str
     request: Request
     answer: Answer
     ms: Times

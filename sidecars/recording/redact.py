@@ -21,7 +21,7 @@ _REQUEST_HEADERS = frozenset(
 )
 _ANSWER_HEADERS = frozenset(
     {"content-type", "retry-after", "x-request-id", "request-id", "openai-processing-ms", "openai-version", "server",
-     "x-should-retry", "x-headgate-provider", "x-headgate-model", "x-headgate-dropped"}
+     "x-should-retry", "x-headgate-dropped"}
 )  # fmt: skip
 _ANSWER_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
 _PARAMETERS = frozenset({"api-version", "limit", "after", "before", "order", "alt", "beta", "last"})
