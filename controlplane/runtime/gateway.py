@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,15 +79,18 @@ class Gateway:
     auditing: Auditing
     supervisor: Supervisor
     pulse: Pulse
+    adapt: Callable[[str], str]
 
 
-async def serve(policy: Path, who: str, console: Console) -> None:
+async def serve(policy: Path, who: str, console: Console, adapt: Callable[[str], str] = str) -> None:
     """Runs until SIGINT or SIGTERM, then drains; a second signal ends it at once.
+
+    `adapt` has the last word on the policy's text, whenever the file is read.
 
     Raises PolicyError, ApplyError, StartError, RunFolderError, RevisionsError, NotReadyError, OSError.
     """
     frugal()
-    text = await asyncio.to_thread(policy.read_text, encoding="utf-8")
+    text = adapt(await asyncio.to_thread(policy.read_text, encoding="utf-8"))
     # Standard output is not ours, and what people should know the console tells them.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
@@ -95,7 +98,7 @@ async def serve(policy: Path, who: str, console: Console) -> None:
     )
     # Before anything is started or locked: a wrong policy is the likeliest reason to end here.
     cache = LoadCache()
-    async with _running(policy, text, who, console, _settings(text, policy, cache), cache) as gateway:
+    async with _running(policy, text, who, console, _settings(text, policy, cache), cache, adapt) as gateway:
         await _until_signalled(gateway)
 
 
@@ -109,7 +112,13 @@ def _settings(text: str, policy: Path, cache: LoadCache) -> Settings:
 
 @asynccontextmanager
 async def _running(
-    policy: Path, text: str, who: str, console: Console, started: Settings, cache: LoadCache
+    policy: Path,
+    text: str,
+    who: str,
+    console: Console,
+    started: Settings,
+    cache: LoadCache,
+    adapt: Callable[[str], str],
 ) -> AsyncIterator[Gateway]:
     state = policy.parent / started.state
     async with AsyncExitStack() as stack:
@@ -167,7 +176,9 @@ async def _running(
             raise
         if controller.live is not None:  # not kept here, where it would outlive the next one
             console.started(controller.live, nodes)
-        yield Gateway(policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse)
+        yield Gateway(
+            policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse, adapt
+        )
         console.draining(started.drain / 1000)
 
 
@@ -259,7 +270,7 @@ async def _apply_file(gateway: Gateway, seen: str) -> str:
     """Applies the file unless it reads as it did before; the text that was read."""
     text = seen
     try:
-        text = gateway.policy.read_text(encoding="utf-8")
+        text = gateway.adapt(gateway.policy.read_text(encoding="utf-8"))
         if text == seen:
             return seen
         applied = await gateway.controller.apply(text, "file", "", "file")

@@ -1,0 +1,135 @@
+"""Starts a gateway of a policy for a replay, in a temporary state folder, and reads from its ledger what it charged."""
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+from controlplane.replay.isolated import ADMIN_ENV, KEY_ENV, Place, isolated
+from extproc.usage.ledger import Ledger
+from extproc.usage.record import UsageRecord
+
+_READY_S = 60.0
+_STOP_S = 20.0
+_TAIL = 2000
+_PAGE = 1000
+
+
+class ReplayError(Exception):
+    """A replay that cannot be done. Its text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A gateway that serves. `key` is sent as the bearer token."""
+
+    url: str
+    key: str
+    state: Path
+
+    def __repr__(self) -> str:
+        return f"Running({self.url})"
+
+
+@contextmanager
+def gateway(policy: Path, document: Mapping[str, Any], key: str | None) -> Iterator[tuple[Running, Any]]:
+    """A gateway of the policy, and the function that stops it and gives its usage records.
+
+    `document` is the policy as it is written, `key` a key of its own to send requests with. Everything is gone
+    afterwards, also after an error or Ctrl-C. Raises ReplayError.
+    """
+    with tempfile.TemporaryDirectory(prefix="headgate-replay-", ignore_cleanup_errors=True) as folder:
+        port, admin_port = _free_ports()
+        state = Path(folder) / "state"
+        made, token = "hgr-" + secrets.token_hex(24), "hgr-" + secrets.token_hex(24)
+        text = isolated(document, Place(str(state), port, admin_port))
+        log = Path(folder) / "gateway.log"
+        process = _start(policy, log, {KEY_ENV: made, ADMIN_ENV: token})
+        try:
+            _until_ready(process, text, log)
+
+            def finish() -> tuple[UsageRecord, ...]:
+                _stop(process)
+                return _records(state)
+
+            yield Running(f"http://127.0.0.1:{port}", key or made, state), finish
+        finally:
+            _stop(process)
+
+
+def _start(policy: Path, log: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
+    with log.open("ab") as written:
+        return subprocess.Popen(  # noqa: S603 - ourselves, with the path of a policy
+            [sys.executable, "-m", "controlplane.replay.child", str(policy)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=written, text=True,
+            env={**os.environ, **env},
+            start_new_session=True,  # Ctrl-C is for us; it is told by the end of its stdin
+        )  # fmt: skip
+
+
+def _until_ready(process: subprocess.Popen[str], text: str, log: Path) -> None:
+    assert process.stdin is not None  # noqa: S101 - it is a pipe
+    try:
+        process.stdin.write(text + "\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # it has ended: what it wrote says why
+    told: Queue[str] = Queue()
+    threading.Thread(target=lambda: told.put(_line(process)), daemon=True).start()
+    try:
+        word = told.get(timeout=_READY_S)
+    except Empty:
+        word = ""
+    if word != "ready\n":
+        reason = log.read_text(errors="replace").strip()[-_TAIL:] or f"it is not ready after {_READY_S:g} s"
+        raise ReplayError(f"the gateway of the replay does not start:\n{reason}")
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    return process.stdout.readline()
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Ends it in good order: by the end of its stdin."""
+    if process.stdin is not None and not process.stdin.closed:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _records(state: Path) -> tuple[UsageRecord, ...]:
+    """Every usage record of the gateway, once it has stopped."""
+    file = state / "usage" / "ledger.db"
+    if not file.exists():
+        return ()
+    found: list[UsageRecord] = []
+    with Ledger.open(f"sqlite:///{file}") as ledger:
+        before: tuple[int, str] | None = None
+        while page := ledger.records(limit=_PAGE, before=before):
+            found += page
+            before = (page[-1].at_us, page[-1].id)
+    return tuple(found)
+
+
+def _free_ports() -> tuple[int, int]:
+    """Two ports that nobody listens at just now."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
