@@ -144,10 +144,12 @@ def _shown(view: _View) -> None:
 
 def _difference(result: _View) -> None:
     before, after = result["before"], result["after"]
-    parts = [f"{before['status'] or 'none'} -> {after['status'] or 'none'}"] if "status" in result["differs"] else []
-    parts += [kind for kind in result["differs"] if kind in ("calls", "finish")]
-    if "text" in result["differs"]:
-        parts.append(f"{100 * result['similarity']:.3g} % alike")
+    if "status" in result["differs"]:
+        parts = [f"{before['status'] or 'none'} -> {after['status'] or 'none'}"]
+    else:
+        parts = [kind for kind in result["differs"] if kind != "text"]
+        if "text" in result["differs"]:
+            parts.append(f"{100 * result['similarity']:.3g} % alike")
     head = f"{result['id'] or 'no id'}  {_cut(result['asked'], 20)}  "
     console.out.print(f"[bold]{escape(_cut(head + ', '.join(parts), _WIDTH))}[/]")
     for sign, colour, side in (("-", "red", before), ("+", "green", after)):

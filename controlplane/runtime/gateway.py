@@ -46,7 +46,14 @@ from controlplane.runtime.pulse import Pulse, watch
 from controlplane.runtime.rules import Ruling
 from controlplane.runtime.services import Services
 from controlplane.runtime.supervise import Supervisor
-from controlplane.runtime.surroundings import folder_lister, secret_files, secret_reader, surroundings
+from controlplane.runtime.surroundings import (
+    fixture_files,
+    fixture_reader,
+    folder_lister,
+    secret_files,
+    secret_reader,
+    surroundings,
+)
 from controlplane.runtime.watch import changes
 from controlplane.xds.server import AdsServer
 
@@ -133,7 +140,8 @@ async def _running(
         around = surroundings(folder, usage_log(state), rules_log(state))
         keys = stack.enter_context(Keys(state.resolve()))
         base = policy.parent
-        compiler = Compiler(str(policy), secret_reader(base), around, cache, keys.tokens, folder_lister(base))
+        lister, fixtures = folder_lister(base), fixture_reader(base)
+        compiler = Compiler(str(policy), secret_reader(base), around, cache, keys.tokens, lister, fixtures)
         adopting = await _serving(folder)
         accounting = Accounting(folder, state.resolve(), started.ledger)
         auditing = Auditing(AuditLog.open(state.resolve() / "audit"), accounting.denials)
@@ -176,9 +184,7 @@ async def _running(
             raise
         if controller.live is not None:  # not kept here, where it would outlive the next one
             console.started(controller.live, nodes)
-        yield Gateway(
-            policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse, adapt
-        )
+        yield Gateway(policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse, adapt)
         console.draining(started.drain / 1000)
 
 
@@ -241,7 +247,7 @@ async def _follow(gateway: Gateway) -> None:
         prices = {base / found.gateway.prices} if found.gateway.prices else set()
         tokenizers = {base / tokenizer.file for tokenizer in found.tokenizers.values()}
         secrets = secret_files(base, tuple(ref for ref, _ in secret_refs(found)))
-        return secrets | prices | tokenizers | {gateway.policy}
+        return secrets | prices | tokenizers | fixture_files(base, found) | {gateway.policy}
 
     edits = changes(files)
     seen = await _apply_file(gateway, gateway.text)  # an edit since the start

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from sidecars.listen import AddressError, parse_address
+from sidecars.mock import settings as documents
 from sidecars.mock.app import Settings, build_app
 from sidecars.mock.controls import status
 from sidecars.mock.delays import delay
 from sidecars.mock.fixtures.load import FixturesError
-from sidecars.mock.profiles import Profile, Profiles
+from sidecars.mock.profile import Current, Profile
 from sidecars.mock.server import Tls, serve
-from sidecars.mock.settings import FaultRate, ProfileSettings, SettingsError
+from sidecars.mock.settings import FaultRate, SettingsError
 from sidecars.mock.steps import SCRIPT, Script, rates, script
 
 _T = TypeVar("_T")
@@ -44,7 +45,12 @@ def parser() -> argparse.ArgumentParser:
     add("--fixtures", type=Path, metavar="PATH", help="answers from this file, or from the files in this folder")
     add("--strict", type=int, choices=(400, 404), help="answer requests without a fixture with this status")
     add("--speed", type=_checked(_speed), default=1.0, metavar="X", help="replay recordings this much faster")
-    add("--settings", type=Path, metavar="FILE", help="settings by host name, as the control plane writes them")
+    add(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="settings in the place of those by flags, as the control plane writes them",
+    )
     add("--tls-cert", metavar="PEM", help="certificate chain; TCP listeners then speak TLS")
     add("--tls-key", metavar="PEM", help="private key of --tls-cert")
     add("--tls-client-ca", metavar="PEM", help="require client certificates signed by this authority")
@@ -61,14 +67,14 @@ def main() -> int:
         parser().error("--tls-client-ca needs --tls-cert and --tls-key")
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     try:
-        profiles = Profiles(Profile.of(_profile(options), options.status), options.settings)
+        current = Current(Profile.of(_profile(options), options.status), options.settings)
     except (FixturesError, SettingsError, OSError) as problem:
         print(f"mock: {problem}", file=sys.stderr)
         return 2
-    settings = Settings(options.name, options.api_key, profiles, options.record)
+    settings = Settings(options.name, options.api_key, current, options.record)
     tls = Tls(options.tls_cert, options.tls_key, options.tls_client_ca) if options.tls_cert else None
     try:
-        serve(build_app(settings), options.listen, tls, profiles.follow if profiles.followed else None)
+        serve(build_app(settings), options.listen, tls, current.follow if current.followed else None)
     except AddressError as problem:
         print(f"mock: {problem}", file=sys.stderr)
         return 2
@@ -78,9 +84,9 @@ def main() -> int:
     return 0
 
 
-def _profile(options: argparse.Namespace) -> ProfileSettings:
-    """The profile that flags describe."""
-    return ProfileSettings(
+def _profile(options: argparse.Namespace) -> documents.Settings:
+    """What flags say of how requests are answered."""
+    return documents.Settings(
         fixtures=options.fixtures,
         strict=options.strict,
         seed=options.seed,

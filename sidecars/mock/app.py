@@ -21,7 +21,7 @@ from sidecars.mock.errors import MockError, asked_for
 from sidecars.mock.faults import Fate
 from sidecars.mock.fixtures.library import Asked
 from sidecars.mock.multipart import read_form
-from sidecars.mock.profiles import Profile, Profiles
+from sidecars.mock.profile import Current, Profile
 from sidecars.mock.recorder import Recorded, Recorder
 from sidecars.mock.stats import Meter, Stats
 from sidecars.mock.wire import Wire
@@ -67,11 +67,11 @@ _TEXTUAL = frozenset({chat.answer, completions.answer, responses.answer})
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line says: the default profile holds for every request that asks for nothing else."""
+    """What the command line says: the profile holds for every request that asks for nothing else."""
 
     name: str
     api_key: str | None
-    profiles: Profiles
+    current: Current
     record: int
 
 
@@ -119,7 +119,7 @@ class _State:
 
     async def in_force(self, _request: Request) -> Response:
         """GET /mock/settings."""
-        return Response(orjson.dumps(self.settings.profiles.report()), media_type="application/json")
+        return Response(orjson.dumps(self.settings.current.report()), media_type="application/json")
 
 
 class _Health:
@@ -130,7 +130,7 @@ class _Health:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._state.stats.health_check()
-        defaults = self._state.settings.profiles.default.defaults
+        defaults = self._state.settings.current.profile.defaults
         await asyncio.sleep(defaults.delay if isinstance(defaults.delay, float) else 0)
         if defaults.status >= 300:
             response = Response(asked_for(defaults.status).body(), defaults.status, media_type="application/json")
@@ -170,7 +170,7 @@ class _Endpoint:
 
     async def _serve(self, scope: Scope, send: Send, wire: Wire, meter: Meter, raw: bytes) -> None:
         settings, headers = self._state.settings, scope["headers"]
-        profile = settings.profiles.of(headers)
+        profile = settings.current.profile
         body, controls = Body(digest(raw or scope["raw_path"])), profile.defaults
         canned: Canned | None = None
         fate = Fate(controls)

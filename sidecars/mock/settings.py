@@ -1,11 +1,10 @@
-"""How providers of kind mock behave: by flags for everybody, by a file of settings for each host name.
+"""How one provider of kind mock behaves: by flags, or by a file that is followed.
 
-    {"version": 1, "profiles": {"fake.mock.headgate": {"fixtures": "/etc/fixtures", "delay": "lognormal(300ms,2s)"}}}
+    {"version": 1, "tag": "5f0c", "fixtures": "/etc/fixtures", "delay": "lognormal(300ms,2s)"}
 
 The control plane writes the file; it holds no secret.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,26 +28,33 @@ def _parsed(parse: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
+_Delay = Annotated[Delay, _parsed(delay)]
+_Fault = Annotated[str, _parsed(known_fault)]
+_Script = Annotated[Script, _parsed(script)]
+
+
 class FaultRate(_Strict):
-    fault: Annotated[str, _parsed(known_fault)]
+    fault: _Fault
     rate: float
 
 
-class ProfileSettings(_Strict):
-    """One provider. `strict`: the status for requests without a fixture. `speed`: how much faster than recorded.
-    `scripts`: by model, exact or ending in `*`; the first that fits counts."""
+class Settings(_Strict):
+    """`tag` is told to whoever asks which settings are in force. `strict`: the status for requests without a fixture.
+    `speed`: how much faster than recorded. `scripts`: by model, exact or ending in `*`; the first that fits counts."""
 
+    version: Literal[1] = 1
+    tag: str | None = None
     fixtures: Path | None = None
     strict: Strictness | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     speed: Annotated[float, Field(gt=0, le=1e9)] = 1.0
-    delay: Annotated[Delay, _parsed(delay)] = 0.0
-    chunk_delay: Annotated[Delay, _parsed(delay)] = 0.0
+    delay: _Delay = 0.0
+    chunk_delay: _Delay = 0.0
     errors: tuple[FaultRate, ...] = ()
-    scripts: tuple[tuple[str, Annotated[Script, _parsed(script)]], ...] = ()
+    scripts: tuple[tuple[str, _Script], ...] = ()
 
     @model_validator(mode="after")
-    def _rates(self) -> "ProfileSettings":
+    def _rates(self) -> "Settings":
         self.rates()
         return self
 
@@ -56,16 +62,10 @@ class ProfileSettings(_Strict):
         return checked_rates([Rate(each.fault, each.rate) for each in self.errors])
 
 
-class Document(_Strict):
-    version: Literal[1]
-    profiles: Mapping[str, ProfileSettings]
-
-
-def parse(text: bytes | str) -> Mapping[str, ProfileSettings]:
-    """Profiles by the host name that requests for them bear. Raises SettingsError."""
+def read(file: Path) -> Settings:
+    """Raises SettingsError, OSError."""
     try:
-        return Document.model_validate_json(text).profiles
+        return Settings.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        raise SettingsError(
-            "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        ) from None
+        lines = "\n".join(f"  {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise SettingsError(f"{file}:\n{lines}") from None
