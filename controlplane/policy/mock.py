@@ -18,7 +18,7 @@ class MockError(Strict):
         description="`reset` closes the connection before the headers, `cut` after the first chunk; `hang` never "
         "answers, `hang-body` sends headers only.",
     )
-    rate: Annotated[float, Field(gt=0, le=1, strict=False)] = Field(description="The share of the requests.")
+    rate: Annotated[float, Field(ge=1e-6, le=1, strict=False)] = Field(description="The share of the requests.")
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -40,7 +40,7 @@ class MockProvider(Strict):
     strict: Literal[400, 404] | None = Field(
         None, description="The status of requests without a fixture; by default they get the usual answer."
     )
-    speed: Annotated[float, Field(gt=0, le=1e9, strict=False)] = Field(
+    speed: Annotated[float, Field(ge=0.001, le=1e9, strict=False)] = Field(
         1.0, description="How much faster than recorded recordings are replayed."
     )
     delay: MockDelay | None = Field(None, description="Until the answer begins; none by default.")
