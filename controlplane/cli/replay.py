@@ -36,7 +36,12 @@ def record(
 
 def replay(
     log: Annotated[Path, typer.Argument(help="A recording, as `ctl record` makes it.", metavar="LOG")],
-    against: Annotated[str, typer.Option(help="The policy to send it to, or the URL of a gateway.", metavar="POLICY")],
+    against: Annotated[
+        str,
+        typer.Option(
+            help="The policy to send it to; or a gateway's URL, with its key in HEADGATE_KEY.", metavar="POLICY"
+        ),
+    ],
     baseline: Annotated[
         str | None,
         typer.Option(help="Compare with this policy or gateway, instead of the recording.", metavar="POLICY"),
@@ -63,11 +68,7 @@ def replay(
     ] = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Sends recorded requests to a gateway of a policy, and compares answers, status, latency and cost.
-
-    The gateway is one of its own, in a temporary folder; one that is named by its URL gets the key in the environment
-    variable HEADGATE_KEY. Exit codes: 0 equal within the thresholds, 1 different, 2 wrong use.
-    """
+    """Sends recorded requests to a gateway of a policy, and compares. 0: equal, 1: different, 2: wrong use."""
     from controlplane.replay import run  # noqa: PLC0415 - the whole compiler and a client, for this command alone
     from controlplane.replay.report import Thresholds  # noqa: PLC0415
     from controlplane.replay.send import Pace  # noqa: PLC0415

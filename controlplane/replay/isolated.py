@@ -34,7 +34,7 @@ def isolated(document: Mapping[str, Any], place: Place) -> str:
     made["keys"] = {**(made.get("keys") or {}), KEY_NAME: {"secret": {"env": KEY_ENV}}}
     for section in ("limits", "budgets"):
         for entry in (made.get(section) or {}).values():
-            for name in ("scope", "webhooks"):
+            for name in ("scope", "on_error", "webhooks"):
                 entry.pop(name, None)
     for rule in made.get("rules") or ():
         _forget_redis(rule)

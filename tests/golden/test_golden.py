@@ -2,8 +2,9 @@
 
 The first line of a case may name what it shows: `# shows: routes, cluster` (all kinds of resources otherwise), or
 `# shows: accounting`, `# shows: limiting`, `# shows: inline`, `# shows: mocks` and `# shows: local models`, the
-documents that the services get. Parts that are the same in every policy are folded unless it says `# shows whole: routes`. To accept what the compiler now
-says, run `HEADGATE_GOLDEN=write pytest tests/golden` and read the difference.
+documents that the services get. Parts that are the same in every policy are folded unless it says
+`# shows whole: routes`. To accept what the compiler now says, run `HEADGATE_GOLDEN=write pytest tests/golden` and read
+the difference.
 """
 
 import json
