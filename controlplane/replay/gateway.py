@@ -7,19 +7,24 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
+
+import httpx
 
 from controlplane.replay.isolated import ADMIN_ENV, KEY_ENV, Place, isolated
 from extproc.usage.ledger import Ledger
 from extproc.usage.record import UsageRecord
 
 _READY_S = 60.0
-_STOP_S = 20.0
+_STOP_S = 30.0
+_COUNTED_S = 15.0
+_POLL_S = 0.1
 _TAIL = 2000
 _PAGE = 1000
 
@@ -30,19 +35,35 @@ class ReplayError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A gateway that serves. `key` is sent as the bearer token."""
+    """A gateway that serves. `key` is sent as the bearer token, `token` to its admin API at `admin`."""
 
     url: str
-    key: str
-    state: Path
+    key: str = field(repr=False)
+    admin: str
+    token: str = field(repr=False)
+    _state: Path
+    _process: "subprocess.Popen[str]" = field(repr=False)
 
-    def __repr__(self) -> str:
-        return f"Running({self.url})"
+    def charged(self, requests: int) -> tuple[UsageRecord, ...]:
+        """Stops it, once so many requests are in its ledger or some time has passed; the usage records of all."""
+        deadline = time.monotonic() + _COUNTED_S
+        with httpx.Client(headers={"authorization": f"Bearer {self.token}"}, trust_env=False) as client:
+            while time.monotonic() < deadline and self._counted(client) < requests:
+                time.sleep(_POLL_S)
+        _stop(self._process)
+        return _records(self._state)
+
+    def _counted(self, client: httpx.Client) -> int:
+        try:
+            rows = client.get(f"{self.admin}/usage").raise_for_status().json()["rows"]
+        except httpx.HTTPError:
+            return 0
+        return sum(row["requests"] for row in rows)
 
 
 @contextmanager
-def gateway(policy: Path, document: Mapping[str, Any], key: str | None) -> Iterator[tuple[Running, Any]]:
-    """A gateway of the policy, and the function that stops it and gives its usage records.
+def gateway(policy: Path, document: Mapping[str, Any], key: str | None) -> Iterator[Running]:
+    """A gateway of the policy.
 
     `document` is the policy as it is written, `key` a key of its own to send requests with. Everything is gone
     afterwards, also after an error or Ctrl-C. Raises ReplayError.
@@ -56,12 +77,8 @@ def gateway(policy: Path, document: Mapping[str, Any], key: str | None) -> Itera
         process = _start(policy, log, {KEY_ENV: made, ADMIN_ENV: token})
         try:
             _until_ready(process, text, log)
-
-            def finish() -> tuple[UsageRecord, ...]:
-                _stop(process)
-                return _records(state)
-
-            yield Running(f"http://127.0.0.1:{port}", key or made, state), finish
+            admin = f"http://127.0.0.1:{admin_port}"
+            yield Running(f"http://127.0.0.1:{port}", key or made, admin, token, state, process)
         finally:
             _stop(process)
 

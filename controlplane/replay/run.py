@@ -114,9 +114,10 @@ def replay(
 def _outcomes(exchanges: Sequence[Exchange], target: Target, pace: Pace) -> list[Outcome]:
     if isinstance(target, Address):
         return asyncio.run(send(exchanges, target.url, target.key, pace))
-    with gateway(target.path, target.document, target.key) as (running, finish):
+    with gateway(target.path, target.document, target.key) as running:
         found = asyncio.run(send(exchanges, running.url, running.key, pace))
-        return charged(found, finish())
+        used = sum(bool(e.model) and 200 <= of.status < 300 for e, of in zip(exchanges, found, strict=True))
+        return charged(found, running.charged(used))
 
 
 def _name(target: Target) -> str:

@@ -85,7 +85,8 @@ def test_what_looks_like_a_credential_goes_wherever_it_came_from(secret: str) ->
     "text",
     [
         '{"api_key": "hunter2"}', '{"password":"hunter2"}', '{"client_secret" : "hunter2"}',
-        "{'access_token': 'hunter2'}",        '{"arguments": "{\\"api-key\\": \\"hunter2\\"}"}', '{"x-api-key": "hunter2"}', "Bearer hunter2hunter2",
+        "{'access_token': 'hunter2'}",
+        '{"arguments": "{\\"api-key\\": \\"hunter2\\"}"}', '{"x-api-key": "hunter2"}', "Bearer hunter2hunter2",
     ],
 )  # fmt: skip
 def test_fields_named_for_secrets_lose_their_value(text: str) -> None:
