@@ -40,6 +40,8 @@ class _Told:
 
 
 def main() -> int:
+    # Ends it in good order also while it starts; whoever started us may have had it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     text = sys.stdin.readline()
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
@@ -58,7 +60,7 @@ def main() -> int:
 
 def _end_with_stdin() -> None:
     sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 if __name__ == "__main__":

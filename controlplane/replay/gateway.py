@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -121,11 +122,13 @@ def _stop(process: subprocess.Popen[str]) -> None:
     if process.stdin is not None and not process.stdin.closed:
         with suppress(BrokenPipeError):
             process.stdin.close()
-    try:
-        process.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    for number in (signal.SIGINT, signal.SIGKILL):  # a second signal of the first kind ends it at once
+        try:
+            process.wait(_STOP_S)
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+    process.wait()
     if process.stdout is not None:
         process.stdout.close()
 

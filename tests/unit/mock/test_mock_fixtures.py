@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sidecars.mock.fixtures.library import Asked, Library
 from sidecars.mock.fixtures.load import FixturesError, parsed, read
+from tests.support.mock import ROOT
 
 NAMES = st.sampled_from(["gpt-4o", "gpt-4o-mini", "claude", "m"])
 WORDS = st.sampled_from(["hello", "weather in Rome", "bye", ""])
@@ -164,3 +165,11 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path: Path) -> None:
 def test_a_folder_that_is_absent_is_told(tmp_path: Path) -> None:
     with pytest.raises(FixturesError, match="No such file"):
         read(tmp_path / "absent")
+
+
+def test_the_fixtures_of_the_documentation_are_right() -> None:
+    page = (ROOT / "docs/mock.md").read_text(encoding="utf-8")
+    snippets = [part.partition("```")[0] for part in page.split("```yml\n")[1:]]
+    assert snippets
+    for snippet in snippets:
+        assert parsed(snippet, "f.yaml")

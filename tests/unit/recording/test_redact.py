@@ -106,6 +106,17 @@ def test_ordinary_text_stays(text: str) -> None:
     assert scrub(text, frozenset()) == text
 
 
+@given(st.binary(min_size=600, max_size=6000))
+def test_base64_stays(data: bytes) -> None:
+    text = json.dumps({"embedding": b64encode(data).decode()})
+    assert scrub(text, frozenset()) == text
+
+
+def test_a_prefix_of_a_key_within_base64_is_chance() -> None:
+    text = '{"embedding": "AAAA/hfAbcdefghijklmnopqrstuvwxyz012345+AIzaAbcdefghijklmnopqrstuvw=="}'
+    assert scrub(text, frozenset()) == text
+
+
 def test_private_keys_go() -> None:
     key = "-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----"
     assert scrub(f"before {key} after", frozenset()) == f"before {MASK} after"
