@@ -72,10 +72,12 @@ def fixture_reader(base: Path) -> FixtureReader:
 
 def fixture_files(base: Path, policy: Policy) -> frozenset[Path]:
     """The fixtures that a policy names: files, and folders with the files in them."""
-    from sidecars.mock.fixtures.load import files_of  # noqa: PLC0415 - as above
-
     named = (of.fixtures for of in policy.providers.values() if isinstance(of, MockProvider))
     roots = [base / path for path in named if path is not None]
+    if not roots:
+        return frozenset()
+    from sidecars.mock.fixtures.load import files_of  # noqa: PLC0415 - as above
+
     return frozenset(file for root in roots for file in (root, *files_of(root)))
 
 
