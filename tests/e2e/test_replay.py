@@ -12,9 +12,9 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.gateway import COMMAND, ROOT, Gateway, alive, eventually
+from tests.support.gateway import Gateway, alive, eventually
 from tests.support.mock import MockProvider
-from tests.support.recorder import Recorder
+from tests.support.recorder import COMMAND, ROOT, Recorder
 
 pytestmark = pytest.mark.xdist_group("e2e-replay")
 

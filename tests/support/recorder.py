@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any, Self
 
 import orjson
 
-from tests.support.gateway import COMMAND, ROOT
-
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-c", "from controlplane.cli.main import run; run()")
 _READY = re.compile(rb"^record: ready on (\S+) ", re.MULTILINE)
 _START_S, _STOP_S, _POLL_S = 30.0, 10.0, 0.02
 
