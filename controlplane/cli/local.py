@@ -24,7 +24,7 @@ from controlplane.policy.place import path_text
 from controlplane.policy.prices import imported
 from controlplane.runtime.changes import difference, utc_now, verdict
 from controlplane.runtime.listings import warnings
-from controlplane.runtime.surroundings import folder_lister, secret_reader, surroundings
+from controlplane.runtime.surroundings import fixture_reader, folder_lister, secret_reader, surroundings
 from controlplane.xds.accounting import lower
 from extproc.usage.prices import price_to_json
 
@@ -52,7 +52,9 @@ def compiled(policy: Path, text: str | None = None) -> Compiled:
     """Raises PolicyError, OSError."""
     base = policy.parent
     reader, lister = secret_reader(base), folder_lister(base)
-    compiler = Compiler(str(policy), reader, surroundings(None), LoadCache(), files=lister)
+    compiler = Compiler(
+        str(policy), reader, surroundings(None), LoadCache(), files=lister, fixtures=fixture_reader(base)
+    )
     return compiler.compile(text_of(policy) if text is None else text, utc_now())
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from controlplane.cli import audit, cache, console, discovered, keys, local, models, prices
+from controlplane.cli import audit, cache, console, discovered, keys, local, models, prices, replay
 from controlplane.cli.common import (
     Format,
     FormatOption,
@@ -43,6 +43,8 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(cache.app, name="cache")
 app.add_typer(models.app, name="models")
 app.add_typer(prices.app, name="prices")
+app.command()(replay.record)
+app.command()(replay.replay)
 
 
 @app.callback(help=__doc__)

@@ -32,7 +32,7 @@ _TITLES = {
     "Gateway": "Gateway", "Admin": "Admin API", "AdminUser": "User of the admin API",
     "GatewayTls": "TLS to clients", "Cors": "CORS",
     **{form.__name__: f"Provider of kind {kind}" for kind, form in FORMS.items()},
-    "OnnxModel": "Local model", "AwsCredentials": "AWS credentials",
+    "OnnxModel": "Local model", "MockError": "Failures of a mock", "AwsCredentials": "AWS credentials",
     "HealthCheck": "Health check", "Ejection": "Ejection", "ProviderTls": "TLS to a provider",
     "ByRegistration": "Endpoints that register", "Registration": "Registration of services",
     "ByFile": "Endpoints of a file", "ByName": "Endpoints of a name",

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TypeAlias
 
+from controlplane.policy.mock import MockProvider
 from controlplane.policy.onnx import OnnxProvider
-from controlplane.policy.providers import MockProvider
 
 Told: TypeAlias = MockProvider | OnnxProvider
 
@@ -32,6 +32,7 @@ class Service:
 
 
 def service(provider: str, told: Told) -> Service:
-    """What serves a provider. One mock is enough for all of them."""
-    name = told.kind if isinstance(told, MockProvider) else f"{told.kind}-{provider}"
+    """What serves a provider. One mock is enough for all those that are told nothing."""
+    shared = isinstance(told, MockProvider) and told.plain
+    name = told.kind if shared else f"{told.kind}-{provider}"
     return Service(name, provider, told)

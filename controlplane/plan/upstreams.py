@@ -7,6 +7,7 @@ from controlplane.plan.services import Service, service
 from controlplane.policy import providers
 from controlplane.policy.discovery import ByName
 from controlplane.policy.grammar import Url, is_ip
+from controlplane.policy.mock import MockProvider
 from controlplane.policy.onnx import OnnxProvider
 from controlplane.policy.secrets import SecretRef
 from extproc.translate import PROVIDERS, Options
@@ -23,7 +24,7 @@ _DEFAULT_HEADERS = {"anthropic": (("anthropic-version", "2023-06-01"),)}
 
 def build(name: str, provider: providers.Provider) -> Upstream:
     """The upstream of one provider, without lanes yet."""
-    if isinstance(provider, providers.MockProvider | OnnxProvider):
+    if isinstance(provider, MockProvider | OnnxProvider):
         return _served(name, service(name, provider))
     url = _url(provider)
     found = provider.discover

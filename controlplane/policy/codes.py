@@ -36,6 +36,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "invalid-tokenizer": "The file is no tokenizer.json. Take the one that is published with the model.",
         "absent-model": "A local model's folder cannot be read. Fix the path, or make the folder: `make models`.",
         "invalid-model": "A local model's folder lacks a file that is needed. Complete it, or name the right `file`.",
+        "invalid-fixtures": "Fixtures of a mock cannot be read. Correct the file and line that the message names.",
         "two-tokenizers": "Two tokenizers are for the same model or pattern. Leave it with one of them.",
         "invalid-jwks": "The file is no set of public keys (JWK set). Save what the issuer's `jwks_uri` answers.",
         "shared-secret": "Two keys or users have the same secret, so nobody can tell them apart. Give each its own.",

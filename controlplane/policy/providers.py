@@ -9,6 +9,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag
 from controlplane.policy.discovery import DiscoverySpec
 from controlplane.policy.grammar import Url
 from controlplane.policy.limits import LimitNames
+from controlplane.policy.mock import MockProvider
 from controlplane.policy.onnx import OnnxProvider
 from controlplane.policy.types import (
     AddressType,
@@ -210,13 +211,6 @@ class BedrockProvider(RemoteProvider):
         description="What requests are signed with. Without these and `api_key`, what Envoy finds in its surroundings: "
         "AWS's variables of the environment, its files, or the role of the machine or container.",
     )
-
-
-class MockProvider(Strict):
-    """A stand-in that answers everything, without account or network. See docs/mock.md."""
-
-    kind: Literal["mock"] = Field(description="The API it speaks.")
-    limits: LimitNames = Field([], description="Limits on the requests of models that it may serve.")
 
 
 Provider: TypeAlias = (

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -13,6 +13,7 @@ from controlplane.policy import grammar
 from controlplane.policy.grammar import ENV, Address, Rate, Url
 from controlplane.policy.secrets import SecretRef
 from extproc.usage.prices import MAX_PER_MILLION, MAX_PER_UNIT
+from sidecars.mock import delays, steps
 
 
 class Strict(BaseModel):
@@ -54,6 +55,16 @@ def shown(value: Any) -> str:
         return "a mapping" if isinstance(value, dict) else "a list"
     text = " ".join(LOOKS_SECRET.sub(HIDDEN, (str(value).lower() if isinstance(value, bool) else str(value))).split())
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _proven(parse: Callable[[str], Any]) -> Callable[[str], str]:
+    """The text itself, once it is known to be right: what follows reads it again."""
+
+    def proven(text: str) -> str:
+        parse(text)
+        return text
+
+    return proven
 
 
 def _text(pattern: str, examples: list[Any]) -> WithJsonSchema:
@@ -120,6 +131,11 @@ Fraction = Annotated[
     WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1, "examples": [0.8]}),
 ]
 RuleName = Annotated[str, _by(grammar.name), _text(grammar.NAME, ["no-secrets"])]
+_DELAYS = ["150ms", "uniform(10ms,50ms)", "lognormal(300ms,2s)"]
+_DELAY = r"^([a-z]+\()?[0-9.]+(ms|s|m|h)(, *[0-9.]+(ms|s|m|h))*\)?$"
+MockDelay = Annotated[str, _by(_proven(delays.delay)), _text(_DELAY, _DELAYS)]
+MockScript = Annotated[str, _by(_proven(steps.script)), _text(r"^[a-z0-9*., -]+$", ["ok*2, 503, hang, ok..."])]
+MockFault = Literal["reset", "cut", "hang", "hang-body"]
 ModelName = Annotated[str, _by(grammar.model), _text(grammar.MODEL, ["gpt-4o-mini"])]
 Pattern = Annotated[str, _by(grammar.pattern), _text(grammar.PATTERN, ["smart", "gpt-*"])]
 UpstreamModel = Annotated[str, _by(grammar.model), _text(grammar.MODEL, ["gpt-4o"])]

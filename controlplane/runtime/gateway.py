@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,7 +47,14 @@ from controlplane.runtime.pulse import Pulse, watch
 from controlplane.runtime.rules import Ruling
 from controlplane.runtime.services import Services
 from controlplane.runtime.supervise import Supervisor
-from controlplane.runtime.surroundings import folder_lister, secret_files, secret_reader, surroundings
+from controlplane.runtime.surroundings import (
+    fixture_files,
+    fixture_reader,
+    folder_lister,
+    secret_files,
+    secret_reader,
+    surroundings,
+)
 from controlplane.runtime.watch import changes
 from controlplane.xds.server import AdsServer
 
@@ -81,15 +88,18 @@ class Gateway:
     supervisor: Supervisor
     pulse: Pulse
     discovery: Discovery
+    adapt: Callable[[str], str]
 
 
-async def serve(policy: Path, who: str, console: Console) -> None:
+async def serve(policy: Path, who: str, console: Console, adapt: Callable[[str], str] = str) -> None:
     """Runs until SIGINT or SIGTERM, then drains; a second signal ends it at once.
+
+    `adapt` has the last word on the policy's text, whenever the file is read.
 
     Raises PolicyError, ApplyError, StartError, RunFolderError, RevisionsError, NotReadyError, OSError.
     """
     frugal()
-    text = await asyncio.to_thread(policy.read_text, encoding="utf-8")
+    text = adapt(await asyncio.to_thread(policy.read_text, encoding="utf-8"))
     # Standard output is not ours, and what people should know the console tells them.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
@@ -97,7 +107,7 @@ async def serve(policy: Path, who: str, console: Console) -> None:
     )
     # Before anything is started or locked: a wrong policy is the likeliest reason to end here.
     cache = LoadCache()
-    async with _running(policy, text, who, console, _settings(text, policy, cache), cache) as gateway:
+    async with _running(policy, text, who, console, _settings(text, policy, cache), cache, adapt) as gateway:
         await _until_signalled(gateway)
 
 
@@ -111,7 +121,13 @@ def _settings(text: str, policy: Path, cache: LoadCache) -> Settings:
 
 @asynccontextmanager
 async def _running(
-    policy: Path, text: str, who: str, console: Console, started: Settings, cache: LoadCache
+    policy: Path,
+    text: str,
+    who: str,
+    console: Console,
+    started: Settings,
+    cache: LoadCache,
+    adapt: Callable[[str], str],
 ) -> AsyncIterator[Gateway]:
     state = policy.parent / started.state
     async with AsyncExitStack() as stack:
@@ -126,7 +142,8 @@ async def _running(
         around = surroundings(folder, usage_log(state), rules_log(state))
         keys = stack.enter_context(Keys(state.resolve()))
         base = policy.parent
-        compiler = Compiler(str(policy), secret_reader(base), around, cache, keys.tokens, folder_lister(base))
+        lister, fixtures = folder_lister(base), fixture_reader(base)
+        compiler = Compiler(str(policy), secret_reader(base), around, cache, keys.tokens, lister, fixtures)
         adopting = await _serving(folder)
         accounting = Accounting(folder, state.resolve(), started.ledger)
         auditing = Auditing(AuditLog.open(state.resolve() / "audit"), accounting.denials)
@@ -172,7 +189,7 @@ async def _running(
         if controller.live is not None:  # not kept here, where it would outlive the next one
             console.started(controller.live, nodes)
         yield Gateway(
-            policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse, discovery
+            policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse, discovery, adapt
         )  # fmt: skip
         console.draining(started.drain / 1000)
 
@@ -237,7 +254,7 @@ async def _follow(gateway: Gateway) -> None:
         prices = {base / found.gateway.prices} if found.gateway.prices else set()
         tokenizers = {base / tokenizer.file for tokenizer in found.tokenizers.values()}
         secrets = secret_files(base, tuple(ref for ref, _ in secret_refs(found)))
-        return secrets | prices | tokenizers | {gateway.policy}
+        return secrets | prices | tokenizers | fixture_files(base, found) | {gateway.policy}
 
     edits = changes(files)
     seen = await _apply_file(gateway, gateway.text)  # an edit since the start
@@ -266,7 +283,7 @@ async def _apply_file(gateway: Gateway, seen: str) -> str:
     """Applies the file unless it reads as it did before; the text that was read."""
     text = seen
     try:
-        text = gateway.policy.read_text(encoding="utf-8")
+        text = gateway.adapt(gateway.policy.read_text(encoding="utf-8"))
         if text == seen:
             return seen
         applied = await gateway.controller.apply(text, "file", "", "file")

@@ -21,7 +21,7 @@ from controlplane.runtime.failures import ServiceError
 from controlplane.runtime.folder import RunFolder
 from controlplane.runtime.parts import Alarm, Part, alarm
 from controlplane.runtime.supervise import Supervisor
-from controlplane.xds import local_models
+from controlplane.xds import local_models, mock_settings
 
 _READY_S, _POLL_S = 30.0, 0.02
 _ASK_S, _LOAD_S = 2.0, 300.0
@@ -31,17 +31,19 @@ _SETTLED_S = 60.0  # a process that runs for longer is no alarm any more
 
 @dataclass(frozen=True, slots=True)
 class _Program:
-    """How a kind of service is run: a module, what it needs to be installed, and by which extra of this package."""
+    """How a kind of service is run: a module, the path that tells which document is in force there, what it needs to be
+    installed, and by which extra of this package."""
 
     module: str
+    in_force: str
     needs: tuple[str, ...] = ()
     extra: str = ""
 
 
 _PROGRAMS: Mapping[str, _Program] = MappingProxyType(
     {
-        "mock": _Program("sidecars.mock"),
-        "onnx": _Program("sidecars.onnx", ("onnxruntime", "prometheus_client"), "onnx"),
+        "mock": _Program("sidecars.mock", "/mock/settings"),
+        "onnx": _Program("sidecars.onnx", "/models", ("onnxruntime", "prometheus_client"), "onnx"),
     }
 )
 
@@ -119,7 +121,9 @@ class Services(Part):
     async def _prepare(self, service: Service, compiled: Compiled) -> None:
         tag, wanted = None, self._document(service, compiled)
         if wanted is not None:
-            tag = self._tell(service, local_models.both(self._told.get(service.name, wanted), wanted))
+            if isinstance(service.told, OnnxProvider):
+                wanted = local_models.both(self._told.get(service.name, wanted), wanted)
+            tag = self._tell(service, wanted)
         await self.supervisor.start(self._child(service, compiled))
         self._running[service.name] = service
         await self._ready(service, tag)
@@ -127,7 +131,7 @@ class Services(Part):
     def _document(self, service: Service, compiled: Compiled) -> dict[str, Any] | None:
         """What a service is told; None where it needs nothing."""
         if not isinstance(service.told, OnnxProvider):
-            return None
+            return None if service.told.plain else mock_settings.lower(service.told, self.base)
         gateway = compiled.policy.gateway
         return local_models.lower(service.told, self.base, max_body=gateway.max_body, drain_ms=gateway.drain)
 
@@ -143,8 +147,9 @@ class Services(Part):
         program = _PROGRAMS[service.told.kind]
         argv = [sys.executable, "-m", program.module, "--listen", f"unix:{self._socket(service)}"]
         inputs: tuple[bytes, ...] = ()
-        if isinstance(service.told, OnnxProvider):
+        if self._document(service, compiled) is not None:
             argv += ["--settings", str(self.folder.path / f"{service.name}.json")]
+        if isinstance(service.told, OnnxProvider):
             inputs = (str(service.told.tokenizer_threads).encode(),)  # read at the start only
         drain_s = compiled.policy.gateway.drain / 1000
         return Child(name=service.name, argv=tuple(argv), inputs=inputs, stop_s=drain_s + 5)
@@ -152,8 +157,9 @@ class Services(Part):
     async def _ready(self, service: Service, tag: str | None) -> None:
         """Waits until it takes requests, and its document is in force. Raises ServiceError."""
         deadline = asyncio.get_running_loop().time() + _READY_S
+        path = _PROGRAMS[service.told.kind].in_force
         while asyncio.get_running_loop().time() < deadline:
-            answer = await self._ask(service, "GET", "/health" if tag is None else "/models")
+            answer = await self._ask(service, "GET", "/health" if tag is None else path)
             if answer is not None and answer[1].get("tag") == tag:
                 return
             if self._state(service).restarts >= _HOPELESS:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import certifi
 
+from controlplane.policy.fixtures import FixtureReader
 from controlplane.policy.folders import Lister
+from controlplane.policy.language import Policy
+from controlplane.policy.mock import MockProvider
 from controlplane.policy.secrets import SecretRef
 from controlplane.runtime.folder import RunFolder
 from controlplane.xds.surroundings import Surroundings
@@ -50,6 +53,32 @@ def folder_lister(base: Path) -> Lister:
 def _within(folder: Path) -> Iterator[str]:
     for place, _, names in os.walk(folder):
         yield from (str((Path(place) / name).relative_to(folder)) for name in names)
+
+
+def fixture_reader(base: Path) -> FixtureReader:
+    """Reads fixtures relative to `base`, and tells what is wrong with them."""
+
+    def problems(path: str) -> tuple[str, ...]:
+        from sidecars.mock.fixtures.load import FixturesError, read  # noqa: PLC0415 - few policies have fixtures
+
+        try:
+            read(base / path)
+        except FixturesError as error:
+            return tuple(str(problem).removeprefix(f"{base}/") for problem in error.problems)
+        return ()
+
+    return problems
+
+
+def fixture_files(base: Path, policy: Policy) -> frozenset[Path]:
+    """The fixtures that a policy names: files, and folders with the files in them."""
+    named = (of.fixtures for of in policy.providers.values() if isinstance(of, MockProvider))
+    roots = [base / path for path in named if path is not None]
+    if not roots:
+        return frozenset()
+    from sidecars.mock.fixtures.load import files_of  # noqa: PLC0415 - as above
+
+    return frozenset(file for root in roots for file in (root, *files_of(root)))
 
 
 def surroundings(

@@ -1,4 +1,4 @@
-"""A deterministic stand-in for an OpenAI-compatible provider: no account, no network, no clock, no randomness.
+"""A deterministic stand-in for an OpenAI-compatible provider: no account, no network, no chance but by a seed.
 
     python -m sidecars.mock --listen 127.0.0.1:9100 --listen unix:/run/mock.sock
 
@@ -13,8 +13,8 @@ model names are percent-decoded, so that they may hold a '+'. Headers win over t
 status          429               answer with this status, 200 to 599; from 300 on in OpenAI's error shape
 first-status    429               the same for the first attempt of a request (`x-request-id`, else body) only
 retry-after     2                 a `retry-after` header with this value
-delay           150ms             wait before the headers
-chunk-delay     20ms              wait before each chunk of a stream
+delay           lognormal(1s,3s)  wait before the headers: a time, or a distribution to draw it from
+chunk-delay     20ms              wait before each chunk of a stream, likewise
 chunks          50                stream the text in this many pieces, repeating its words when it has fewer
 fail-after      3                 close the connection after this many chunks; a plain answer is cut in the middle;
                                   0 closes it before the headers
@@ -28,6 +28,9 @@ size            64KiB             the size of the answer's text (or audio) in by
 body            %3Chtml%3E        answer with these percent-encoded bytes instead
 content-type    text/html         the content type of a plain answer
 gzip            1                 compress the answer, streams too, chunk by chunk
+errors          503=0.05          let this share of the requests fail
+script          ok*2,503,ok...    what the requests for a model get in turn
 
-`docs/mock.md` has the endpoints, how tokens are counted, what is recorded and counted, and the command line.
+Fixtures answer from files. `docs/mock.md` has their format, the endpoints, how tokens are counted, what is recorded and
+counted, and the command line.
 """

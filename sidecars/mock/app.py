@@ -12,12 +12,16 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sidecars.mock import audio, catalog, chat, classification, completions, embeddings, images, responses, scoring
-from sidecars.mock.answer import Plain, Stream
+from sidecars.mock.answer import Plain, Stream, Usage
 from sidecars.mock.call import Body, Call, digest
+from sidecars.mock.canned import Canned
 from sidecars.mock.controls import Controls, read_controls
 from sidecars.mock.deliver import Delivery, content_type_of
 from sidecars.mock.errors import MockError, asked_for
+from sidecars.mock.faults import Fate
+from sidecars.mock.fixtures.library import Asked
 from sidecars.mock.multipart import read_form
+from sidecars.mock.profile import Current, Profile
 from sidecars.mock.recorder import Recorded, Recorder
 from sidecars.mock.stats import Meter, Stats
 from sidecars.mock.wire import Wire
@@ -57,13 +61,17 @@ OPERATIONS = (
 )
 
 
+# What can say a text that was written beforehand.
+_TEXTUAL = frozenset({chat.answer, completions.answer, responses.answer})
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line says: `defaults` hold for every request that asks for nothing else."""
+    """What the command line says: the profile holds for every request that asks for nothing else."""
 
     name: str
     api_key: str | None
-    defaults: Controls
+    current: Current
     record: int
 
 
@@ -74,6 +82,7 @@ def build_app(settings: Settings) -> ASGIApp:
     routes.append(Route("/health", _Health(state)))
     routes.append(Route("/mock/requests", state.requests, methods=["GET", "DELETE"]))
     routes.append(Route("/mock/stats", state.statistics))
+    routes.append(Route("/mock/settings", state.in_force))
     return Router(routes, redirect_slashes=False, default=_Endpoint(state, None))
 
 
@@ -108,6 +117,10 @@ class _State:
         report = {"name": self.settings.name, **self.stats.report()}
         return Response(orjson.dumps(report), media_type="application/json")
 
+    async def in_force(self, _request: Request) -> Response:
+        """GET /mock/settings."""
+        return Response(orjson.dumps(self.settings.current.report()), media_type="application/json")
+
 
 class _Health:
     """GET /health: in no count but its own, not recorded, and as sick as the flags say."""
@@ -117,8 +130,8 @@ class _Health:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._state.stats.health_check()
-        defaults = self._state.settings.defaults
-        await asyncio.sleep(defaults.delay)
+        defaults = self._state.settings.current.profile.defaults
+        await asyncio.sleep(defaults.delay if isinstance(defaults.delay, float) else 0)
         if defaults.status >= 300:
             response = Response(asked_for(defaults.status).body(), defaults.status, media_type="application/json")
         else:
@@ -157,24 +170,35 @@ class _Endpoint:
 
     async def _serve(self, scope: Scope, send: Send, wire: Wire, meter: Meter, raw: bytes) -> None:
         settings, headers = self._state.settings, scope["headers"]
-        body, controls = Body(digest(raw or scope["raw_path"])), settings.defaults
+        profile = settings.current.profile
+        body, controls = Body(digest(raw or scope["raw_path"])), profile.defaults
+        canned: Canned | None = None
+        fate = Fate(controls)
         answer: Plain | Stream
         try:
             problem = None
             try:
                 body = self._decode(headers, raw, body)
+                if profile.settings.fixtures is not None:
+                    canned = self._canned(profile, scope, body, raw)
             except MockError as error:
                 problem = error  # told only when no control decides otherwise
+            if canned is not None and canned.controls:
+                controls = replace(controls, **canned.controls)
             controls = read_controls(controls, body.model, headers)
             controls = self._state.attempt(controls, _header(headers, b"x-request-id") or body.digest)
+            fate = profile.decide(controls, body.model)
+            controls = fate.controls
             self._admit(headers)
-            answer = self._answer(scope, body, controls, problem)
+            answer = self._answer(scope, body, controls, canned, problem)
         except MockError as error:
             answer = Plain(error.body(), status=error.status)
         except Exception:
             _log.exception("mock: %s %s failed", scope["method"], scope["path"])
             answer = Plain(MockError(500, "The mock failed; its log has the reason.").body(), status=500)
-        delivery = Delivery(controls, settings.name.encode(), f"req_{body.digest}".encode(), wire, send, meter)
+        waits = iter(canned.waits) if canned is not None and canned.waits is not None else fate.waits
+        name, request_id = settings.name.encode(), f"req_{body.digest}".encode()
+        delivery = Delivery(controls, name, request_id, wire, send, meter, fate.delay, fate.pause, waits)
         unanswered = controls.hang == "headers" or controls.fail_after == 0
         shown = 0 if unanswered else controls.status if isinstance(answer, Stream) else answer.status
         meter.answering(body.model, shown, stream=isinstance(answer, Stream))
@@ -182,6 +206,24 @@ class _Endpoint:
             await delivery.stream(answer, controls.status)
         else:
             await delivery.plain(answer)
+
+    def _canned(self, profile: Profile, scope: Scope, body: Body, raw: bytes) -> Canned | None:
+        """The fixture for a request. Raises MockError where there must be one."""
+        if profile.library is None:
+            raise MockError(500, f"The fixtures cannot be used: {profile.problem}", code="invalid_fixtures")
+        data = body.data
+        if self._operation is None:  # fixtures may answer paths that the mock does not know
+            try:
+                data = orjson.loads(raw)
+            except orjson.JSONDecodeError:
+                data = {}
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        asked = Asked(scope["path"], body.model, headers, data if isinstance(data, dict) else {}, body.digest)
+        found = profile.library.find(asked)
+        strict = profile.settings.strict
+        if found is None and strict is not None and scope["method"] == "POST":
+            raise MockError(strict, f"No fixture matches this request to {scope['path']}.", code="no_fixture")
+        return found
 
     def _decode(self, headers: Headers, raw: bytes, empty: Body) -> Body:
         reads = self._operation.reads if self._operation else "nothing"
@@ -202,19 +244,26 @@ class _Endpoint:
         if key is not None and _header(headers, b"authorization") != f"Bearer {key}":
             raise MockError(401, "Incorrect API key provided.", code="invalid_api_key")
 
-    def _answer(self, scope: Scope, body: Body, controls: Controls, problem: MockError | None) -> Plain | Stream:
+    def _answer(
+        self, scope: Scope, body: Body, controls: Controls, canned: Canned | None, problem: MockError | None
+    ) -> Plain | Stream:
         status = controls.status
         if controls.body is not None:
             return Plain(controls.body, content_type_of(controls), status=status)
         if status >= 300:
             raise asked_for(status)
+        if canned is not None and canned.events is not None:
+            usage = Usage(*controls.usage) if controls.usage is not None else Usage()
+            return Stream(b"", canned.events, len(canned.events), b"", chat.failure_event(), usage)
         if self._operation is None:
             raise MockError(404, f"Unknown request URL: {scope['method']} {scope['path']}.", code="unknown_url")
         if scope["method"] != self._operation.method:
             raise MockError(405, f"Not allowed to {scope['method']} on {scope['path']}.", code="method_not_supported")
         if problem is not None:
             raise problem
-        answer = self._operation.answer(Call(body, controls, scope["path_params"].get("id", "")))
+        if canned is not None and canned.speaks and self._operation.answer not in _TEXTUAL:
+            raise MockError(500, f"{canned.place}: {scope['path']} has no place for a text; give the answer a `body`.")
+        answer = self._operation.answer(Call(body, controls, scope["path_params"].get("id", ""), canned))
         if isinstance(answer, Stream):
             return answer
         if controls.error_after is not None:

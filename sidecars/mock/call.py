@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from sidecars.mock.canned import Canned
 from sidecars.mock.controls import Controls
 from sidecars.mock.errors import MockError, invalid
 
@@ -35,11 +36,13 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What to answer: `data` is the JSON object or form, `path_id` the last path segment of `/v1/models/{id}`."""
+    """What to answer: `data` is the JSON object or form, `path_id` the last path segment of `/v1/models/{id}`, `canned`
+    what a fixture says to it."""
 
     body: Body
     controls: Controls
     path_id: str = ""
+    canned: Canned | None = None
 
     @property
     def data(self) -> dict[str, Any]:

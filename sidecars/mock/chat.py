@@ -1,6 +1,7 @@
 """POST /v1/chat/completions, plain and streamed, as in OpenAI's API reference."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -103,13 +104,18 @@ def _choice(call: Call, made: Draft, index: int) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": made.text, "refusal": None, "annotations": []}
     if made.tool is not None:
         message["content"] = None
-        message["tool_calls"] = [_tool_call(call, made.tool, index, made.text)]
+        message["tool_calls"] = [_tool_call(call, made.tool, f"{index}", made.text), *_further(call, made, index)]
     return {"index": index, "message": message, "logprobs": None, "finish_reason": made.reason}
 
 
-def _tool_call(call: Call, name: str, index: int, arguments: str) -> dict[str, Any]:
+def _tool_call(call: Call, name: str, suffix: str, arguments: str) -> dict[str, Any]:
     function = {"name": name, "arguments": arguments}
-    return {"id": f"{call.identify('call_')}{index}", "type": "function", "function": function}
+    return {"id": f"{call.identify('call_')}{suffix}", "type": "function", "function": function}
+
+
+def _further(call: Call, made: Draft, index: int) -> list[dict[str, Any]]:
+    """The calls of a choice after the first one."""
+    return [_tool_call(call, name, f"{index}_{at}", of) for at, (name, of) in enumerate(made.more, 1)]
 
 
 def _stream(call: Call, ask: Ask, made: Draft, with_final_usage: bool) -> Stream:
@@ -127,18 +133,22 @@ def _stream(call: Call, ask: Ask, made: Draft, with_final_usage: bool) -> Stream
     # Only the piece differs between the chunks of a choice: they are cut from one rendered chunk around a marker.
     marker = "\0piece\0"
     frames = [chunk(i, _delta(made, marker)) for i in range(ask.count)]
-    pieces = prose.pieces(made.text, call.controls.chunks)
+    further = [
+        chunk(i, {"tool_calls": [{"index": at, **each}]})
+        for i in range(ask.count)
+        for at, each in enumerate(_further(call, made, i), 1)
+    ]
     return Stream(
         opening=opening,
-        chunks=fill(frames, orjson.dumps(marker), pieces),
-        total=len(pieces) * ask.count,
+        chunks=chain(fill(frames, orjson.dumps(marker), made.pieces), further),
+        total=len(made.pieces) * ask.count + len(further),
         closing=closing + DONE,
         failure=failure_event(),
         usage=made.usage,
     )
 
 
-def fill(frames: list[bytes], marker: bytes, pieces: list[str]) -> Iterator[bytes]:
+def fill(frames: list[bytes], marker: bytes, pieces: Sequence[str]) -> Iterator[bytes]:
     """Every piece in every frame, in the order pieces are generated."""
     split = [(head, tail) for head, _, tail in (frame.rpartition(marker) for frame in frames)]
     for piece in pieces:
@@ -153,7 +163,7 @@ def _first_delta(call: Call, made: Draft, index: int) -> dict[str, Any]:
     return {
         "role": "assistant",
         "content": None,
-        "tool_calls": [{"index": 0, **_tool_call(call, made.tool, index, "")}],
+        "tool_calls": [{"index": 0, **_tool_call(call, made.tool, f"{index}", "")}],
     }
 
 

@@ -10,6 +10,7 @@ from sidecars.mock.answer import DONE, Plain, Stream, chat_usage, json_answer, m
 from sidecars.mock.call import Call
 from sidecars.mock.chat import event, failure_event, fill, wants_usage
 from sidecars.mock.draft import Ask, Draft, draft
+from sidecars.mock.errors import MockError
 from sidecars.mock.inputs import Input, inputs
 
 
@@ -32,7 +33,7 @@ def answer(call: Call) -> Plain | Stream:
         return json_answer(with_usage(call, shell, chat_usage(usage)), usage)
     tail: dict[str, Any] = {"usage": None} if with_final_usage else {}
     marker = "\0piece\0"
-    pieces = [prose.pieces(made.text, call.controls.chunks) for made in drafts]
+    pieces = [made.pieces for made in drafts]
     frames = [event({**shell, "choices": [_choice(i, marker, None)], **tail}) for i in range(len(drafts))]
     closing = b"".join(event({**shell, "choices": [_choice(i, "", d.reason)], **tail}) for i, d in enumerate(drafts))
     if with_final_usage:
@@ -51,8 +52,13 @@ def _draft(call: Call, prompt: Input) -> Draft:
     """The answer to one prompt; its usage is counted here without controls, which apply to the sum."""
     limit = call.integer("max_tokens", 1, 1 << 30)
     made = draft(call, Ask(prompt.text, 0, 1, prose.stops_of(call), limit, None))
+    if made.tool is not None:
+        raise MockError(500, "A fixture answers with a tool call, which this API does not have.")
     usage = replace(made.usage, completion=prose.words(made.text))
-    return replace(made, text=prompt.text + made.text if call.flag("echo") else made.text, usage=usage)
+    if not call.flag("echo"):
+        return replace(made, usage=usage)
+    text = prompt.text + made.text
+    return replace(made, text=text, usage=usage, pieces=prose.pieces(text, call.controls.chunks))
 
 
 def _choice(index: int, text: str, reason: str | None) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
+from sidecars.mock.delays import Delay, delay
 from sidecars.mock.errors import MockError
+from sidecars.mock.steps import Rate, Script, rates, script
 
 HEADER_PREFIX = b"x-mock-"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(\d+)(B|KiB|MiB)?")
 _BYTES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 _LARGEST = 16 << 20
@@ -23,13 +23,13 @@ _LARGEST = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """How one request is answered. Durations are seconds, sizes are bytes."""
+    """How one request is answered. Durations are seconds, sizes are bytes. `headers` are more ones of the answer."""
 
     status: int = 200
     first_status: int | None = None
     retry_after: str | None = None
-    delay: float = 0.0
-    chunk_delay: float = 0.0
+    delay: Delay = 0.0
+    chunk_delay: Delay = 0.0
     chunks: int | None = None
     fail_after: int | None = None
     error_after: int | None = None
@@ -42,14 +42,9 @@ class Controls:
     body: bytes | None = None
     content_type: str | None = None
     gzip: bool = False
-
-
-def duration(text: str) -> float:
-    """Seconds of `150ms`, `2s`, `1.5m` or `1h`."""
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise ValueError("a duration such as 150ms, 2s or 1m")
-    return float(match[1]) * _SECONDS[match[2]]
+    errors: tuple[Rate, ...] = ()
+    script: Script | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def status(text: str) -> int:
@@ -107,8 +102,8 @@ CONTROLS: dict[str, Callable[[str], Any]] = {
     "status": status,
     "first-status": status,
     "retry-after": _header_value,
-    "delay": duration,
-    "chunk-delay": duration,
+    "delay": delay,
+    "chunk-delay": delay,
     "chunks": _positive,
     "fail-after": _count,
     "error-after": _count,
@@ -121,6 +116,8 @@ CONTROLS: dict[str, Callable[[str], Any]] = {
     "body": unquote_to_bytes,
     "content-type": _header_value,
     "gzip": _flag,
+    "errors": rates,
+    "script": script,
 }
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from starlette.types import Send
@@ -34,7 +35,10 @@ _PROVIDER_HEADERS = [
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One answer on its way. `name` is the instance's and `request_id` the answer's own."""
+    """One answer on its way. `name` is the instance's and `request_id` the answer's own.
+
+    `delay` is waited before the headers and `pause` before each chunk, in seconds; `waits` takes the place of `pause`.
+    """
 
     controls: Controls
     name: bytes
@@ -42,6 +46,9 @@ class Delivery:
     wire: Wire
     send: Send
     meter: Meter
+    delay: float = 0.0
+    pause: float = 0.0
+    waits: Iterator[float] | None = None
 
     async def plain(self, answer: Plain) -> None:
         """Sends a whole answer; `fail-after` cuts it in the middle of its body."""
@@ -72,7 +79,7 @@ class Delivery:
         if squeeze is not None:
             headers.append((b"content-encoding", b"gzip"))
         await self._start(status, headers)
-        sent = 0
+        sent, pause, waits = 0, self.pause, self.waits
         try:
             if answer.opening:
                 await self._send(_encode(squeeze, answer.opening))
@@ -81,7 +88,7 @@ class Delivery:
                 if sent == ends_at:
                     break
                 # Even without a delay the loop gets a turn, so that each chunk is a write of its own.
-                await asyncio.sleep(self.controls.chunk_delay)
+                await asyncio.sleep(pause if waits is None else next(waits, 0.0))
                 await self._send(_encode(squeeze, chunk))
                 sent += 1
                 if sent == self.controls.fail_after:
@@ -95,8 +102,8 @@ class Delivery:
 
     async def _before_headers(self) -> None:
         controls = self.controls
-        if controls.delay:
-            await asyncio.sleep(controls.delay)
+        if self.delay:
+            await asyncio.sleep(self.delay)
         if controls.hang == "headers":
             await _forever()
         if controls.fail_after == 0:
@@ -116,6 +123,9 @@ class Delivery:
         ]
         if self.controls.retry_after is not None:
             headers.append((b"retry-after", self.controls.retry_after.encode()))
+        if own := self.controls.headers:
+            replaced = {name for name, _ in own}
+            headers = [header for header in headers if header[0] not in replaced] + list(own)
         return headers
 
     async def _send(self, body: bytes, *, more: bool = True) -> None:

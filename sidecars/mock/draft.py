@@ -9,6 +9,7 @@ import orjson
 from sidecars.mock import prose
 from sidecars.mock.answer import Usage, measure
 from sidecars.mock.call import Call
+from sidecars.mock.canned import Canned
 from sidecars.mock.errors import MockError, invalid
 from sidecars.mock.sample import sample
 
@@ -24,12 +25,15 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """`reason` is `stop`, `length` or `tool_calls`. With a `tool`, `text` holds its arguments as JSON."""
+    """`reason` is `stop`, `length` or `tool_calls`. With a `tool`, `text` holds its arguments as JSON; `more` are
+    further calls, name and arguments. `pieces` is how a stream cuts the text."""
 
     text: str
     reason: str
     tool: str | None
     usage: Usage
+    pieces: Sequence[str]
+    more: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class Ask:
 
 
 def draft(call: Call, ask: Ask) -> Draft:
+    if call.canned is not None and call.canned.speaks:
+        return _canned(call, ask, call.canned)
     if ask.tool is not None:
         text, reason = _sample_text(ask.tool.parameters, ask.tool.place), "tool_calls"
         spent = prose.words(ask.tool.name) + prose.words(text)
@@ -54,7 +60,19 @@ def draft(call: Call, ask: Ask) -> Draft:
         text, reason = prose.cut(_text(call, ask), ask.stops, ask.limit)
         spent = prose.words(text)
     usage = measure(call, ask.prompt_words, spent * ask.count)
-    return Draft(text, reason, ask.tool.name if ask.tool else None, usage)
+    pieces = prose.pieces(text, call.controls.chunks)
+    return Draft(text, reason, ask.tool.name if ask.tool else None, usage, pieces)
+
+
+def _canned(call: Call, ask: Ask, canned: Canned) -> Draft:
+    """What a fixture says: as it is, whatever the request's limits are."""
+    first, *more = canned.calls or [(None, canned.text or "")]
+    tool, text = first
+    spent = sum(prose.words(name) + prose.words(arguments) for name, arguments in canned.calls) or prose.words(text)
+    usage = measure(call, ask.prompt_words, spent * ask.count)
+    reason = canned.reason or ("stop" if tool is None else "tool_calls")
+    pieces = canned.pieces or prose.pieces(text, call.controls.chunks)
+    return Draft(text, reason, tool, usage, pieces, tuple((name, of) for name, of in more if name is not None))
 
 
 def _text(call: Call, ask: Ask) -> str:

@@ -10,12 +10,14 @@ from sidecars.mock import prose
 from sidecars.mock.answer import Plain, Stream, Usage, json_answer
 from sidecars.mock.call import Call
 from sidecars.mock.draft import Ask, Draft, Tool, chosen, draft, text_of
-from sidecars.mock.errors import invalid
+from sidecars.mock.errors import MockError, invalid
 
 
 def answer(call: Call) -> Plain | Stream:
     model = call.model()
     made = draft(call, _ask(call))
+    if made.more:
+        raise MockError(500, "A fixture answers with several tool calls; here it can be `chunks` of data, or a `body`.")
     final = _response(call, model, made)
     if not call.flag("stream"):
         return json_answer(final, made.usage)
@@ -144,7 +146,7 @@ class _Events:
         self._call = call
         self._made = made
         self._final = final
-        self._pieces = prose.pieces(made.text, call.controls.chunks)
+        self._pieces = made.pieces
         self._numbers = count()
         item = _item(call, made, done=False)
         self._at = {"item_id": item["id"], "output_index": 0}

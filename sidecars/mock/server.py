@@ -1,11 +1,12 @@
 """Runs the application under uvicorn: sockets, TLS, signals, the line that says it is ready."""
 
+import asyncio
 import gc
 import resource
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 import uvicorn
@@ -29,9 +30,14 @@ class Tls:
     client_ca: str | None = None
 
 
-def serve(app: ASGIApp, addresses: Sequence[Address], tls: Tls | None) -> None:
-    """Serves until SIGTERM or SIGINT. TLS is for TCP; unix sockets are plain. Raises AddressError, or OSError for a
-    certificate that cannot be used."""
+def serve(
+    app: ASGIApp,
+    addresses: Sequence[Address],
+    tls: Tls | None,
+    beside: Callable[[], Coroutine[None, None, None]] | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT, with `beside` running meanwhile. TLS is for TCP; unix sockets are plain. Raises
+    AddressError, or OSError for a certificate that cannot be used."""
     config = uvicorn.Config(
         app,
         http=WireProtocol,
@@ -54,10 +60,17 @@ def serve(app: ASGIApp, addresses: Sequence[Address], tls: Tls | None) -> None:
     )
     config.load()
     bound: list[socket.socket] = []
+    running: list[asyncio.Task[None]] = []
+
+    def ready(shown: Sequence[str]) -> None:
+        if beside is not None:
+            running.append(asyncio.get_running_loop().create_task(beside()))
+        _ready(shown)
+
     try:
         bound.extend(bind(address) for address in addresses)
         _raise_file_limit()
-        Serving(config, bound, _ready).run()
+        Serving(config, bound, ready).run()
     finally:
         release(addresses[: len(bound)])
         for sock in bound:

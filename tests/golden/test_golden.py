@@ -1,10 +1,10 @@
 """One file per case: a policy, a line, and what the compiler makes of it: xDS resources, or diagnostics.
 
 The first line of a case may name what it shows: `# shows: routes, cluster` (all kinds of resources otherwise), or
-`# shows: accounting`, `# shows: limiting`, `# shows: inline` and `# shows: local models`, the documents that the
-services get. Parts
-that are the same in every policy are folded unless it says `# shows whole: routes`. To accept what the compiler now
-says, run `HEADGATE_GOLDEN=write pytest tests/golden` and read the difference.
+`# shows: accounting`, `# shows: limiting`, `# shows: inline`, `# shows: mocks` and `# shows: local models`, the
+documents that the services get. Parts that are the same in every policy are folded unless it says
+`# shows whole: routes`. To accept what the compiler now says, run `HEADGATE_GOLDEN=write pytest tests/golden` and read
+the difference.
 """
 
 import json
@@ -20,10 +20,11 @@ import yaml
 from controlplane.compiling import Compiler
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.load import LoadCache
+from controlplane.policy.mock import MockProvider
 from controlplane.policy.onnx import OnnxProvider
 from controlplane.policy.render import render
 from controlplane.policy.secrets import SecretRef
-from controlplane.xds import limiting, local_models
+from controlplane.xds import limiting, local_models, mock_settings
 from controlplane.xds.accounting import lower
 from controlplane.xds.redact import dump
 from controlplane.xds.scripts import script
@@ -55,6 +56,11 @@ def read(ref: SecretRef) -> str:
     return f"{'redis://' if ref.name.startswith('REDIS') else ''}value-of-{ref.name}"
 
 
+def fixtures(path: str) -> tuple[str, ...]:
+    """Two mistakes, where the name says so."""
+    return (f"{path}:3: no such field", f"{path}:7: expected text") if path.startswith("wrong") else ()
+
+
 def files(path: str) -> frozenset[str] | None:
     """A model's folder has what it needs, unless its name says otherwise."""
     if path.startswith("absent"):
@@ -78,15 +84,23 @@ def test_compiles_to(case: Path) -> None:
 def test_is_deterministic_byte_for_byte() -> None:
     policy = CASES[0].read_text().partition(LINE)[0]
     first, second = (
-        Compiler("policy.yaml", read, AROUND, LoadCache(), files=files).compile(policy, NOW) for _ in range(2)
+        Compiler("policy.yaml", read, AROUND, LoadCache(), files=files, fixtures=fixtures).compile(policy, NOW)
+        for _ in range(2)
     )
     bodies = [{n: r.body for of in c.snapshot.resources.values() for n, r in of.items()} for c in (first, second)]
     assert bodies[0] == bodies[1]
 
 
+def _told(told: OnnxProvider | MockProvider) -> dict[str, Any] | None:
+    """The settings of a service; None where it has none."""
+    if isinstance(told, OnnxProvider):
+        return local_models.lower(told, Path("/etc"), max_body=1 << 25, drain_ms=30_000)
+    return None if told.plain else mock_settings.lower(told, Path("/etc"))
+
+
 def compiled(policy: str) -> str:
     try:
-        result = Compiler("policy.yaml", read, AROUND, LoadCache(), files=files).compile(policy, NOW)
+        result = Compiler("policy.yaml", read, AROUND, LoadCache(), files=files, fixtures=fixtures).compile(policy, NOW)
     except PolicyError as error:
         return "".join(render(d, policy) + "\n" for d in error.diagnostics)
     shown = dump(result.snapshot)
@@ -97,12 +111,9 @@ def compiled(policy: str) -> str:
         settings = limiting.lower(result.plan)
         assert settings is not None
         return yaml.safe_dump(json.loads(dump_settings(settings)), width=110, sort_keys=True)
-    if how == "# shows" and kinds == "local models":
-        told = {of.name: of.told for of in result.plan.services if isinstance(of.told, OnnxProvider)}
-        shown = {
-            name: local_models.lower(of, Path("/etc"), max_body=1 << 25, drain_ms=30_000) for name, of in told.items()
-        }
-        return yaml.safe_dump(shown, width=110, sort_keys=True)
+    if how == "# shows" and kinds in ("local models", "mocks"):
+        told = {of.name: _told(of.told) for of in result.plan.services}
+        return yaml.safe_dump({name: of for name, of in told.items() if of}, width=110, sort_keys=True)
     if how == "# shows" and kinds == "inline":
         assert result.plan.inline is not None
         return yaml.safe_dump(json.loads(result.plan.inline.document), width=110, sort_keys=True)
