@@ -53,7 +53,7 @@ keys:
   alice: {{secret: {{env: ALICE}}, priority: low}}
   bob: {{secret: {{env: BOB}}, models: ["nli*", guarded]}}
 """
-LONG = ["the river is not blue " * 20] * 96  # takes a second or more
+LONG = ["the river is not blue " * 20] * 64  # takes half a second at least
 ALICE, BOB = "sk-alice-0123456789", "sk-bob-0123456789"
 
 
@@ -197,6 +197,9 @@ def test_an_edit_adds_a_model_without_a_restart(gateway: Gateway) -> None:
     gateway.apply_edit(policy())
     eventually(lambda: ask(gateway, "/v1/nli", body).status_code == 404, "the model is gone")
     assert gateway.process(SERVICE) == before
+    gateway.apply_edit(policy("\n    tokenizer_threads: 1"))
+    assert gateway.process(SERVICE) != before
+    assert ask(gateway, "/v1/nli", {**body, "model": "nli"}).status_code == 200
 
 
 def test_a_folder_that_is_not_there_is_refused(gateway: Gateway) -> None:
