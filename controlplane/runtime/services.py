@@ -79,9 +79,11 @@ class Services(Part):
         for service in wanted.values():
             if (document := self._document(service, compiled)) is not None:
                 self._tell(service, document)
-        for name in {*self._running, *self._left_behind()} - wanted.keys():
+        for name in self._running.keys() - wanted.keys():
             await self.supervisor.stop(name)
             self._told.pop(name, None)
+        for name in self._left_behind() - wanted.keys():
+            await self.supervisor.clear(name)
         self._running = wanted
 
     async def alarms(self) -> list[Alarm]:
