@@ -154,11 +154,12 @@ class Services(Part):
     async def _ready(self, service: Service, tag: str | None) -> None:
         """Waits until it takes requests, and its document is in force. Raises ServiceError."""
         deadline = asyncio.get_running_loop().time() + _READY_S
+        before = self._state(service).restarts
         while asyncio.get_running_loop().time() < deadline:
             answer = await self._ask(service, "GET", "/health" if tag is None else "/models")
             if answer is not None and answer[1].get("tag") == tag:
                 return
-            if self._state(service).restarts >= _HOPELESS:
+            if self._state(service).restarts >= before + _HOPELESS:
                 break
             await asyncio.sleep(_POLL_S)
         words = self._state(service).last_log
