@@ -68,6 +68,7 @@ class Health:
     timeout_ms: int
     unhealthy_after: int
     healthy_after: int
+    unhealthy_interval_ms: int | None = None  # while it is out; None: as usual
 
 
 @dataclass(frozen=True, slots=True)

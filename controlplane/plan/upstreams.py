@@ -15,8 +15,8 @@ from extproc.translate.settings import Translation
 
 _DEFAULT_EJECTION = Ejection(after=5, duration_ms=30_000, max_percent=50)
 # One that ended is found out by its next request, which then goes elsewhere; one that hangs only so. What it does
-# besides, such as loading a model, may take the processor for a while.
-_CHECKS = {"onnx": Health("/health", interval_ms=2000, timeout_ms=5000, unhealthy_after=3, healthy_after=1)}
+# besides, such as loading a model, may take the processor for a while. One that was started again is wanted at once.
+_CHECKS = {"onnx": Health("/health", 2000, 5000, unhealthy_after=3, healthy_after=1, unhealthy_interval_ms=250)}
 _API_KEY_HEADERS = {"anthropic": "x-api-key", "azure": "api-key", "gemini": "x-goog-api-key"}
 # What Anthropic's API demands of every request: https://docs.claude.com/en/api/versioning
 _DEFAULT_HEADERS = {"anthropic": (("anthropic-version", "2023-06-01"),)}

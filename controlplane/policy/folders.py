@@ -16,7 +16,7 @@ from controlplane.policy.structure import nearest
 Lister: TypeAlias = Callable[[str], frozenset[str] | None]
 
 _WANTED = "a folder with config.json, tokenizer.json and an ONNX file"
-_MAKE = "`python -m sidecars.onnx.convert SOURCE FOLDER` makes one of safetensors; `make models` that of the quickstart"
+_MAKE = "`ctl models import SOURCE FOLDER` makes one of safetensors weights, `make models` that of the quickstart"
 _DEFAULT_FILES = ("model.onnx", "onnx/model.onnx")
 
 

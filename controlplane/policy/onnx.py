@@ -5,14 +5,24 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from controlplane.policy.limits import LimitNames
-from controlplane.policy.types import Clock, Count, Device, Folder, Label, Memory, Strict, UpstreamModel
+from controlplane.policy.types import (
+    Clock,
+    Count,
+    Device,
+    Label,
+    Memory,
+    ModelFolder,
+    OnnxFile,
+    Strict,
+    UpstreamModel,
+)
 
 
 class OnnxModel(Strict):
     """A model in a folder as Hugging Face's libraries save it, with an ONNX file. See docs/onnx.md."""
 
-    path: Folder = Field(description="Its folder, relative to the policy.")
-    file: Folder | None = Field(
+    path: ModelFolder = Field(description="Its folder, relative to the policy.")
+    file: OnnxFile | None = Field(
         None, description="The ONNX file in it; `model.onnx`, `onnx/model.onnx` or the only one there is by default."
     )
     task: Literal["embed", "rerank", "classify", "nli"] | None = Field(

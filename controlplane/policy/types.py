@@ -86,6 +86,8 @@ def _bytes(example: str) -> WithJsonSchema:
 Size = Annotated[int, _by(grammar.size, (str, int)), _bytes("32MiB")]
 Memory = Annotated[int, _by(grammar.memory, (str, int)), _bytes("16GiB")]
 Device = Annotated[str, _by(grammar.device), _text(grammar.DEVICE, ["cpu", "cuda:0"])]
+ModelFolder = Annotated[str, Field(pattern=r"^[^\x00]+$", examples=["models/minilm"])]
+OnnxFile = Annotated[str, Field(pattern=r"^[^\x00]+$", examples=["model.onnx"])]
 Label = Annotated[str, Field(min_length=1, max_length=256)]
 RateType = Annotated[InstanceOf[Rate], _by(grammar.rate), _text(grammar.RATE, ["600/m", "20k/h"])]
 AddressType = Annotated[

@@ -30,6 +30,7 @@ from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.bootstrap import Node, build_bootstrap
 from controlplane.runtime.caching import Caching
 from controlplane.runtime.changes import Applied, Live, utc_now
+from controlplane.runtime.command import NAME as ENVOY
 from controlplane.runtime.command import envoy_child
 from controlplane.runtime.controller import Controller
 from controlplane.runtime.discovery import Discovery
@@ -165,6 +166,8 @@ async def _running(
         admin = await stack.enter_async_context(EnvoyAdmin(folder.admin_socket))
         try:
             await controller.start(text, who)
+            # First of all processes: whatever edits started since, it may still send requests to.
+            stack.push_async_callback(supervisor.stop, ENVOY)
             stack.push_async_callback(controller.drain)
             await _start_envoy(supervisor, folder, started, admin, (rules_log(state),))
             nodes = await controller.settled(_READY_S)

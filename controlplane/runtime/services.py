@@ -81,9 +81,11 @@ class Services(Part):
         for service in wanted.values():
             if (document := self._document(service, compiled)) is not None:
                 self._tell(service, document)
-        for name in {*self._running, *self._left_behind()} - wanted.keys():
+        for name in self._running.keys() - wanted.keys():
             await self.supervisor.stop(name)
             self._told.pop(name, None)
+        for name in self._left_behind() - wanted.keys():
+            await self.supervisor.clear(name)
         self._running = wanted
 
     async def alarms(self) -> list[Alarm]:
@@ -158,11 +160,12 @@ class Services(Part):
         """Waits until it takes requests, and its document is in force. Raises ServiceError."""
         deadline = asyncio.get_running_loop().time() + _READY_S
         path = _PROGRAMS[service.told.kind].in_force
+        before = self._state(service).restarts
         while asyncio.get_running_loop().time() < deadline:
             answer = await self._ask(service, "GET", "/health" if tag is None else path)
             if answer is not None and answer[1].get("tag") == tag:
                 return
-            if self._state(service).restarts >= _HOPELESS:
+            if self._state(service).restarts >= before + _HOPELESS:
                 break
             await asyncio.sleep(_POLL_S)
         words = self._state(service).last_log

@@ -121,14 +121,18 @@ class Supervisor:
             return slot.state()
 
     async def stop(self, name: str) -> None:
-        """Stops a child gracefully, or what an earlier supervisor left behind under its name, if anything."""
+        """Stops a child gracefully; nothing happens when there is none of this name."""
         async with self._one_at_a_time:
             if name in self._slots:
                 await self._stop(self._slots[name])
-                return
+
+    async def clear(self, name: str) -> None:
+        """Stops what an earlier supervisor left behind under a name, which is not that of a child."""
+        async with self._one_at_a_time:
             left = self._left_behind(name)
-            if left is not None:
-                await _end(left[0], Child(name, ()))
+            if name in self._slots or left is None:
+                return
+            await _end(left[0], Child(name, ()))
             self._folder.record(name).unlink(missing_ok=True)
 
     def kill(self, name: str) -> None:

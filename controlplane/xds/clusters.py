@@ -117,7 +117,9 @@ def _ejection(ejection: Ejection) -> outlier.OutlierDetection:
 
 
 def _health(check: Health, host: str) -> health.HealthCheck:
+    while_out = check.unhealthy_interval_ms
     return health.HealthCheck(
+        unhealthy_interval=None if while_out is None else millis(while_out),
         timeout=millis(check.timeout_ms),
         interval=millis(check.interval_ms),
         unhealthy_threshold=uint(check.unhealthy_after),

@@ -53,7 +53,7 @@ keys:
   alice: {{secret: {{env: ALICE}}, priority: low}}
   bob: {{secret: {{env: BOB}}, models: ["nli*", guarded]}}
 """
-LONG = ["the river is not blue " * 20] * 96  # takes a second or more
+LONG = ["the river is not blue " * 20] * 64  # takes half a second at least
 ALICE, BOB = "sk-alice-0123456789", "sk-bob-0123456789"
 
 
@@ -197,6 +197,10 @@ def test_an_edit_adds_a_model_without_a_restart(gateway: Gateway) -> None:
     gateway.apply_edit(policy())
     eventually(lambda: ask(gateway, "/v1/nli", body).status_code == 404, "the model is gone")
     assert gateway.process(SERVICE) == before
+    gateway.apply_edit(policy("\n    tokenizer_threads: 1"))
+    assert gateway.process(SERVICE) != before
+    # Where starting takes long, Envoy has found out and looks again soon.
+    eventually(lambda: ask(gateway, "/v1/nli", {**body, "model": "nli"}).status_code == 200, "it serves again")
 
 
 def test_a_folder_that_is_not_there_is_refused(gateway: Gateway) -> None:
@@ -218,6 +222,18 @@ def test_failover_from_a_killed_service_and_back(gateway: Gateway) -> None:
     assert any(
         each["name"] == "service" and "was started again" in each["message"] for each in gateway.status()["alarms"]
     )
+
+
+def test_requests_are_served_to_the_end_of_the_drain(gateway: Gateway) -> None:
+    with ThreadPoolExecutor() as pool:
+        requests = [pool.submit(embed, gateway, MINILM, LONG) for _ in range(2)]
+        eventually(lambda: local(gateway, MINILM)["waiting_tokens"], "the requests are in work")
+        gateway.signal()
+        eventually(lambda: gateway.http.get("/health").status_code == 503, "the gateway drains")
+        assert ask(gateway, "/v1/classify", {"model": "classifier", "input": "a"}).status_code == 200
+        widths = {len(entry["embedding"]) for each in requests for entry in each.result().json()["data"]}
+    assert (widths, gateway.wait()) == ({384}, 0)
+    gateway.start()
 
 
 def test_the_next_control_plane_adopts_it_and_stops_what_it_does_not_need(gateway: Gateway) -> None:

@@ -4,12 +4,16 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import orjson
 import pytest
 
 from controlplane.runtime import process, services
+from controlplane.runtime.child import Child, ProcessState, Status
 from controlplane.runtime.failures import ServiceError
 from controlplane.runtime.folder import RunFolder, run_folder
 from controlplane.runtime.services import Services
@@ -67,6 +71,23 @@ async def test_one_that_cannot_start_says_why(folder: RunFolder) -> None:
     async with Supervisor(folder) as supervisor:
         with pytest.raises(ServiceError, match=r"of the provider `p` does not start.* It said: .*cannot listen"):
             await Services(folder, supervisor, folder.path).prepare(MOCK)
+
+
+async def test_an_eventful_past_is_no_reason_to_give_up(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.now(UTC)
+    known = ProcessState("mock", Status.RUNNING, now, 1, adopted=False, restarts=7, last_exit="killed", last_log=())
+    answers = [None, None, (200, {"status": "ok"})]
+
+    async def start(_: Child) -> ProcessState:
+        return known
+
+    async def ask(*_: object) -> object:
+        return answers.pop(0)
+
+    monkeypatch.setattr(Services, "_ask", ask)
+    supervisor: Any = SimpleNamespace(start=start, states=lambda: (known,))
+    await Services(folder, supervisor, folder.path).prepare(MOCK)
+    assert answers == []
 
 
 async def test_what_is_not_installed_is_named(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
