@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -47,6 +46,7 @@ from controlplane.runtime.process import connection_limit
 from controlplane.runtime.pulse import Pulse, watch
 from controlplane.runtime.rules import Ruling
 from controlplane.runtime.services import Services
+from controlplane.runtime.signals import Ending
 from controlplane.runtime.supervise import Supervisor
 from controlplane.runtime.surroundings import (
     fixture_files,
@@ -108,8 +108,9 @@ async def serve(policy: Path, who: str, console: Console, adapt: Callable[[str],
     )
     # Before anything is started or locked: a wrong policy is the likeliest reason to end here.
     cache = LoadCache()
+    ending = Ending()
     async with _running(policy, text, who, console, _settings(text, policy, cache), cache, adapt) as gateway:
-        await _until_signalled(gateway)
+        await _until(ending, gateway)
 
 
 def _settings(text: str, policy: Path, cache: LoadCache) -> Settings:
@@ -220,18 +221,7 @@ async def _start_envoy(
     await supervisor.start(child)
 
 
-async def _until_signalled(gateway: Gateway) -> None:
-    signalled = asyncio.Event()
-    task = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if signalled.is_set() and task is not None:
-            task.cancel()
-        signalled.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+async def _until(ending: Ending, gateway: Gateway) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(_follow(gateway)),
@@ -241,7 +231,7 @@ async def _until_signalled(gateway: Gateway) -> None:
             *(group.create_task(task) for task in gateway.discovery.tasks(gateway.controller)),
             group.create_task(watch(gateway.pulse, gateway.supervisor, NAME, gateway.accounting.heartbeat)),
         ]
-        await signalled.wait()
+        await ending.wait()
         for each in tasks:
             each.cancel()
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.support.gateway import Gateway, eventually
+from tests.support.gateway import Gateway, alive, eventually
 from tests.support.mock import MockProvider
 
 pytestmark = pytest.mark.xdist_group("survival")
@@ -107,6 +107,20 @@ def test_a_second_interrupt_ends_at_once(gateway: Gateway) -> None:
         gateway.signal()
         gateway.wait(10)
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_started_ends_with_a_start_that_is_interrupted(number: signal.Signals) -> None:
+    gateway = Gateway(BASE)
+    try:
+        gateway.spawn()
+        started = eventually(gateway.processes, "a process is started")
+        os.kill(gateway.pid, number)
+        assert gateway.wait() == 130
+        assert not [name for name, pid in started.items() if alive(pid)]
+        assert "Traceback" not in gateway.output()
+    finally:
+        gateway.close()
 
 
 def test_health_turns_bad_before_the_gateway_closes(gateway: Gateway) -> None:
