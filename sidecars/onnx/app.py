@@ -1,6 +1,7 @@
 """The API: OpenAI's and its neighbours' under `/v1`, the life of the models and what watches them beside it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 import orjson
@@ -9,8 +10,12 @@ from starlette.types import ASGIApp
 
 from sidecars.onnx import operations
 from sidecars.onnx.bodies import Body, ClassifyBody, EmbeddingsBody, NliBody, RerankBody, parse
-from sidecars.onnx.exchange import Edge, add_errors, priority_of, read_body, unless_left
+from sidecars.onnx.exchange import Edge, add_errors, priority_of, read_body, stream_unless_left, unless_left
 from sidecars.onnx.fleet import Fleet
+from sidecars.onnx.generate import operations as generation
+from sidecars.onnx.generate.bodies import ChatBody, CompletionBody, GenerateBody
+from sidecars.onnx.generate.loaded import LoadedGenerator
+from sidecars.onnx.loaded import Loaded, LoadedEncoder
 from sidecars.onnx.metrics import CONTENT_TYPE
 from sidecars.onnx.models import Model, Reason, State
 from sidecars.onnx.operations import Call
@@ -19,7 +24,9 @@ from sidecars.onnx.settings import Task
 _CREATED = 1_700_000_000  # what OpenAI's clients demand of a model; nothing here has a date
 _OWNER = "headgate"
 _B = TypeVar("_B", bound=Body)
+_G = TypeVar("_G", bound=GenerateBody)
 _Operation = Callable[[Call, _B], Awaitable[bytes]]
+_Generation = Callable[[generation.Call, _G], Awaitable[generation.Order]]
 
 
 def build_app(fleet: Fleet) -> ASGIApp:
@@ -29,6 +36,7 @@ def build_app(fleet: Fleet) -> ASGIApp:
     app.router.redirect_slashes = False
     add_errors(app)
     _add_operations(app, fleet)
+    _add_generation(app, fleet)
     _add_models(app, fleet)
     _add_lifecycle(app, fleet)
     _add_watching(app, fleet)
@@ -46,6 +54,8 @@ def _add_operations(app: FastAPI, fleet: Fleet) -> None:
 
             async def work() -> bytes:
                 async with model.lease() as loaded:
+                    if not isinstance(loaded, LoadedEncoder):
+                        raise operations.unfit(model.name, loaded)
                     return await operation(Call(model.name, loaded, priority, fleet.settings.max_inputs), asked)
 
             return _json(await unless_left(request, work()))
@@ -56,6 +66,42 @@ def _add_operations(app: FastAPI, fleet: Fleet) -> None:
     add("rerank", RerankBody, operations.rerank)
     add("classify", ClassifyBody, operations.classify)
     add("nli", NliBody, operations.nli)
+
+
+def _add_generation(app: FastAPI, fleet: Fleet) -> None:
+    def add(path: str, name: str, body: type[_G], operation: _Generation[_G]) -> None:
+        async def serve(request: Request) -> Response:
+            request.state.operation = name
+            asked = parse(body, await read_body(request, fleet.settings.max_body_bytes))
+            model = fleet.find(asked.model)
+            request.state.model = model.name
+            priority = priority_of(request)
+
+            @asynccontextmanager
+            async def order() -> AsyncIterator[tuple[generation.Call, generation.Order]]:
+                async with model.lease() as loaded:
+                    if not isinstance(loaded, LoadedGenerator):
+                        raise operations.unfit(model.name, loaded)
+                    call = generation.Call(model.name, loaded, priority, fleet.settings.max_inputs)
+                    yield call, await operation(call, asked)
+
+            async def whole() -> bytes:
+                async with order() as (call, wanted):
+                    return await generation.whole(call, wanted)
+
+            async def events() -> AsyncGenerator[bytes]:
+                async with order() as (call, wanted), aclosing(generation.stream(call, wanted)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+
+            if asked.stream:
+                return await stream_unless_left(request, events())
+            return _json(await unless_left(request, whole()))
+
+        app.post(path, name=name, response_model=None)(serve)
+
+    add("/v1/chat/completions", "chat", ChatBody, generation.chat)
+    add("/v1/completions", "completions", CompletionBody, generation.complete)
 
 
 def _add_models(app: FastAPI, fleet: Fleet) -> None:
@@ -121,10 +167,15 @@ def view(model: Model) -> dict[str, Any]:
         "memory_bytes": reading.memory_bytes,
     }
     if model.loaded is not None:
-        card = model.loaded.card
-        found |= {"task": card.task, "max_tokens": card.max_tokens, "threads": model.loaded.threads}
-        found |= {"dimensions": model.loaded.width} if card.task is Task.EMBED else {"labels": card.labels}
+        found |= {"task": model.loaded.card.task, "max_tokens": model.loaded.card.max_tokens}
+        found |= {"threads": model.loaded.threads, **_details(model.loaded)}
     return found
+
+
+def _details(loaded: Loaded) -> dict[str, Any]:
+    if isinstance(loaded, LoadedGenerator):
+        return {"max_output_tokens": loaded.card.max_output_tokens, "chat": loaded.template is not None}
+    return {"dimensions": loaded.width} if loaded.card.task is Task.EMBED else {"labels": loaded.card.labels}
 
 
 def _entry(model: Model) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Waiting(Generic[Load]):
         leading = self._leading()
         if leading is None:
             return []
+        self._pass(leading)
         batch = leading.window(budget)
         for waiting in self._classes.values():
             if waiting is not leading:
@@ -69,15 +70,31 @@ class Waiting(Generic[Load]):
         self.remove(batch)
         return batch
 
+    def take_first(self, room: int | None) -> Item[Load] | None:
+        """What has waited longest in the class whose turn it is, alone. None when nothing waits, or when it is larger
+        than `room`: it keeps its turn, so that smaller ones do not keep it waiting for ever."""
+        leading = self._leading()
+        if leading is None:
+            return None
+        item = leading.first()
+        if room is not None and item.tokens > room:
+            return None
+        self._pass(leading)
+        self.remove([item])
+        return item
+
     def _leading(self) -> "_Class[Load] | None":
         filled = [waiting for waiting in self._classes.values() if waiting.by_length]
         if not filled:
             return None
-        leading = next((waiting for waiting in reversed(filled) if waiting.passed >= PATIENCE), filled[0])
-        for waiting in filled:
-            waiting.passed += 1
+        return next((waiting for waiting in reversed(filled) if waiting.passed >= PATIENCE), filled[0])
+
+    def _pass(self, leading: "_Class[Load]") -> None:
+        """Counts for the others that they were passed over."""
+        for waiting in self._classes.values():
+            if waiting.by_length:
+                waiting.passed += 1
         leading.passed = 0
-        return leading
 
 
 @dataclass(slots=True)
@@ -108,10 +125,16 @@ class _Class(Generic[Load]):
         held = self.by_length[found : found + 1]
         return found if held and held[0][1] == item.order else None
 
+    def first(self) -> Item[Load]:
+        """What has waited longest."""
+        while self.at(self.oldest[0][1]) is None:
+            heappop(self.oldest)
+        return self.oldest[0][1]
+
     def window(self, budget: int) -> list[Item[Load]]:
         """What has waited longest, and its neighbours in length: the shorter one first, as it costs nothing more."""
-        while (middle := self.at(self.oldest[0][1])) is None:
-            heappop(self.oldest)
+        first = self.first()
+        middle = bisect_left(self.by_length, (first.tokens, first.order))
         low, high, real = middle, middle + 1, self.by_length[middle][0]
         while True:
             longest = self.by_length[high - 1][0]

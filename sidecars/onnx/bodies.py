@@ -71,7 +71,7 @@ def parse(kind: type[_Body], raw: bytes) -> _Body:
         raise _told(error) from None
 
 
-def read_input(value: Any) -> list[str] | list[list[int]]:
+def read_input(value: Any, place: str = "input") -> list[str] | list[list[int]]:
     """The four spellings of OpenAI: a text, texts, token ids, lists of token ids. Raises ServiceError."""
     if isinstance(value, str):
         return [value]
@@ -83,7 +83,7 @@ def read_input(value: Any) -> list[str] | list[list[int]]:
         if all(isinstance(item, list) and item and _is_ids(item) for item in value):
             return value
     expected = "a string, an array of strings, an array of token ids or an array of those, not empty"
-    raise invalid("input", f"Invalid 'input': expected {expected}.")
+    raise invalid(place, f"Invalid '{place}': expected {expected}.")
 
 
 def _is_ids(value: list[Any]) -> bool:

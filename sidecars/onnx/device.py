@@ -5,6 +5,8 @@ from typing import Any
 
 # Where more tokens at once make a run no faster by the token: measured on one core, and what GPUs are commonly given.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
+# What the answers in work may have in their caches together.
+_CACHE_TOKENS = {"cpu": 16_384, "cuda": 65_536}
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
@@ -22,6 +24,11 @@ class Device:
     def batch_tokens(self) -> int:
         """What is fed at once where the settings do not say."""
         return _BATCH_TOKENS[self.kind]
+
+    @property
+    def cache_tokens(self) -> int:
+        """What answers in work may hold together where the settings do not say."""
+        return _CACHE_TOKENS[self.kind]
 
     @property
     def provider(self) -> str:

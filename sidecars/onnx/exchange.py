@@ -1,7 +1,7 @@
 """What every request has in common: its body, its priority, the client that may leave, errors, its line of counts."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from time import perf_counter
 from typing import Any
 from uuid import uuid4
@@ -20,6 +20,7 @@ PRIORITY = "x-headgate-priority"
 REQUEST_ID = "x-request-id"
 _MAX_ID = 200
 _LEFT = 499  # as proxies write a client that left before its answer
+_BROKEN = ServiceError(500, "internal_error", "The service failed; its log has the reason.")
 _log = structlog.get_logger(__name__)
 
 
@@ -61,6 +62,57 @@ async def unless_left(request: Request, work: Coroutine[Any, Any, bytes]) -> byt
         answer.cancel()
         left.cancel()
         await asyncio.gather(answer, left, return_exceptions=True)
+
+
+async def stream_unless_left(request: Request, events: AsyncGenerator[bytes]) -> Response:
+    """An answer of server-sent events, as they come. It begins with the first of them: what goes wrong before is an
+    answer with its own status. When the client leaves, `events` is closed at once."""
+
+    async def first() -> bytes:
+        return await anext(events)
+
+    try:
+        return _EventStream(await unless_left(request, first()), events)
+    except BaseException:
+        await events.aclose()
+        raise
+
+
+class _EventStream(Response):
+    media_type = "text/event-stream"
+
+    def __init__(self, first: bytes, events: AsyncGenerator[bytes]) -> None:
+        super().__init__(headers={"cache-control": "no-cache"})
+        del self.headers["content-length"]
+        self._first = first
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        sending = asyncio.create_task(self._send(scope, send))
+        left = asyncio.create_task(_disconnected(Request(scope, receive)))
+        try:
+            await asyncio.wait((sending, left), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sending.cancel()
+            left.cancel()
+            await asyncio.gather(sending, left, return_exceptions=True)
+            await self._events.aclose()
+
+    async def _send(self, scope: Scope, send: Send) -> None:
+        async def part(body: bytes, *, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+        await part(self._first)
+        try:
+            async for event in self._events:
+                await part(event)
+        except Exception as error:
+            told = error if isinstance(error, ServiceError) else _BROKEN
+            _log.error("onnx: stream failed", request_id=scope["state"]["request_id"], code=told.code, exc_info=error)
+            # The status is out: what went wrong can only be told as an event.
+            await part(b"data: " + told.body() + b"\n\n")
+        await part(b"", more=False)
 
 
 async def _disconnected(request: Request) -> None:
@@ -120,7 +172,7 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
         _log.error("onnx: request failed", request_id=_id(request), path=request.url.path, exc_info=error)
-        return answer(ServiceError(500, "internal_error", "The service failed; its log has the reason."))
+        return answer(_BROKEN)
 
 
 def _id(request: Request) -> str:

@@ -56,7 +56,7 @@ def read_card(settings: ModelSettings) -> Card:
     folder = settings.path
     if not folder.is_dir():
         raise FolderError("its folder does not exist")
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise FolderError("its folder has no tokenizer.json; a fast tokenizer is needed, save the model with one")
@@ -82,12 +82,12 @@ def read_card(settings: ModelSettings) -> Card:
         activation=_activation(config, labels),
         prompt=prompt,
         prompts=prompts,
-        weight_bytes=sum(file.stat().st_size for file in _parts(onnx)),
+        weight_bytes=sum(file.stat().st_size for file in parts_of(onnx)),
         token_bytes=_token_bytes(config, max_tokens),
     )
 
 
-def _json(path: Path, default: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def read_json(path: Path, default: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A JSON object; `default`, where given, stands for a file that is absent."""
     try:
         found = orjson.loads(path.read_bytes())
@@ -121,7 +121,7 @@ def _onnx(folder: Path, asked: str | None) -> Path:
     raise FolderError(f"its folder has several ONNX files; name one as `file`: {', '.join(map(str, found))}")
 
 
-def _parts(onnx: Path) -> list[Path]:
+def parts_of(onnx: Path) -> list[Path]:
     """The ONNX file, and what holds its weights where they lie outside of it."""
     return [onnx, *(onnx.with_name(onnx.name + end) for end in ("_data", ".data") if Path(f"{onnx}{end}").is_file())]
 
@@ -163,8 +163,8 @@ def _task(config: Mapping[str, Any], labels: tuple[str, ...]) -> Task:
 def _max_tokens(folder: Path, config: Mapping[str, Any], asked: int | None) -> int:
     """The least of what the files state; a setting can only lower it."""
     stated = [
-        _json(folder / "sentence_bert_config.json", {}).get("max_seq_length"),
-        _json(folder / "tokenizer_config.json", {}).get("model_max_length"),
+        read_json(folder / "sentence_bert_config.json", {}).get("max_seq_length"),
+        read_json(folder / "tokenizer_config.json", {}).get("model_max_length"),
         _positions(config),
     ]
     limits = [int(limit) for limit in stated if isinstance(limit, int | float) and 0 < limit < _NO_LIMIT]
@@ -193,7 +193,7 @@ def _activation(config: Mapping[str, Any], labels: tuple[str, ...]) -> str:
 
 def _prompts(folder: Path) -> tuple[dict[str, str], str]:
     """The named prompts, and the one that is used where a request names none."""
-    found = _json(folder / "config_sentence_transformers.json", {})
+    found = read_json(folder / "config_sentence_transformers.json", {})
     prompts = found.get("prompts") or {}
     default = found.get("default_prompt_name")
     if default is not None and default not in prompts:

@@ -37,6 +37,10 @@ class Metrics:
         self.padding = self._counter("padding_tokens", "Padding fed.", "model")
         self.batches = self._histogram("batch_sequences", "Sequences fed at once.", _SIZES, "model")
         self.run_seconds = self._histogram("run_seconds", "Time of a run of the model.", _SECONDS, "model")
+        self.generated = self._counter("generated_tokens", "Tokens generated.", "model")
+        self.first_token_seconds = self._histogram(
+            "first_token_seconds", "Time to the first token of an answer.", _SECONDS, "model"
+        )
         self.loads = self._counter("loads", "Loads of a model, by how they ended.", "model", "result")
         self.load_seconds = self._histogram("load_seconds", "Time to load and warm up.", _SECONDS, "model")
         self.unloads = self._counter("unloads", "Models unloaded, by why.", "model", "reason")
@@ -66,12 +70,20 @@ class Runs:
         self._padding = metrics.padding.labels(model)
         self._sequences = metrics.batches.labels(model)
         self._seconds = metrics.run_seconds.labels(model)
+        self._metrics, self._model = metrics, model
 
     def ran(self, ran: Ran) -> None:
         self._tokens.inc(ran.real)
         self._padding.inc(ran.padded - ran.real)
         self._sequences.observe(ran.sequences)
         self._seconds.observe(ran.seconds)
+
+    def generated(self, tokens: int) -> None:
+        self._metrics.generated.labels(self._model).inc(tokens)
+
+    def began(self, seconds: float) -> None:
+        """A first token, so long after it was asked for."""
+        self._metrics.first_token_seconds.labels(self._model).observe(seconds)
 
 
 class _Gauges(Collector):

@@ -200,8 +200,8 @@ class Model:
         try:
             self.plan = await asyncio.to_thread(look, self.settings)
             async with self._memory.room(self.plan):
-                runs, queue_tokens = self._metrics.runs_of(self.name), self.settings.queue_tokens
-                loaded = await asyncio.to_thread(load, self.name, self.plan, queue_tokens, self.threads, runs)
+                runs = self._metrics.runs_of(self.name)
+                loaded = await asyncio.to_thread(load, self.name, self.plan, self.settings, self.threads, runs)
                 self._loaded(self.plan, loaded, perf_counter() - started)
         except UnusableError as error:
             self._fail(str(error))

@@ -13,7 +13,7 @@ import orjson
 from sidecars.onnx.batch import Priority
 from sidecars.onnx.bodies import ClassifyBody, EmbeddingsBody, NliBody, Pair, RerankBody, read_input
 from sidecars.onnx.errors import ServiceError, invalid
-from sidecars.onnx.loaded import Loaded
+from sidecars.onnx.loaded import Loaded, LoadedEncoder
 from sidecars.onnx.pooling import Floats, normalize
 from sidecars.onnx.scores import Roles, activate, ranked, roles_of, zero_shot
 from sidecars.onnx.settings import Task
@@ -26,8 +26,15 @@ _SERVES = {
     Task.RERANK: "/v1/rerank",
     Task.CLASSIFY: "/v1/classify",
     Task.NLI: "/v1/nli and /v1/classify with `labels`",
+    Task.GENERATE: "/v1/chat/completions and /v1/completions",
 }
 _T = TypeVar("_T")
+
+
+def unfit(name: str, loaded: Loaded) -> ServiceError:
+    """A 400: the model is for something else."""
+    message = f"The model '{name}' is for {_SERVES[loaded.card.task]}, not for this."
+    return ServiceError(400, "operation_not_supported", message, param="model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +42,14 @@ class Call:
     """A model and how a request may use it. `max_inputs`: sequences of one request."""
 
     name: str
-    loaded: Loaded
+    loaded: LoadedEncoder
     priority: Priority
     max_inputs: int
 
     def require(self, *tasks: Task) -> None:
         """Raises ServiceError for a model that is for something else."""
-        own = self.loaded.card.task
-        if own not in tasks:
-            raise ServiceError(
-                400, "operation_not_supported",
-                f"The model '{self.name}' is for {_SERVES[own]}, not for this.", param="model",
-            )  # fmt: skip
+        if self.loaded.card.task not in tasks:
+            raise unfit(self.name, self.loaded)
 
     def limit(self, count: int, param: str) -> None:
         if count > self.max_inputs:

@@ -73,7 +73,7 @@ class Session:
         except MemoryError as error:
             raise RunError(str(error), memory=True) from None
         except Exception as error:  # the runtime's exceptions have no base class
-            raise RunError(_short(error), memory=_OUT_OF_MEMORY.search(str(error)) is not None) from None
+            raise RunError(short(error), memory=lacks_memory(error)) from None
         return found
 
     def _feeds(self, batch: Sequence[Tokens], ids: Mask, mask: Mask) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _open(path: Path, device: Device, threads: int) -> ort.InferenceSession:
     except MemoryError:
         raise LoadError(f"there is not enough memory to load {path.name}") from None
     except Exception as error:  # the runtime's exceptions have no base class
-        raise LoadError(f"{path.name} cannot be loaded: {_short(error).replace(str(path), path.name)}") from None
+        raise LoadError(f"{path.name} cannot be loaded: {short(error).replace(str(path), path.name)}") from None
     # Where a GPU cannot be used the runtime falls back in silence.
     if session.get_providers()[0] != wanted:
         raise LoadError(f"the device {device} cannot be used; onnxruntime's {wanted} did not start")
@@ -137,7 +137,13 @@ def _padded(batch: Sequence[Tokens], pad_id: int) -> tuple[Mask, Mask]:
     return ids, mask
 
 
-def _short(error: Exception) -> str:
+def lacks_memory(error: Exception) -> bool:
+    """Whether the runtime failed because there was not enough memory, as far as its text tells."""
+    return _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def short(error: Exception) -> str:
+    """What the runtime says, in one line of bounded length."""
     text = " ".join(str(error).split())
     return text if len(text) <= _ERROR_CHARS else text[:_ERROR_CHARS] + "…"
 

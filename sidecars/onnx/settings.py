@@ -40,6 +40,7 @@ class Task(StrEnum):
     RERANK = "rerank"
     CLASSIFY = "classify"
     NLI = "nli"
+    GENERATE = "generate"
 
 
 class Pool(StrEnum):
@@ -66,6 +67,9 @@ class ModelSettings:
     `batch_tokens`: what is fed at once, padding included; None is by the device. `queue_tokens`, `max_requests`: what
     may wait, what may be in work; beyond them requests are answered with 429. `memory_bytes`: instead of the estimate
     of what it takes.
+
+    Of a model that generates: `max_tokens` bounds prompt and answer together, `max_output_tokens` the answer,
+    `batch_tokens` all that is in work, and `generations` how many answers are.
     """
 
     path: Path
@@ -81,6 +85,8 @@ class ModelSettings:
     queue_tokens: Positive = 65_536
     max_requests: Positive = 1024
     memory_bytes: Positive | None = None
+    max_output_tokens: Positive | None = None
+    generations: Positive | None = None
     preload: bool = False
     idle_unload_s: Seconds | None = None
 
