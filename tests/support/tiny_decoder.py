@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 HIDDEN, LAYERS, HEADS, KEYS, WIDE, POSITIONS = 32, 2, 4, 2, 64, 2048
 SIZE = HIDDEN // HEADS
 THETA, EPSILON = 10_000.0, 1e-5
+ENDS = (1, 6)
 SPECIALS = ("<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|tool|>", "<|end|>")
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -80,7 +81,7 @@ def genai_config(vocabulary: int, decoder: Decoder) -> dict[str, Any]:
             "vocab_size": vocabulary,
             "context_length": decoder.context,
             "bos_token_id": 0,
-            "eos_token_id": [1, 6],
+            "eos_token_id": list(ENDS),
             "pad_token_id": 1,
             "decoder": {
                 "filename": "model.onnx",
@@ -275,11 +276,17 @@ def logits(values: Weights, ids: Sequence[int]) -> Any:
     return _norm(states, values["model.norm.weight"]) @ values["lm_head.weight"].T
 
 
-def greedy(values: Weights, ids: Sequence[int], count: int, ends: Sequence[int] = (1, 6)) -> list[int]:
-    """The likeliest next tokens, up to `count`; the one that ends is the last."""
+def greedy(
+    values: Weights,
+    ids: Sequence[int],
+    count: int,
+    change: Callable[[Any, list[int]], Any] = lambda row, _found: row,
+) -> list[int]:
+    """The likeliest next tokens, up to `count`; the one that ends is the last. `change`: done to the logits, by what
+    was found so far."""
     found: list[int] = []
-    while len(found) < count and (not found or found[-1] not in ends):
-        found.append(int(logits(values, [*ids, *found])[-1].argmax()))
+    while len(found) < count and (not found or found[-1] not in ENDS):
+        found.append(int(change(logits(values, [*ids, *found])[-1], found).argmax()))
     return found
 
 

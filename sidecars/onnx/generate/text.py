@@ -33,10 +33,6 @@ class Vocabulary:
         found: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
         return found
 
-    def text(self, ids: Sequence[int]) -> str:
-        """Without special tokens."""
-        return self._tokenizer.decode(list(ids))
-
     def bytes(self, token: int) -> bytes:
         """What one token stands for by itself; of a special one, its name."""
         piece = self._tokenizer.id_to_token(token) or ""
@@ -103,10 +99,11 @@ class Stops:
     def feed(self, text: str) -> str:
         """What is certain to be in the answer."""
         self._held += text
-        places = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        places = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if places:
             self.found = True
-            return self._take(min(places))
+            # The first that is complete, however the text was cut into pieces.
+            return self._take(min(places)[1])
         return self._take(len(self._held) - self._beginning())
 
     def end(self) -> str:

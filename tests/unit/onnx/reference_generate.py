@@ -118,9 +118,7 @@ def _answer(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, text: s
         out = model.generate(ids, max_new_tokens=TOKENS, do_sample=False, output_logits=True,
                              return_dict_in_generate=True)  # fmt: skip
     tokens = out.sequences[0, ids.shape[1] :].tolist()
-    logprobs = [
-        float(torch.log_softmax(row[0].double(), -1)[one]) for row, one in zip(out.logits, tokens, strict=True)
-    ]
+    logprobs = [float(torch.log_softmax(row[0].double(), -1)[one]) for row, one in zip(out.logits, tokens, strict=True)]
     return {
         "prompt_tokens": ids.shape[1],
         "tokens": tokens,
