@@ -1,6 +1,6 @@
 """What clients send. An unknown field is refused: it would be ignored, and the client would not know."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,8 +10,12 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Body(BaseModel):
-    """`user`: OpenAI's field for a name of the end user, which says nothing to a model."""
+    """`user`: OpenAI's field for a name of the end user, which says nothing to a model.
 
+    `unserved`: fields of OpenAI's that are known and not served.
+    """
+
+    unserved: ClassVar[frozenset[str]] = frozenset()
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     model: Text
@@ -68,7 +72,7 @@ def parse(kind: type[_Body], raw: bytes) -> _Body:
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
-        raise _told(error) from None
+        raise _told(error, kind.unserved) from None
 
 
 def read_input(value: Any, place: str = "input") -> list[str] | list[list[int]]:
@@ -94,7 +98,7 @@ def _is_ids(value: list[Any]) -> bool:
 _BRANCHES = frozenset({"str", "Document", "Pair"})
 
 
-def _told(error: ValidationError) -> ServiceError:
+def _told(error: ValidationError, unserved: frozenset[str]) -> ServiceError:
     found = error.errors(include_url=False, include_input=False)
     # Of several choices, the one whose type was right says most.
     first = next((one for one in found if not one["type"].endswith("_type")), found[0])
@@ -105,6 +109,9 @@ def _told(error: ValidationError) -> ServiceError:
         for part in first["loc"]
         if isinstance(part, int) or (part.isidentifier() and part not in _BRANCHES)
     ).removeprefix(".")
+    if first["type"] == "extra_forbidden" and place in unserved:
+        message = f"Unsupported parameter: '{place}' is not served by models here."
+        return ServiceError(400, "unsupported_parameter", message, param=place)
     if first["type"] == "extra_forbidden":
         return invalid(place, f"Unknown parameter: '{place}'.")
     if first["type"] == "missing":

@@ -1,7 +1,7 @@
 """What clients send to have text generated. What is not served is refused by its name, never ignored."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +15,9 @@ _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
 _STOPS = 16
+_UNSERVED = frozenset(
+    ["audio", "best_of", "echo", "function_call", "functions", "metadata", "modalities", "parallel_tool_calls", "prediction", "prompt_cache_key", "reasoning_effort", "safety_identifier", "service_tier", "store", "suffix", "tool_choice", "tools", "verbosity", "web_search_options"]
+)
 
 
 class StreamOptions(BaseModel):
@@ -26,6 +29,7 @@ class StreamOptions(BaseModel):
 class GenerateBody(Body):
     """What both operations take. `top_k`, `repetition_penalty`: as in vLLM and its like. None: as the model has it."""
 
+    unserved: ClassVar[frozenset[str]] = _UNSERVED
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None

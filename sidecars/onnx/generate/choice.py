@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 
@@ -30,8 +31,10 @@ class Choice:
     seed: int | None = None
 
     def numbered(self, number: int) -> "Choice":
-        """For one of several answers: the seed of each is its own."""
-        return self if self.seed is None else replace(self, seed=self.seed + number)
+        """For one of several answers: the seed of each is its own, and that of no other request's first."""
+        if self.seed is None or number == 0:
+            return self
+        return replace(self, seed=crc32(b"%d/%d" % (self.seed, number)))
 
     @property
     def changes_logits(self) -> bool:

@@ -45,13 +45,14 @@ def load_generator(
         template = None if card.template is None else ChatTemplate(card.template, card.names)
     except TemplateRefusedError as error:
         raise LoadError(str(error)) from None
-    source = Generations(name, _open(card, device, threads), card, vocabulary)
+    source = Generations(name, open_model(card, device, threads), card, vocabulary)
     _warm_up(source, Asked(vocabulary.ids("warm up", special=False), 1, Choice(temperature=0)))
     engine = Turns(name, source, watcher, room=room, together=together or _TOGETHER, queue_tokens=queue_tokens)
     return LoadedGenerator(card, vocabulary, template, engine, threads)
 
 
-def _open(card: GeneratorCard, device: Device, threads: int) -> Model:
+def open_model(card: GeneratorCard, device: Device, threads: int) -> Model:
+    """Raises LoadError."""
     options = {
         "intra_op_num_threads": threads,
         "inter_op_num_threads": 1,

@@ -10,6 +10,7 @@ import pytest
 
 from sidecars.onnx.convert import convert
 from tests.support.minilm import minilm_folder
+from tests.support.tiny_decoder import make_decoder
 from tests.support.tiny_models import MODELS, make
 
 
@@ -32,6 +33,19 @@ def tiny(tiny_source: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
     """The same, converted. Not to be changed: tests that change one copy it."""
     scratch = tmp_path_factory.mktemp("models")
     return cache(lambda name: convert(tiny_source(name), scratch / name).folder)
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that generates. Not to be changed either."""
+    return make_decoder(tmp_path_factory.mktemp("decoders") / "decoder")
+
+
+@pytest.fixture(scope="session")
+def expected_text() -> dict[str, Any]:
+    """What `reference_generate.py` was told by transformers."""
+    found: dict[str, Any] = json.loads(Path(__file__).with_name("expected_generate.json").read_text())
+    return found
 
 
 @pytest.fixture(scope="session")

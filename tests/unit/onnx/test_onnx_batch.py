@@ -56,10 +56,24 @@ class Batching(RuleBasedStateMachine):
         self._check_bounds(batch, budget)
         self._check_turns(batch, before)
 
+    @precondition(lambda self: self.seen.waiting)
+    @rule(room=st.none() | budgets)
+    def turn_of_one(self, room: int | None) -> None:
+        before = dict(self.seen.waiting)
+        item = self.queue.take_first(room)
+        if item is None:
+            assert room is not None
+            assert room < max(one.tokens for one in before.values())
+            return
+        assert room is None or item.tokens <= room
+        self._check_members([item])
+        self._check_turns([item], before)
+
     @precondition(lambda self: not self.seen.waiting)
     @rule(budget=budgets)
     def turn_of_nothing(self, budget: int) -> None:
         assert self.queue.take(budget) == []
+        assert self.queue.take_first(budget) is None
 
     def _check_members(self, batch: list[Item[str]]) -> None:
         """Only what waits is taken, once, unchanged."""
@@ -127,6 +141,14 @@ def test_urgent_requests_go_first_and_short_ones_of_others_ride_along() -> None:
     queue.add(Item(4, 9, Priority.NORMAL, "short"))
     assert {item.load for item in queue.take(1000)} == {"high", "low", "short"}
     assert [item.load for item in queue.take(1000)] == ["long"]
+
+
+def test_what_does_not_fit_keeps_its_turn() -> None:
+    queue: Waiting[None] = Waiting()
+    queue.add(Item(1, 50, Priority.NORMAL, None))
+    queue.add(Item(2, 5, Priority.NORMAL, None))
+    assert queue.take_first(20) is None
+    assert [item.order for item in (queue.take_first(50), queue.take_first(None)) if item] == [1, 2]
 
 
 def test_the_budget_counts_padding() -> None:
