@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from sidecars.onnx.convert import convert
+from tests.support.tiny_decoder import graph, make_decoder, make_tokenizer, weights
 
 WORD = "boring"  # in the vocabulary of tiny models
 
@@ -65,3 +66,34 @@ def _id(folder: Path) -> int:
     found = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(WORD)
     assert found is not None
     return found
+
+
+def decoder_with_nan(folder: Path, token: int) -> Path:
+    """Gives what is no number once it is fed `token`."""
+    make_decoder(folder)
+    changed = dict(weights(make_tokenizer().get_vocab_size(), 1))
+    changed["model.embed_tokens.weight"][token] = np.nan
+    onnx.save_model(graph(changed), folder / "model.onnx")
+    return folder
+
+
+def decoder_without_memory(folder: Path, token: int) -> Path:
+    """Asks for a petabyte once it is fed `token`."""
+    make_decoder(folder)
+    model = onnx.load(folder / "model.onnx")
+    made = model.graph
+    output = next(node for node in made.node if node.output[0] == "logits")
+    output.output[0] = "real"
+    for name, value in {"bad": [token], "much": [10**15]}.items():
+        made.initializer.append(helper.make_tensor(name, TensorProto.INT64, [1], value))
+    made.node.extend([
+        helper.make_node("Equal", ["input_ids", "bad"], ["same"]),
+        helper.make_node("Cast", ["same"], ["numbers"], to=TensorProto.INT64),
+        helper.make_node("ReduceMax", ["numbers"], ["whether"], keepdims=0),
+        helper.make_node("Mul", ["whether", "much"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["space"]),
+        helper.make_node("ReduceSum", ["space"], ["nothing"], keepdims=0),
+        helper.make_node("Add", ["real", "nothing"], ["logits"]),
+    ])  # fmt: skip
+    onnx.save_model(model, folder / "model.onnx")
+    return folder

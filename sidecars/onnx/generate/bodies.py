@@ -16,7 +16,27 @@ _Penalty = Annotated[float, Field(ge=-2, le=2)]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
 _STOPS = 16
 _UNSERVED = frozenset(
-    ["audio", "best_of", "echo", "function_call", "functions", "metadata", "modalities", "parallel_tool_calls", "prediction", "prompt_cache_key", "reasoning_effort", "safety_identifier", "service_tier", "store", "suffix", "tool_choice", "tools", "verbosity", "web_search_options"]
+    [
+        "audio",
+        "best_of",
+        "echo",
+        "function_call",
+        "functions",
+        "metadata",
+        "modalities",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "reasoning_effort",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "suffix",
+        "tool_choice",
+        "tools",
+        "verbosity",
+        "web_search_options",
+    ]
 )
 
 

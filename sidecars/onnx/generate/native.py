@@ -56,7 +56,7 @@ class Model:
 
         Raises NativeError, ImportError.
         """
-        self._library = _library()
+        self._library = library()
         self._vocabulary = vocabulary
         config = self._made("Config", "OgaCreateConfig", str(folder).encode())
         self._call("OgaConfigClearProviders", config.pointer)
@@ -160,7 +160,7 @@ def _make(library: ctypes.CDLL, kind: str, name: str, *given: Any) -> _Owned:
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
     """Raises ImportError."""
     # Packages of the runtime report what they do to their maker unless told otherwise before they are loaded.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
