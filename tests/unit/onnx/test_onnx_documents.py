@@ -34,7 +34,7 @@ def test_every_metric_is_named() -> None:
 
 
 def test_every_code_is_told() -> None:
-    sources = Path(__file__).resolve().parents[3].glob("sidecars/onnx/*.py")
+    sources = Path(__file__).resolve().parents[3].glob("sidecars/onnx/**/*.py")
     codes = {code for path in sources for code in re.findall(r'ServiceError\(\s*[\w.]+, "(\w+)"', path.read_text())}
     assert len(codes) > 8
     assert all(f"`{code}`" in GUIDE for code in codes)
