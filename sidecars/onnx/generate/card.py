@@ -12,6 +12,8 @@ CONFIG = "genai_config.json"
 # So much an answer may have where the settings do not say: an answer without a bound takes its share of the cache.
 _OUTPUT_TOKENS = 4096
 _FLOAT_BYTES = 4
+# Their positions turn by other angles from some length on: a cache that was begun with the one is wrong for the other.
+_WHOLE_PROMPTS = frozenset({"phi3", "phi3small", "phimoe"})
 _BESIDE = ("vision", "speech", "encoder", "embedding", "joiner")
 
 
@@ -30,8 +32,9 @@ class GeneratorCard:
     """What is to be known of a model that generates, before it is loaded.
 
     `max_tokens`: of prompt and answer together; `max_output_tokens`: of an answer. `ends`: the tokens that end one.
-    `template`: of its chats; `names`: of its special tokens, as templates know them. `weight_bytes`: of the ONNX file
-    and the data beside it. `token_bytes`: an estimate of what one token takes in the cache.
+    `whole_prompts`: whether a prompt has to be fed at once. `template`: of its chats; `names`: of its special tokens,
+    as templates know them. `weight_bytes`: of the ONNX file and the data beside it. `token_bytes`: an estimate of what
+    one token takes in the cache.
     """
 
     folder: Path
@@ -42,6 +45,7 @@ class GeneratorCard:
     max_output_tokens: int
     vocabulary: int
     ends: frozenset[int]
+    whole_prompts: bool
     defaults: Defaults
     template: str | None
     names: Mapping[str, str]
@@ -83,6 +87,7 @@ def read_generator_card(settings: ModelSettings) -> GeneratorCard:
         max_output_tokens=min(settings.max_output_tokens or _OUTPUT_TOKENS, max_tokens),
         vocabulary=_count(model, "vocab_size", "model."),
         ends=_ends(model),
+        whole_prompts=model.get("type") in _WHOLE_PROMPTS,
         defaults=_defaults(config.get("search") or {}),
         template=_template(folder, words),
         names=_names(words),

@@ -63,7 +63,7 @@ class Generations:
 
     def begin(self, asked: Asked) -> "Generation":
         """Raises ServiceError."""
-        return Generation(self._name, self._open(asked), self._card.ends, self._vocabulary, asked)
+        return Generation(self._name, self._open(asked), self._card, self._vocabulary, asked)
 
     def close(self) -> None:
         """Gives the memory back."""
@@ -83,11 +83,12 @@ class Generation:
     """One sequence. Steps are not to overlap with those of others of the same model."""
 
     def __init__(
-        self, name: str, generator: Generator, ends: frozenset[int], vocabulary: Vocabulary, asked: Asked
+        self, name: str, generator: Generator, card: GeneratorCard, vocabulary: Vocabulary, asked: Asked
     ) -> None:
         self._name = name
         self._asked = asked
-        self._ends = ends
+        self._ends = card.ends
+        self._chunk = len(asked.prompt) if card.whole_prompts else _CHUNK
         self._generator = generator
         self._left = deque(asked.prompt)
         self._counts: Counter[int] = Counter()
@@ -109,7 +110,7 @@ class Generation:
     def _feed(self) -> int:
         if not self._left:
             return 1  # by `logits`, which runs the model for the token chosen last
-        chunk = [self._left.popleft() for _ in range(min(_CHUNK, len(self._left)))]
+        chunk = [self._left.popleft() for _ in range(min(self._chunk, len(self._left)))]
         self._generator.append(chunk)
         return len(chunk)
 

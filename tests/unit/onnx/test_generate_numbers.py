@@ -1,6 +1,7 @@
 """Generated tokens, held to transformers and to a model in numpy; and how tokens are chosen."""
 
 import json
+import shutil
 import threading
 import time
 from collections import Counter
@@ -81,6 +82,18 @@ def test_a_prompt_is_fed_in_parts(model: Generations, vocabulary: Vocabulary) ->
     made.close()
     assert [step.fed for step in steps] == [256, 256, 88]
     assert [step.piece is None for step in steps] == [True, True, False]
+
+
+def test_models_whose_positions_change_get_their_prompts_at_once(decoder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(decoder, tmp_path / "phi"))
+    config = (folder / "genai_config.json").read_text().replace('"llama"', '"phi3"')
+    (folder / "genai_config.json").write_text(config)
+    card = read_generator_card(ModelSettings(folder))
+    source = Generations("it", open_model(card, Device("cpu"), 1), card, Vocabulary(card.tokenizer))
+    made = source.begin(Asked([5] * 600, 1, GREEDY))
+    assert made.step().fed == 600
+    made.close()
+    source.close()
 
 
 PENALTIES = [
