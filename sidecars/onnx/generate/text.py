@@ -30,8 +30,10 @@ class Vocabulary:
 
     def ids(self, text: str, *, special: bool) -> list[int]:
         """`special`: with what the tokenizer puts around a text."""
-        found: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
-        return found
+        # Of one: a batch gives the interpreter's lock away.
+        (found,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=special)
+        ids: list[int] = found.ids
+        return ids
 
     def bytes(self, token: int) -> bytes:
         """What one token stands for by itself; of a special one, its name."""

@@ -219,9 +219,8 @@ def test_other_threads_go_on_while_the_model_runs(decoder: Path) -> None:
         time.sleep(0.001)
         ticks.append(time.perf_counter())
     generator.close()
-    # A run that keeps the interpreter's lock lets nobody tick.
-    gaps = np.diff([span[0], *(tick for tick in ticks if span[0] < tick < span[1]), span[1]])
-    assert gaps.max() < (span[1] - span[0]) / 2
+    # A run that keeps the interpreter's lock lets nobody tick: once before it and once behind it at most.
+    assert sum(span[0] < tick < span[1] for tick in ticks) > 3
 
 
 rows = arrays(np.float32, 12, elements=st.floats(-50, 50, width=32))

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -14,7 +15,7 @@ from tests.support.onnx_service import OnnxService
 from tests.support.tiny_decoder import Decoder, make_decoder
 
 END = "6"  # the token that ends a message
-LONG = {"max_tokens": 2000, "n": 60}  # minutes of work, that nobody waits for
+LONG = {"max_tokens": 2000, "n": 20}  # more work than anybody here waits for
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,7 @@ def service(
         "tiny": {"path": str(decoder), "preload": True},
         "plain": {"path": str(plain)},
         "drawn": {"path": str(drawn)},
+        "single": {"path": str(decoder), "generations": 1},
         "narrow": {"path": str(decoder), "generations": 1, "queue_tokens": 1000},
         "short": {"path": str(decoder), "max_output_tokens": 7},
         "embedder": {"path": str(tiny("mean"))},
@@ -199,6 +201,7 @@ USER = [{"role": "user", "content": "a"}]
 WRONG: list[tuple[str, dict[str, Any], str, str | None, str]] = [
     ("completions", {"model": "plain", "prompt": [5] * 60, "max_tokens": 5}, "context_length_exceeded", "prompt",
      TOO_LONG),
+    ("completions", {"prompt": [5] * 100_000}, "context_length_exceeded", "prompt", "this request has 100000"),
     ("completions", {"model": "plain", "prompt": [5] * 64}, "context_length_exceeded", "prompt", "at least 1"),
     ("chat/completions", {"messages": [{"role": "user", "content": "a " * 3000}]}, "context_length_exceeded",
      "messages", "has a context of 2048 tokens; this request has 6"),
@@ -256,10 +259,18 @@ def test_a_client_that_leaves_ends_its_generation(service: OnnxService, client: 
         next(iter(stream))
     service.wait_for(lambda: metric(service, "open_requests") == 0)
     before = metric(service, "generated_tokens_total")
-    assert before < 2000 * 60
-    say(client, max_tokens=5)  # another is served at once, and nothing else was done meanwhile
-    assert metric(service, "generated_tokens_total") == before + 5
+    assert before < 2000 * 20
+    say(client, max_tokens=5)  # another is served at once, and nothing was done meanwhile but to end a step
+    assert 5 <= metric(service, "generated_tokens_total") - before <= 6
     assert metric(service, "waiting_tokens") == 0
+
+
+def test_a_client_that_does_not_wait_ends_its_generation_too(service: OnnxService, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APITimeoutError):
+        say(client, timeout=0.5, **LONG)
+    service.wait_for(lambda: metric(service, "open_requests") == 0)
+    assert metric(service, "waiting_tokens") == 0
+    assert 'operation="chat",status="499"} 1.0' in service.http.get("/metrics").text
 
 
 def test_short_answers_are_served_beside_long_ones(service: OnnxService, client: openai.OpenAI) -> None:
@@ -286,14 +297,14 @@ def test_the_urgent_overtake_those_who_wait(service: OnnxService, client: openai
     order: list[str] = []
 
     def ask(priority: str) -> None:
-        say(client, model="narrow", max_tokens=5, extra_headers={"x-headgate-priority": priority})
+        say(client, model="single", max_tokens=5, extra_headers={"x-headgate-priority": priority})
         order.append(priority)
 
-    with ThreadPoolExecutor(2) as pool, say(client, model="narrow", stream=True, max_tokens=2000) as stream:
+    with ThreadPoolExecutor(2) as pool, say(client, model="single", stream=True, **LONG) as stream:
         next(iter(stream))
-        for count, priority in enumerate(("low", "high"), start=1):
+        for count, priority in enumerate(("low", "high"), start=LONG["n"]):
             pool.submit(ask, priority)
-            service.wait_for(lambda count=count: metric(service, "waiting_sequences", "narrow") == count)
+            service.wait_for(lambda count=count: metric(service, "waiting_sequences", "single") == count)
     assert order == ["high", "low"]
 
 
@@ -311,6 +322,21 @@ def test_unloading_lets_an_answer_end(service: OnnxService, client: openai.OpenA
     unload.join()
     assert states == ["available"]
     assert say(client, model="drawn").choices
+
+
+def test_told_to_stop_it_ends_what_it_can(decoder: Path) -> None:
+    few = {"max_tokens": 2000, "n": 7}  # leaves a place for another
+    with OnnxService({"models": {"tiny": {"path": str(decoder)}}, "drain_s": 2}) as service, service.openai() as client:
+        with say(client, stream=True, **few) as long, say(client, stream=True, max_tokens=50) as short:
+            next(iter(long))
+            chunks = iter(short)
+            next(chunks)
+            service.terminate()
+            assert list(chunks)[-1].choices[0].finish_reason is not None
+            with pytest.raises((openai.APIError, httpx.HTTPError)):
+                list(long)
+        assert service.wait() == 0
+        assert service.log()[-1]["event"] == "onnx: stopped"
 
 
 def test_models_tell_what_they_are(service: OnnxService) -> None:

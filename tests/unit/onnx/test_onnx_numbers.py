@@ -23,7 +23,8 @@ RERANKERS = [name for name, tiny in MODELS.items() if len(tiny.labels) == 1]
 
 
 def _loaded(path: Path) -> Loaded:
-    return load("it", look(ModelSettings(path)), 1000, 1, Metrics().runs_of("it"))
+    settings = ModelSettings(path)
+    return load("it", look(settings), settings, 1, Metrics().runs_of("it"))
 
 
 def _run(path: Path, encode: Callable[[Loaded], list[Tokens]]) -> tuple[Loaded, Any]:
