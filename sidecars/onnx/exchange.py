@@ -108,8 +108,9 @@ class _EventStream(Response):
             async for event in self._events:
                 await part(event)
         except Exception as error:
-            told = error if isinstance(error, ServiceError) else _BROKEN
-            _log.error("onnx: stream failed", request_id=scope["state"]["request_id"], code=told.code, exc_info=error)
+            told, trace = (error, None) if isinstance(error, ServiceError) else (_BROKEN, error)
+            request_id = scope["state"]["request_id"]
+            _log.error("onnx: stream failed", request_id=request_id, code=told.code, why=str(error), exc_info=trace)
             # The status is out: what went wrong can only be told as an event.
             await part(b"data: " + told.body() + b"\n\n")
         await part(b"", more=False)

@@ -50,6 +50,11 @@ class Card:
     weight_bytes: int
     token_bytes: int
 
+    def memory_bytes(self, batch_tokens: int) -> int:
+        """An estimate of what it takes at most, fed so many tokens at once."""
+        # A sequence longer than a batch may be is fed alone.
+        return self.weight_bytes + max(batch_tokens, self.max_tokens) * self.token_bytes
+
 
 def read_card(settings: ModelSettings) -> Card:
     """Reads a folder; what the settings state wins. Raises FolderError."""

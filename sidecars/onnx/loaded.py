@@ -58,9 +58,7 @@ def look(settings: ModelSettings) -> Plan:
         raise UnusableError(str(error)) from None
     generator = isinstance(card, GeneratorCard)
     batch_tokens = settings.batch_tokens or (device.cache_tokens if generator else device.batch_tokens)
-    # A sequence longer than a batch may be is fed alone.
-    estimate = card.weight_bytes + max(batch_tokens, card.max_tokens) * card.token_bytes
-    return Plan(card, device, batch_tokens, settings.memory_bytes or estimate)
+    return Plan(card, device, batch_tokens, settings.memory_bytes or card.memory_bytes(batch_tokens))
 
 
 def load(name: str, plan: Plan, settings: ModelSettings, threads: int, watcher: Watcher) -> Loaded:

@@ -12,6 +12,8 @@ CONFIG = "genai_config.json"
 # So much an answer may have where the settings do not say: an answer without a bound takes its share of the cache.
 _OUTPUT_TOKENS = 4096
 _FLOAT_BYTES = 4
+# So many tokens of a prompt are fed in a step: the other answers wait no longer for their turn.
+CHUNK = 256
 # Their positions turn by other angles from some length on: a cache that was begun with the one is wrong for the other.
 _WHOLE_PROMPTS = frozenset({"phi3", "phi3small", "phimoe"})
 _BESIDE = ("vision", "speech", "encoder", "embedding", "joiner")
@@ -51,6 +53,13 @@ class GeneratorCard:
     names: Mapping[str, str]
     weight_bytes: int
     token_bytes: int
+
+    def memory_bytes(self, batch_tokens: int) -> int:
+        """An estimate of what it takes at most, with caches of so many tokens together."""
+        # An answer of any size is made alone.
+        caches = max(batch_tokens, self.max_tokens) * self.token_bytes
+        logits = CHUNK * self.vocabulary * _FLOAT_BYTES  # of the part of a prompt that is fed at once
+        return self.weight_bytes + caches + logits
 
 
 def generates(settings: ModelSettings) -> bool:

@@ -7,14 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from sidecars.onnx.errors import ServiceError, failed, invalid, out_of_memory
-from sidecars.onnx.generate.card import GeneratorCard
+from sidecars.onnx.generate.card import CHUNK, GeneratorCard
 from sidecars.onnx.generate.choice import Choice, Scored, score
 from sidecars.onnx.generate.native import Generator, Model, NativeError
 from sidecars.onnx.generate.text import Stops, Vocabulary
 from sidecars.onnx.session import lacks_memory, short
-
-# So many tokens of a prompt are fed in a step: the others wait no longer for their turn.
-_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ class Generation:
         self._name = name
         self._asked = asked
         self._ends = card.ends
-        self._chunk = len(asked.prompt) if card.whole_prompts else _CHUNK
+        self._chunk = len(asked.prompt) if card.whole_prompts else CHUNK
         self._generator = generator
         self._left = deque(asked.prompt)
         self._counts: Counter[int] = Counter()

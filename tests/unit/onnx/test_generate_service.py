@@ -147,6 +147,16 @@ def test_a_seed_makes_an_answer_again(client: openai.OpenAI) -> None:
     assert len({*first, *texts(8), *texts(None), *texts(None)}) == 12
 
 
+def test_a_seed_makes_the_same_answer_whatever_else_is_in_work(client: openai.OpenAI) -> None:
+    def text(seed: int) -> str:
+        found: str = say(client, temperature=1, seed=seed, max_tokens=40).choices[0].message.content
+        return found
+
+    alone = [text(seed) for seed in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(text, range(6))) == alone
+
+
 def test_several_answers_in_one_stream(client: openai.OpenAI) -> None:
     whole = say(client, temperature=1, seed=1, n=3)
     parts = ["", "", ""]
@@ -172,6 +182,9 @@ def test_json_is_json(client: openai.OpenAI) -> None:
     answer = say(client, max_tokens=500, response_format=shape, presence_penalty=1)
     assert isinstance(json.loads(answer.choices[0].message.content)["name"], bool)
     assert answer.choices[0].finish_reason == "stop"
+    assert say(client, response_format={"type": "json_object"}).choices[0].message.content.startswith("{")
+    free = say(client, response_format={"type": "text"}).choices[0].message.content
+    assert free == say(client).choices[0].message.content
 
 
 def test_contents_in_parts_and_what_tools_said(client: openai.OpenAI) -> None:
@@ -296,14 +309,15 @@ def test_a_queue_that_is_full_says_when_to_come_back(service: OnnxService, clien
 def test_the_urgent_overtake_those_who_wait(service: OnnxService, client: openai.OpenAI) -> None:
     order: list[str] = []
 
-    def ask(priority: str) -> None:
-        say(client, model="single", max_tokens=5, extra_headers={"x-headgate-priority": priority})
+    def ask(priority: str, tokens: int) -> None:
+        more = {"max_tokens": tokens, "logit_bias": {END: -100, "1": -100}}
+        say(client, model="single", extra_headers={"x-headgate-priority": priority}, **more)
         order.append(priority)
 
     with ThreadPoolExecutor(2) as pool, say(client, model="single", stream=True, **LONG) as stream:
         next(iter(stream))
-        for count, priority in enumerate(("low", "high"), start=LONG["n"]):
-            pool.submit(ask, priority)
+        for count, (priority, tokens) in enumerate((("low", 500), ("high", 5)), start=LONG["n"]):
+            pool.submit(ask, priority, tokens)
             service.wait_for(lambda count=count: metric(service, "waiting_sequences", "single") == count)
     assert order == ["high", "low"]
 
