@@ -119,7 +119,10 @@ class ToolCall(BaseModel):
 
 
 class Message(BaseModel):
-    """`tool_calls`, `tool_call_id`, `name` go to the model's template, which may have a place for them."""
+    """`tool_calls`, `tool_call_id`, `name` go to the model's template, which may have a place for them.
+
+    The last four are what answers have and clients send back with them; here they are always empty.
+    """
 
     model_config = _STRICT
 
@@ -128,6 +131,10 @@ class Message(BaseModel):
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
 class Schema(BaseModel):

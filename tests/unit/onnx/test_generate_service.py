@@ -14,6 +14,8 @@ import pytest
 from tests.support.onnx_service import OnnxService
 from tests.support.tiny_decoder import Decoder, make_decoder
 
+pytestmark = pytest.mark.xdist_group("onnx-generate")  # one service for all of them
+
 END = "6"  # the token that ends a message
 LONG = {"max_tokens": 2000, "n": 20}  # more work than anybody here waits for
 
@@ -201,6 +203,14 @@ def test_contents_in_parts_and_what_tools_said(client: openai.OpenAI) -> None:
     assert client.chat.completions.create(model="tiny", messages=messages, max_tokens=1).choices
 
 
+def test_an_answer_can_be_sent_back(client: openai.OpenAI) -> None:
+    ask = {"role": "user", "content": "the dog"}
+    message = say(client).choices[0].message
+    again = client.chat.completions.create(model="tiny", messages=[ask, message, ask], max_tokens=1)
+    whole = client.chat.completions.create(model="tiny", messages=[ask, message.model_dump(), ask], max_tokens=1)
+    assert again.usage.prompt_tokens == whole.usage.prompt_tokens > 20
+
+
 def test_an_answer_is_as_long_as_the_model_allows(client: openai.OpenAI) -> None:
     assert client.completions.create(model="plain", prompt=[5] * 60, seed=1).usage.completion_tokens <= 4
     bias = {END: -100, "1": -100}
@@ -340,7 +350,7 @@ def test_unloading_lets_an_answer_end(service: OnnxService, client: openai.OpenA
 
 def test_told_to_stop_it_ends_what_it_can(decoder: Path) -> None:
     few = {"max_tokens": 2000, "n": 7}  # leaves a place for another
-    with OnnxService({"models": {"tiny": {"path": str(decoder)}}, "drain_s": 2}) as service, service.openai() as client:
+    with OnnxService({"models": {"tiny": {"path": str(decoder)}}, "drain_s": 1}) as service, service.openai() as client:
         with say(client, stream=True, **few) as long, say(client, stream=True, max_tokens=50) as short:
             next(iter(long))
             chunks = iter(short)

@@ -1,10 +1,12 @@
 """Text of tokens as they come, and stops in it: on any text, however it is cut."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers
 
 from sidecars.onnx.generate.text import Stops, Vocabulary
 from tests.support.tiny_decoder import SPECIALS, make_tokenizer
@@ -14,11 +16,41 @@ SIZE = TOKENIZER.get_vocab_size()
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
+def _sentence_pieces() -> Tokenizer:
+    """As SentencePiece makes them: words begin with a sign for the space, rare characters are bytes."""
+    pieces = ["<s>", "</s>", "▁", *(f"<0x{byte:02X}>" for byte in range(256)), *"abcdeorst", "▁t", "he", "▁the"]
+    merges = [("▁", "t"), ("h", "e"), ("▁t", "he")]
+    pieces.append("h")
+    made = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, byte_fallback=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.add_special_tokens(["<s>", "</s>"])
+    return made
+
+
+def _vocabulary(tokenizer: Tokenizer, folder: Path) -> Vocabulary:
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return Vocabulary(folder / "tokenizer.json")
+
+
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    TOKENIZER.save(str(path))
-    return Vocabulary(path)
+    return _vocabulary(TOKENIZER, tmp_path_factory.mktemp("bytes"))
+
+
+@pytest.fixture(scope="module")
+def sentence_pieces(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    return _vocabulary(_sentence_pieces(), tmp_path_factory.mktemp("pieces"))
+
+
+@given(text=st.text(max_size=40).filter(lambda text: "▁" not in text))
+def test_sentence_pieces_are_read_alike(sentence_pieces: Vocabulary, text: str) -> None:
+    reader = sentence_pieces.reader()
+    tokens = sentence_pieces.ids(text, special=False)
+    assert "".join(map(reader.feed, tokens)) + reader.end() == text
+    assert b"".join(map(sentence_pieces.bytes, tokens)) == (f" {text}".encode() if text else b"")
 
 
 @given(text=st.text(max_size=60))
