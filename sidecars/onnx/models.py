@@ -16,7 +16,7 @@ import structlog
 
 from sidecars.onnx.errors import overloaded, unavailable
 from sidecars.onnx.loaded import Loaded, Plan, UnusableError, load, look
-from sidecars.onnx.memory import Memory
+from sidecars.onnx.memory import Memory, give_back
 from sidecars.onnx.metrics import Metrics, Reading
 from sidecars.onnx.settings import ModelSettings
 
@@ -246,9 +246,11 @@ class Model:
                 self._idle = None
             await loaded.engine.close()
         finally:
+            del loaded  # the last reference: what it took is freed here
             self.loaded = None
             self.state, self.why = _AFTER[reason]
             self._change = None
+        asyncio.get_running_loop().run_in_executor(None, give_back)
         self._metrics.unloads.labels(self.name, reason).inc()
         _log.info("onnx: model unloaded", model=self.name, reason=reason.value)
         if any(not waiter.done() for waiter in self._waiters):
