@@ -15,8 +15,9 @@ from controlplane.policy.structure import nearest
 # The files of a folder, and of those below it, by their paths from there; None where there is no such folder.
 Lister: TypeAlias = Callable[[str], frozenset[str] | None]
 
-_WANTED = "a folder with config.json, tokenizer.json and an ONNX file"
+_WANTED = "a folder with config.json (or genai_config.json), tokenizer.json and an ONNX file"
 _MAKE = "`ctl models import SOURCE FOLDER` makes one of safetensors weights, `make models` that of the quickstart"
+_GENERATES = "genai_config.json"
 _DEFAULT_FILES = ("model.onnx", "onnx/model.onnx")
 
 
@@ -39,10 +40,13 @@ def check_folders(policy: Policy, files: Lister, places: Places) -> Iterator[Dia
 
 def _lacking(model: OnnxModel, found: frozenset[str]) -> Iterator[tuple[str, str, str | None]]:
     """The field that is wrong, why, and what was probably meant."""
-    for needed in ("config.json", "tokenizer.json"):
+    generates = model.task == "generate" or (model.task is None and _GENERATES in found)
+    for needed in (_GENERATES if generates else "config.json", "tokenizer.json"):
         if needed not in found:
             yield "path", f"`{model.path}` has no {needed}", None
     graphs = sorted(name for name in found if name.endswith(".onnx"))
+    if generates and graphs:
+        return  # which of them is said inside of genai_config.json
     if model.file is not None:
         if model.file not in found:
             yield "file", f"`{model.path}` has no `{model.file}`", nearest(model.file, graphs)

@@ -25,14 +25,19 @@ class OnnxModel(Strict):
     file: OnnxFile | None = Field(
         None, description="The ONNX file in it; `model.onnx`, `onnx/model.onnx` or the only one there is by default."
     )
-    task: Literal["embed", "rerank", "classify", "nli"] | None = Field(
-        None, description="What it is for; what its `config.json` says by default."
+    task: Literal["embed", "rerank", "classify", "nli", "generate"] | None = Field(
+        None,
+        description="What it is for; what its `config.json` says by default, or `generate` with a `genai_config.json`.",
     )
     device: Device = Field("cpu", description="Where it runs: `cpu`, `cuda` or `cuda:N`.")
     threads: Count | None = Field(None, description="Threads of one run; the provider's by default.")
     max_tokens: Count | None = Field(
-        None, description="A text is cut there; what the folder says by default, which this can only lower."
+        None,
+        description="A text is cut there, and a prompt with its answer bounded; what the folder says by default, "
+        "which this can only lower.",
     )
+    max_output_tokens: Count | None = Field(None, description="Tokens of one generated answer; 4096 by default.")
+    generations: Count | None = Field(None, description="Generated answers in work at once; 8 by default.")
     pooling: Literal["mean", "mean_sqrt_len_tokens", "max", "cls", "lasttoken"] | None = Field(
         None, description="How the vectors of tokens become one; what the folder says by default."
     )
@@ -43,7 +48,9 @@ class OnnxModel(Strict):
         None, description="Names of the classes, in the order of the logits; those of `config.json` by default."
     )
     batch_tokens: Count | None = Field(
-        None, description="Tokens that are fed at once, padding included; 1024 on a CPU and 16384 on a GPU by default."
+        None,
+        description="Tokens that are fed at once, padding included; 1024 on a CPU and 16384 on a GPU by default. "
+        "Of a model that generates, tokens of all answers in work, with their prompts; 16384 and 65536.",
     )
     queue_tokens: Count = Field(65_536, description="Tokens that may wait; beyond them, 429.")
     max_requests: Count = Field(1024, description="Requests in work at once; beyond them, 429.")
@@ -53,7 +60,7 @@ class OnnxModel(Strict):
 
 
 class OnnxProvider(Strict):
-    """Local models: embeddings, reranking, classification and inference, in a process that the gateway runs."""
+    """Local models: embeddings, reranking, classification, inference and text, in a process that the gateway runs."""
 
     kind: Literal["onnx"] = Field(description="The API it speaks.")
     models: Annotated[dict[UpstreamModel, OnnxModel], Field(min_length=1)] = Field(description="Its models, by name.")

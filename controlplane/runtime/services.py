@@ -43,7 +43,7 @@ class _Program:
 _PROGRAMS: Mapping[str, _Program] = MappingProxyType(
     {
         "mock": _Program("sidecars.mock", "/mock/settings"),
-        "onnx": _Program("sidecars.onnx", "/models", ("onnxruntime", "prometheus_client"), "onnx"),
+        "onnx": _Program("sidecars.onnx", "/models", ("onnxruntime", "prometheus_client", "jinja2"), "onnx"),
     }
 )
 

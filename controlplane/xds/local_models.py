@@ -12,7 +12,7 @@ from controlplane.policy.onnx import OnnxModel, OnnxProvider
 # Fields that mean the same in the policy and in the document.
 _SAME = (
     "file", "task", "device", "threads", "max_tokens", "pooling", "normalize", "labels", "batch_tokens", "queue_tokens",
-    "max_requests", "preload",
+    "max_requests", "max_output_tokens", "generations", "preload",
 )  # fmt: skip
 
 

@@ -18,11 +18,13 @@ from controlplane.cli.main import app
 from sidecars.onnx.convert import convert
 from tests.support.gateway import Gateway, eventually
 from tests.support.minilm import MINILM, minilm_folder
+from tests.support.tiny_decoder import make_decoder
 from tests.support.tiny_models import MODELS, make
 
 pytestmark = pytest.mark.xdist_group("e2e-onnx")
 
 EXPECTED = json.loads((Path(__file__).parents[1] / "unit/onnx/expected.json").read_text())
+CHATS = json.loads((Path(__file__).parents[1] / "unit/onnx/expected_generate.json").read_text())["chats"]
 SERVICE = "onnx-here"
 _MODELS = """
       all-minilm-l6-v2: {path: MINILM}
@@ -31,6 +33,7 @@ _MODELS = """
       classifier: {path: models/classifier}
       nli: {path: models/nli}
       broken: {path: models/broken}
+      writer: {path: models/writer, max_output_tokens: 48}
 """
 _POLICY = """
 providers:
@@ -48,6 +51,7 @@ models:
   broken: {{provider: here, retries: 0}}
   reranker: here
   classifier: here
+  writer: here
   "nli*": here
 keys:
   alice: {{secret: {{env: ALICE}}, priority: low}}
@@ -68,6 +72,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     try:
         for name in ("reranker", "classifier", "nli"):
             convert(make(MODELS[name], scratch / name), made.folder / "models" / name)
+        make_decoder(made.folder / "models" / "writer")
         shutil.copytree(made.folder / "models" / "nli", made.folder / "models" / "broken")
         (made.folder / "models" / "broken" / "model.onnx").write_bytes(b"no graph")
         with made:
@@ -122,6 +127,23 @@ def test_rerank_classify_and_nli(gateway: Gateway) -> None:
         return all(tokens.get(name) == answer["usage"]["prompt_tokens"] for name, answer in fed.items())
 
     eventually(counted, "usage has what was fed")
+
+
+def test_chats_whole_and_streamed_are_those_of_the_reference(gateway: Gateway) -> None:
+    with gateway.client() as client:
+        for one in CHATS:
+            asked: dict[str, Any] = {"model": "writer", "messages": one["messages"], "temperature": 0}
+            whole = client.chat.completions.create(**asked)
+            chunks = list(client.chat.completions.create(**asked, stream=True))
+            assert whole.choices[0].message.content == one["text"]
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == one["text"]
+    tokens = [2 * sum(one["prompt_tokens"] for one in CHATS), 2 * sum(len(one["tokens"]) for one in CHATS)]
+
+    def counted() -> bool:
+        rows = gateway.admin.get("/usage", params={"by": "model"}).json()["rows"]
+        return [[row["input_tokens"], row["output_tokens"]] for row in rows if row["model"] == "writer"] == [tokens]
+
+    eventually(counted, "usage has what was fed and generated")
 
 
 def test_clients_errors(gateway: Gateway) -> None:

@@ -65,6 +65,8 @@ def files(path: str) -> frozenset[str] | None:
     """A model's folder has what it needs, unless its name says otherwise."""
     if path.startswith("absent"):
         return None
+    if path.endswith("genai"):
+        return frozenset({"genai_config.json", "tokenizer.json", "int4.onnx", "draft.onnx"})
     lacking = path.partition("without-")[2].split(",")
     several = {"one.onnx", "two.onnx"} if "several" in path else {"model.onnx", "int8.onnx"}
     return frozenset({"config.json", "tokenizer.json", *several} - set(lacking))
