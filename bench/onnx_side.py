@@ -10,19 +10,15 @@ import numpy as np
 from bench.turns import answer
 from sidecars.onnx.batch import Priority
 from sidecars.onnx.loaded import load, look
+from sidecars.onnx.metrics import Metrics
 from sidecars.onnx.settings import ModelSettings
-
-
-class _Nobody:
-    def ran(self, ran: object) -> None:
-        """Counts nothing."""
 
 
 def main() -> None:
     threads = int(sys.argv[2])
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # as the service does it, before the first text
     settings = ModelSettings(path=Path(sys.argv[1]))
-    loaded = load("bench", look(settings), settings.queue_tokens, threads, _Nobody())
+    loaded = load("bench", look(settings), settings, threads, Metrics().runs_of("bench"))
 
     async def encode(texts: list[str]) -> object:
         return np.stack(await loaded.engine.submit(loaded.encoder.texts(texts), Priority.NORMAL))
