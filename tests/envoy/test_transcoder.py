@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from controlplane.policy.experiments import LACKING
+from controlplane.policy.providers import KINDS
 from controlplane.runtime.envoy import find_envoy
-from extproc.translate import PROVIDERS
 from tests.golden.translate.test_translate import CASES
 from tests.support.gateway import eventually
 from tests.support.wired import Answer, WiredProvider
@@ -198,7 +198,7 @@ def test_images_of_anthropics_clients_are_sent_as_they_are(transcoder: Transcode
 
 
 def test_every_kind_has_its_reason() -> None:
-    assert set(LACKING) == {*PROVIDERS, "mock"}
+    assert set(LACKING) == set(KINDS)
 
 
 def _hi(model: str) -> Any:
