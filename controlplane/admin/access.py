@@ -36,6 +36,7 @@ ROUTES: Mapping[tuple[str, str], Action] = MappingProxyType(
         ("GET", "/openapi.json"): Action.READ_MODELS,
         ("GET", "/status"): Action.READ_STATUS,
         ("GET", "/nodes"): Action.READ_STATUS,
+        ("GET", "/processes/{name}/log"): Action.READ_LOGS,
         ("GET", "/rules"): Action.READ_STATUS,
         ("GET", "/endpoints"): Action.READ_STATUS,
         ("GET", "/cache"): Action.READ_STATUS,

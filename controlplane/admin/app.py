@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
@@ -13,6 +14,7 @@ from controlplane.admin import access, views
 from controlplane.admin.access import Access, Called, RefusedError, name_of
 from controlplane.admin.caching import router as cache_calls
 from controlplane.admin.keys import router as key_calls
+from controlplane.admin.logs import router as log_calls
 from controlplane.admin.models import router as model_calls
 from controlplane.admin.origin import origin
 from controlplane.admin.register import router as register_calls
@@ -76,10 +78,13 @@ def create_app(
     caching: Caching,
     services: Services,
     discovery: Discovery,
+    launched: Callable[[], list[dict[str, Any]]],
+    log: Callable[[str], Path],
     *,
     loopback: bool,
 ) -> FastAPI:
-    """The application, with the `alarms` of all its parts, and the `counters` of rules.
+    """The application, with the `alarms` of all its parts, the `counters` of rules, the models of `launched` servers.
+    `log`: where a process writes, by its name.
 
     `loopback`: it listens where only this machine reaches it. See `Access` for who may call.
     """
@@ -94,9 +99,10 @@ def create_app(
     _add_reads(app, controller, store, processes, discovery, alarms)
     _add_descriptions(app, auditing)
     app.include_router(usage.router(controller))
+    app.include_router(log_calls(controller, processes, log))
     app.include_router(rule_calls(counters))
     app.include_router(cache_calls(caching))
-    app.include_router(model_calls(controller, services, auditing))
+    app.include_router(model_calls(controller, services, launched, auditing))
     app.include_router(register_calls(controller, discovery))
     app.include_router(key_calls(controller, keys, auditing))
     _add_policy_calls(app, controller)

@@ -1,6 +1,6 @@
 """What clients can ask for, and the life of the models that run here."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
@@ -26,15 +26,17 @@ class ModelBody(BaseModel):
     who: str = Field(default="", max_length=200, description="Who asks, for the record.")
 
 
-def router(controller: Controller, services: Services, auditing: Auditing) -> APIRouter:
-    """GET /models, POST /models/load and /models/unload."""
+def router(
+    controller: Controller, services: Services, launched: Callable[[], list[dict[str, Any]]], auditing: Auditing
+) -> APIRouter:
+    """GET /models, POST /models/load and /models/unload. `launched`: models that are there while their servers are."""
     made = APIRouter()
 
     @made.get("/models", summary="The models that clients can ask for, and the state of those that run here")
     async def models() -> dict[str, Any]:
         if controller.live is None:
             raise HTTPException(503, "no policy is live yet")
-        return {"models": views.models(controller.live.compiled.plan), "local": await services.models()}
+        return {"models": views.models(controller.live.compiled.plan), "local": [*await services.models(), *launched()]}
 
     async def change(verb: str, action: Action, body: ModelBody, request: Request, caller: Called) -> dict[str, Any]:
         provider = _provider(await services.models(), body)

@@ -71,6 +71,7 @@ class Action(StrEnum):
     ROTATE_SIGNING = "rotate signing keys"
     CLEAR_CACHE = "clear the response cache"
     LOAD_MODELS = "load and unload local models"
+    READ_LOGS = "read logs"
 
 
 class Reach(StrEnum):
@@ -101,6 +102,7 @@ PERMISSIONS = MappingProxyType(
         Action.ROTATE_SIGNING: (Role.ADMIN, Reach.GATEWAY),
         Action.CLEAR_CACHE: (Role.MEMBER, Reach.GATEWAY),
         Action.LOAD_MODELS: (Role.MEMBER, Reach.GATEWAY),
+        Action.READ_LOGS: (Role.ADMIN, Reach.GATEWAY),
     }
 )
 

@@ -23,6 +23,7 @@ from controlplane.policy.load import LoadCache
 from controlplane.policy.place import path_text
 from controlplane.policy.prices import imported
 from controlplane.runtime.changes import difference, utc_now, verdict
+from controlplane.runtime.interpreters import interpreter_prober
 from controlplane.runtime.listings import warnings
 from controlplane.runtime.surroundings import fixture_reader, folder_lister, secret_reader, surroundings
 from controlplane.xds.accounting import lower
@@ -51,10 +52,11 @@ def text_of(policy: Path) -> str:
 def compiled(policy: Path, text: str | None = None) -> Compiled:
     """Raises PolicyError, OSError."""
     base = policy.parent
-    reader, lister = secret_reader(base), folder_lister(base)
+    reader, lister, prober = secret_reader(base), folder_lister(base), interpreter_prober(base)
     compiler = Compiler(
-        str(policy), reader, surroundings(None), LoadCache(), files=lister, fixtures=fixture_reader(base)
-    )
+        str(policy), reader, surroundings(None), LoadCache(),
+        files=lister, fixtures=fixture_reader(base), probe=prober,
+    )  # fmt: skip
     return compiler.compile(text_of(policy) if text is None else text, utc_now())
 
 

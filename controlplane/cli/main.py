@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from controlplane.cli import audit, cache, console, discovered, keys, local, models, prices, replay
+from controlplane.cli import audit, cache, console, discovered, keys, local, logs, models, prices, replay
 from controlplane.cli.common import (
     Format,
     FormatOption,
@@ -45,6 +45,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(prices.app, name="prices")
 app.command()(replay.record)
 app.command()(replay.replay)
+app.command("logs")(logs.logs)
 
 
 @app.callback(help=__doc__)

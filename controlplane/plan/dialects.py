@@ -18,7 +18,7 @@ def surface_of(path: str) -> Surface:
     return next((surface for surface in Surface if surface.value == path), Surface.OTHER)
 
 
-OPENAI_LIKE = frozenset({"openai", "azure", "huggingface", "openrouter", "mock", "onnx"})
+OPENAI_LIKE = frozenset({"openai", "azure", "huggingface", "openrouter", "vllm", "mock", "onnx"})
 _NATIVE = {"anthropic": frozenset({Surface.MESSAGES, Surface.COUNT_TOKENS})}
 _OPENAI = frozenset({Surface.CHAT, Surface.EMBEDDINGS, Surface.OTHER})
 _CHATS = frozenset({Surface.CHAT, Surface.MESSAGES})

@@ -59,6 +59,9 @@ def _upstream(upstream: Upstream) -> Iterator[Decision]:
     yield _native(path, "reach it", "cluster with its own endpoints, circuit breakers and upstream filters", "")
     if upstream.service:
         yield _native(path, "run it", f"process `{upstream.service.name}` on a unix socket", "started with the gateway")
+    if upstream.server:
+        how = "a process of its own on a unix socket, started again when it ends or hangs"
+        yield Decision((*path, "launch"), "keep its server running", Tier.ASIDE, how, "nothing waits for it")
     if upstream.discovered:
         rule, why = "find its endpoints", "one that joins or leaves is a delta: nothing drains, no revision"
         yield _native((*path, "discover"), rule, "endpoints by EDS, divided by the models that they have", why)

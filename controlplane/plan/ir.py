@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from controlplane.plan.caching import Caching
 from controlplane.plan.dialects import Surface
+from controlplane.plan.launches import Server
 from controlplane.plan.limits import Counted, NativeLimit
 from controlplane.plan.rules import Inline
 from controlplane.plan.services import Service
@@ -144,6 +145,7 @@ class Upstream:
     service: Service | None = None  # a process of the gateway's own, at whose socket it is
     discovered: bool = False  # its endpoints come and go while the gateway runs; none are known here
     refresh_ms: int | None = None  # how often names are looked up; None: when an answer is stale
+    server: Server | None = None  # a server that the gateway starts, likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +341,11 @@ class Plan:
             if upstream.service is not None:
                 found.setdefault(upstream.service.name, upstream.service)
         return tuple(found.values())
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """The servers that providers have the gateway start."""
+        return tuple(upstream.server for upstream in self.upstreams.values() if upstream.server is not None)
 
     @property
     def reached(self) -> tuple[Upstream, ...]:

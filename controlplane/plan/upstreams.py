@@ -1,8 +1,10 @@
 """Providers -> upstreams: addresses, names for TLS, credentials, and what is on by default."""
 
 from dataclasses import replace
+from typing import Literal
 
 from controlplane.plan.ir import Aws, Ejection, Endpoint, Health, Upstream, UpstreamTls
+from controlplane.plan.launches import Server
 from controlplane.plan.services import Service, service
 from controlplane.policy import providers
 from controlplane.policy.discovery import ByName
@@ -17,6 +19,8 @@ _DEFAULT_EJECTION = Ejection(after=5, duration_ms=30_000, max_percent=50)
 # One that ended is found out by its next request, which then goes elsewhere; one that hangs only so. What it does
 # besides, such as loading a model, may take the processor for a while. One that was started again is wanted at once.
 _CHECKS = {"onnx": Health("/health", 2000, 5000, unhealthy_after=3, healthy_after=1, unhealthy_interval_ms=250)}
+# It answers slowly while it is busy, and serves as soon as it answers.
+_LAUNCHED = Health("/health", 2000, 5000, unhealthy_after=3, healthy_after=1, unhealthy_interval_ms=500)
 _API_KEY_HEADERS = {"anthropic": "x-api-key", "azure": "api-key", "gemini": "x-goog-api-key"}
 # What Anthropic's API demands of every request: https://docs.claude.com/en/api/versioning
 _DEFAULT_HEADERS = {"anthropic": (("anthropic-version", "2023-06-01"),)}
@@ -26,6 +30,8 @@ def build(name: str, provider: providers.Provider) -> Upstream:
     """The upstream of one provider, without lanes yet."""
     if isinstance(provider, MockProvider | OnnxProvider):
         return _served(name, service(name, provider))
+    if isinstance(provider, providers.VllmProvider) and provider.launch is not None:
+        return _launched(name, provider, Server(name, provider.launch))
     url = _url(provider)
     found = provider.discover
     endpoints = _endpoints(provider, url)
@@ -40,7 +46,7 @@ def build(name: str, provider: providers.Provider) -> Upstream:
         tls=_tls(provider, url),
         api_key=provider.api_key,
         headers=tuple(sorted(provider.headers.items())),
-        health=_health(provider.health),
+        health=_health(_check(provider, url)),
         ejection=_ejection(provider.ejection, endpoints),
         balance=provider.balance,
         connect_timeout_ms=provider.connect_timeout,
@@ -75,6 +81,22 @@ def _served(name: str, own: Service) -> Upstream:
     made = _plain(name, kind, f"{kind}.headgate", ())
     translation = Translation("openai", Options(base_path=made.base_path))
     return replace(made, translation=translation, service=own, health=_CHECKS.get(kind))
+
+
+def _launched(name: str, provider: providers.VllmProvider, server: Server) -> Upstream:
+    """A provider whose server the gateway starts: lowering puts its socket in, which nobody else can reach."""
+    made = _plain(name, provider.kind, "vllm.headgate", ())
+    return replace(
+        made,
+        server=server,
+        headers=tuple(sorted(provider.headers.items())),
+        health=_LAUNCHED if provider.health is None else _health(provider.health),
+        connect_timeout_ms=provider.connect_timeout,
+        max_connections=provider.max_connections,
+        max_requests=provider.max_requests,
+        stream_usage=provider.stream_usage,
+        translation=_translation(provider, Url("http", made.host, 80, made.base_path)),
+    )
 
 
 def _plain(
@@ -157,8 +179,15 @@ def _tls(provider: providers.RemoteProvider, url: Url) -> UpstreamTls | None:
     return UpstreamTls(own.server_name or url.host, own.ca, own.cert, own.key)
 
 
-def _health(check: providers.HealthCheck | None) -> Health | None:
-    if check is None:
+def _check(provider: providers.RemoteProvider, url: Url) -> providers.HealthCheck | Literal["off"] | None:
+    """How a provider is checked: as the policy says; vLLM has a path for it, beside its API."""
+    if provider.health is None and isinstance(provider, providers.VllmProvider):
+        return providers.HealthCheck(path=f"{url.path.removesuffix('/v1')}/health")
+    return provider.health
+
+
+def _health(check: providers.HealthCheck | Literal["off"] | None) -> Health | None:
+    if check is None or check == "off":
         return None
     return Health(check.path, check.interval, check.timeout, check.unhealthy_after, check.healthy_after)
 

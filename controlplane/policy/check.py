@@ -1,6 +1,6 @@
 """Policy text -> checked Policy, or everything that is wrong with it. Pure: the reader of secrets is passed in."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from controlplane.policy.check_caches import check_caches, check_redis
 from controlplane.policy.check_guards import check_guards
+from controlplane.policy.check_launch import check_launches, served
 from controlplane.policy.check_rules import check_rules
 from controlplane.policy.diagnostics import Diagnostic, PolicyError, Severity
 from controlplane.policy.discovery import check_discovery
@@ -53,6 +54,7 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     # Names are looked up among what is written, right or wrong: one error should not look like two.
     names = {name: of if isinstance(of, dict) else {} for name, of in written.items()}
     closed = {name: known for name, told in names["providers"].items() if (known := _closed(told)) is not None}
+    closed |= served(sections.get("providers", {}))
     models = Models(document, names["providers"], names["models"], sections.get("models", {}), closed)
     resolved = models.resolve()
     keys = sections.get("keys", {})
@@ -65,6 +67,7 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     found += check_rules(document, structure.rules, names)
     found += check_guards(document, structure.rules, names["webhooks"], gateway.rule_timeout)
     found += check_experiments(document, gateway, sections.get("providers", {}))
+    found += check_launches(document, sections.get("providers", {}))
     nobody = all(document.data.get(section, {}) == {} for section in ("keys", "issuers"))
     redis = gateway.redis is not None
     found += check_caches(document, structure.rules, names["models"], redis=redis, nobody=nobody)
@@ -81,7 +84,7 @@ def check(text: str | bytes, file: str, cache: LoadCache | None = None) -> Check
     return Checked(policy, ordered, document.place)
 
 
-def _closed(provider: Any) -> Mapping[str, Any] | None:
+def _closed(provider: Any) -> Collection[str] | None:
     """The models of a provider that has no others, as they are written: right or wrong."""
     models = provider.get("models") if isinstance(provider, dict) and provider.get("kind") == "onnx" else None
     return models if isinstance(models, dict) else None
@@ -198,6 +201,8 @@ def _refs(model: BaseModel, path: Path) -> Iterable[tuple[SecretRef, Path]]:
             for key, each in value.items():
                 if isinstance(each, BaseModel):
                     yield from _refs(each, (*path, name, key))
+                elif isinstance(each, SecretRef):
+                    yield each, (*path, name, key)
 
 
 @dataclass(frozen=True, slots=True)

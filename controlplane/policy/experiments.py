@@ -24,6 +24,7 @@ LACKING: Mapping[str, str] = {
     "azure": _FOR_ANTHROPICS_CLIENTS,
     "huggingface": _FOR_ANTHROPICS_CLIENTS,
     "openrouter": _FOR_ANTHROPICS_CLIENTS,
+    "vllm": _FOR_ANTHROPICS_CLIENTS,
     "mock": _FOR_ANTHROPICS_CLIENTS,
     "onnx": _FOR_ANTHROPICS_CLIENTS,
 }

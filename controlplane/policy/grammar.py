@@ -28,6 +28,7 @@ DEVICE = r"^(cpu|cuda(:[0-9]{1,3})?)$"
 RATE = r"^[0-9]+[kM]?/[smhd]$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,254}$"
+MODEL_SOURCE = r"^(/|\.\.?/)[^\x00]+$|^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
 PATTERN = r"^([A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,253})?\*$|" + MODEL
 HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 HOST = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?$"
@@ -289,6 +290,20 @@ def pattern(text: str) -> str:
         model(text.removesuffix("*"))
     except ValueError:
         raise ValueError("a model name, or the beginning of one followed by a single *, such as llama-*") from None
+    return text
+
+
+def model_source(text: str) -> str:
+    """A path that says so by its beginning, or a name as the hub of models has them."""
+    if not matches(MODEL_SOURCE, text):
+        raise ValueError("a path that begins with ./, ../ or /, or a name such as Qwen/Qwen3-0.6B")
+    return text
+
+
+def variable(text: str) -> str:
+    """The name of an environment variable."""
+    if not matches(ENV, text):
+        raise ValueError("the name of an environment variable")
     return text
 
 

@@ -13,7 +13,7 @@ from controlplane.policy.discovery import ByFile, ByName, ByRegistration
 from controlplane.policy.grammar import Address
 from controlplane.policy.issuers import Issuer, JwksUrl
 from controlplane.policy.limits import Limit, LimitNames
-from controlplane.policy.providers import FORMS, Ejection, Provider, ProviderSpec
+from controlplane.policy.providers import FORMS, Ejection, HealthCheck, Provider, ProviderSpec
 from controlplane.policy.rules import Action, Rule
 from controlplane.policy.types import (
     RETRY,
@@ -271,7 +271,7 @@ SECTIONS: Mapping[str, Any] = {
 
 # Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
 TAGS: Mapping[str, type[BaseModel]] = {
-    "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<ejection>": Ejection,
+    "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<ejection>": Ejection, "<health>": HealthCheck,
     "<registered>": ByRegistration, "<file>": ByFile, "<dns>": ByName,
     "<downgrade>": Downgrade, "<url>": JwksUrl, "<rule>": Rule, "<action>": Action,
     **{f"<{kind}>": form for kind, form in FORMS.items()},

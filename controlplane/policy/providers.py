@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from controlplane.policy.discovery import DiscoverySpec
 from controlplane.policy.grammar import Url
+from controlplane.policy.launch import Launch
 from controlplane.policy.limits import LimitNames
 from controlplane.policy.mock import MockProvider
 from controlplane.policy.onnx import OnnxProvider
@@ -189,6 +190,27 @@ class OllamaProvider(RemoteProvider):
     api_key: SecretType | None = Field(None, description=_BEARER)
 
 
+HealthSpec: TypeAlias = Annotated[
+    Annotated[Literal["off"], Tag("<off>")] | Annotated[HealthCheck, Tag("<health>")],
+    Discriminator(lambda value: "<health>" if isinstance(value, dict | HealthCheck) else "<off>"),
+]
+
+
+class VllmProvider(RemoteProvider):
+    """vLLM: servers at an address, or one that the gateway starts and keeps running itself."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["base_url"]}, {"required": ["launch"]}]})
+
+    kind: Literal["vllm"] = Field(description="The API it speaks.")
+    base_url: UrlType | None = Field(None, description=_TO_URL)
+    launch: Launch | None = Field(None, description="Start this server instead of calling one at `base_url`.")
+    api_key: SecretType | None = Field(None, description=_BEARER)
+    health: HealthSpec | None = Field(  # type: ignore[assignment] # here it can be switched off
+        None, description="Active health checks, by default of /health (below base_url's path without its /v1); or off."
+    )
+    stream_usage: bool = Field(True, description=_STREAM_USAGE)
+
+
 class AwsCredentials(Strict):
     """Keys of an AWS account."""
 
@@ -223,6 +245,7 @@ Provider: TypeAlias = (
     | CohereProvider
     | OllamaProvider
     | BedrockProvider
+    | VllmProvider
     | MockProvider
     | OnnxProvider
 )
@@ -237,6 +260,7 @@ FORMS: Mapping[str, type[BaseModel]] = MappingProxyType(
         "huggingface": HuggingFaceProvider,
         "ollama": OllamaProvider,
         "openrouter": OpenRouterProvider,
+        "vllm": VllmProvider,
         "mock": MockProvider,
         "onnx": OnnxProvider,
     }
@@ -259,6 +283,7 @@ ProviderSpec: TypeAlias = Annotated[
     | Annotated[HuggingFaceProvider, Tag("<huggingface>")]
     | Annotated[OllamaProvider, Tag("<ollama>")]
     | Annotated[OpenRouterProvider, Tag("<openrouter>")]
+    | Annotated[VllmProvider, Tag("<vllm>")]
     | Annotated[MockProvider, Tag("<mock>")]
     | Annotated[OnnxProvider, Tag("<onnx>")],
     Discriminator(_kind),

@@ -172,6 +172,8 @@ Folder = Annotated[str, Field(pattern=r"^[^\x00]+$", examples=[".headgate"])]
 ApiVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$", examples=["2024-10-21"])]
 Region = Annotated[str, Field(pattern=r"^[a-z0-9-]+$", examples=["eu-central-1"])]
 UrlPath = Annotated[str, Field(pattern=r"^/[!-~]*$", examples=["/health"])]
+ModelSource = Annotated[str, _by(grammar.model_source), _text(grammar.MODEL_SOURCE, ["./llama", "Qwen/Qwen3-8B"])]
+VariableName = Annotated[str, _by(grammar.variable), _text(ENV, ["CUDA_VISIBLE_DEVICES"])]
 
 
 def _secret(value: Any) -> SecretRef:
@@ -227,6 +229,27 @@ WebhookUrl = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^https?://[^\s@#]+$"}, *_references()]}),
 ]
 Moment = Annotated[datetime, _by(grammar.moment), _text(grammar.MOMENT, ["2027-01-01", "2027-01-01T12:00:00Z"])]
+
+
+def _plain(value: str | float) -> str:
+    if not (text := str(value)) or "\0" in text:
+        raise ValueError("text or a number")
+    return text
+
+
+_SCALAR: dict[str, Any] = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "number"}]}
+Argument = Annotated[str, _by(_plain, (str, int, float)), WithJsonSchema(_SCALAR)]
+_VARIABLE = _by(_plain, (str, int, float), quote=False)
+
+
+def _variable(value: Any) -> Any:
+    """A plain value, or a reference to a secret."""
+    return _secret(value) if isinstance(value, dict) else _VARIABLE.func(value)  # type: ignore[call-arg]
+
+
+Variable = Annotated[
+    str | SecretRef, PlainValidator(_variable), WithJsonSchema({"anyOf": [*_SCALAR["anyOf"], *_references()]})
+]
 
 
 _REASONS = ("5xx", "timeout", "connect", "reset")

@@ -11,6 +11,8 @@ from types import MappingProxyType
 
 import orjson
 
+from controlplane.policy.secrets import Secret
+
 
 @dataclass(frozen=True, slots=True)
 class Child:
@@ -19,7 +21,9 @@ class Child:
     `inputs` are the contents of the files it reads when it starts: a running process is adopted only if these,
     the command, the environment and the program are the same. `drain` is awaited for at most `drain_s` seconds
     before SIGTERM, and SIGKILL follows `stop_s` seconds after that. `logs` are files that it writes
-    besides its own log, and that are bounded like it.
+    besides its own log, and that are bounded like it. `stale` is removed before each start and at the end.
+    `family`: it has processes of its own, which end with it. `first_path`: where programs are looked for first.
+    `secrets` are kept out of what is told of its log.
     """
 
     name: str
@@ -30,6 +34,11 @@ class Child:
     drain_s: float = 0.0
     stop_s: float = 5.0
     logs: tuple[Path, ...] = ()
+    stale: tuple[Path, ...] = ()
+    family: bool = False
+    first_path: str = ""
+    secrets: tuple[Secret, ...] = ()
+    backoff: "Backoff | None" = None  # the supervisor's by default
 
     def fingerprint(self) -> str:
         """A hash of all that makes one process of this child as good as another."""

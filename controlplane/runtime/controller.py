@@ -229,6 +229,8 @@ class Controller:
             await self._prepare(compiled)
             if compiled.snapshot.version != live.compiled.snapshot.version:
                 await self._push(compiled, ACKNOWLEDGE_S)
+            else:
+                await self._conclude(compiled)  # what runs beside Envoy may have changed all the same
         except failures.TimedOutError:
             self._go_live(live.text, compiled, live.revision)
             raise

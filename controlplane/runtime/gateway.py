@@ -37,6 +37,7 @@ from controlplane.runtime.envoy import find_envoy
 from controlplane.runtime.envoy_admin import EnvoyAdmin
 from controlplane.runtime.failures import ApplyError, KeysUnavailableError, NotReadyError
 from controlplane.runtime.folder import RunFolder, lock, rules_log, run_folder, usage_log
+from controlplane.runtime.interpreters import interpreter_prober
 from controlplane.runtime.judge import in_envoys_words
 from controlplane.runtime.keys import Keys
 from controlplane.runtime.limits import Limiting
@@ -56,6 +57,7 @@ from controlplane.runtime.surroundings import (
     secret_reader,
     surroundings,
 )
+from controlplane.runtime.vllm import Servers
 from controlplane.runtime.watch import changes
 from controlplane.xds.server import AdsServer
 
@@ -144,15 +146,19 @@ async def _running(
         around = surroundings(folder, usage_log(state), rules_log(state))
         keys = stack.enter_context(Keys(state.resolve()))
         base = policy.parent
-        lister, fixtures = folder_lister(base), fixture_reader(base)
-        compiler = Compiler(str(policy), secret_reader(base), around, cache, keys.tokens, lister, fixtures)
+        compiler = Compiler(
+            str(policy), secret_reader(base), around, cache, keys.tokens,
+            files=folder_lister(base), fixtures=fixture_reader(base), probe=interpreter_prober(base),
+        )  # fmt: skip
         adopting = await _serving(folder)
         accounting = Accounting(folder, state.resolve(), started.ledger)
         auditing = Auditing(AuditLog.open(state.resolve() / "audit"), accounting.denials)
         services, caching = Services(folder, supervisor, base.resolve()), Caching(folder, supervisor)
         limiting, ruling = Limiting(folder, supervisor, state.resolve() / "limits.journal"), Ruling(folder, supervisor)
         discovery = Discovery(base, state.resolve(), auditing.tell)
-        parts = Parts(services, Collecting(accounting, supervisor), limiting, caching, discovery, ruling)
+        servers = Servers(folder, supervisor, base.resolve())
+        stack.push_async_callback(servers.close)
+        parts = Parts(services, servers, Collecting(accounting, supervisor), limiting, caching, discovery, ruling)
         controller = Controller(
             compiler,
             store,
@@ -182,7 +188,8 @@ async def _running(
 
             api = create_app(
                 controller, store, supervisor.states, usage, keys, auditing, alarms, ruling.counters, caching, services,
-                discovery, loopback=started.admin.listen.loopback,
+                discovery, servers.models, folder.log,
+                loopback=started.admin.listen.loopback,
             )  # fmt: skip
             await stack.enter_async_context(apis.serving(api, listener))
             await stack.enter_async_context(apis.serving_clients(usage, folder.usage_socket))

@@ -13,6 +13,7 @@ from pathlib import Path
 # What any program may need; the rest of our environment holds the policy's secrets and is nobody's business.
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 _POLL_S = 0.2  # where there is no pidfd
+_FAMILY_S = 3.0  # for processes whose parent ended, to do so too
 _MANY_FILES = 1_048_576
 
 
@@ -30,10 +31,37 @@ def identity(pid: int) -> str | None:
         fields = text[text.rindex(")") + 2 :].split()  # the name before it may hold anything
         if fields[0] in "ZX":
             return None
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{fields[19]}"
+        return f"{boot()}/{fields[19]}"
     asked = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
     found = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split(maxsplit=1)  # noqa: S603
     return None if len(found) < 2 or found[0].startswith("Z") else found[1].strip()
+
+
+def boot() -> str:
+    """What identities begin with since the machine was started; nothing where that is not told."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip() if sys.platform == "linux" else ""
+
+
+def family(pid: int) -> frozenset[int]:
+    """The processes that run in the group of this number; those that only wait to be collected are none."""
+    if sys.platform != "linux":
+        asked = ["ps", "-axo", "pid=,pgid=,stat="]
+        rows = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.splitlines()  # noqa: S603
+        told = (row.split() for row in rows)
+        return frozenset(int(member) for member, group, state in told if group == str(pid) and state[0] != "Z")
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = (text := stat.read_text())[text.rindex(")") + 2 :].split()  # state, parent, group
+            if fields[2] == str(pid) and fields[0] not in "ZX":
+                found.add(int(stat.parent.name))
+    return frozenset(found)
+
+
+def end_family(pid: int, number: signal.Signals) -> None:
+    """Signals every process in the group of this number, if there is any."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
 
 
 def raise_file_limit() -> int:
@@ -60,8 +88,9 @@ def connection_limit() -> int:
 class Running:
     """A running process: our child, or one adopted from an earlier control plane."""
 
-    def __init__(self, pid: int, identity: str, popen: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, pid: int, identity: str, popen: subprocess.Popen[bytes] | None, *, family: bool = False) -> None:
         self.pid = pid
+        self._family = family
         self.identity = identity
         self.exit: str | None = None  # how it ended, in words
         self._popen = popen
@@ -71,8 +100,10 @@ class Running:
         self._poll: asyncio.TimerHandle | None = None
 
     @classmethod
-    def start(cls, argv: tuple[str, ...], env: Mapping[str, str], log: Path) -> "Running":
+    def start(cls, argv: tuple[str, ...], env: Mapping[str, str], log: Path, *, family: bool = False) -> "Running":
         """Starts a process in a session of its own, so that neither our end nor our terminal's is its end.
+
+        `family`: it is over only when all the processes that it started are, and these end with it.
 
         Raises:
             OSError: it cannot be executed, or its log cannot be written.
@@ -90,15 +121,15 @@ class Running:
             )
         finally:
             os.close(handle)
-        running = cls(popen.pid, identity(popen.pid) or "", popen)
+        running = cls(popen.pid, identity(popen.pid) or "", popen, family=family)
         running._watch()
         return running
 
     @classmethod
-    def adopt(cls, pid: int, known: str) -> "Running | None":
+    def adopt(cls, pid: int, known: str, *, family: bool = False) -> "Running | None":
         """Takes over the process that bore this identity, if it still runs."""
         try:
-            running = cls(pid, known, None)
+            running = cls(pid, known, None, family=family)
         except ProcessLookupError:
             return None
         # Only now that the pidfd holds on to one process can its identity be checked for good.
@@ -162,7 +193,21 @@ class Running:
         code = self._popen.wait() if self._popen else None
         self.release()
         self.exit = _exit_words(code)
-        self._ended.set()
+        if self._family:
+            end_family(self.pid, signal.SIGTERM)
+            self._bury(self._loop.time() + _FAMILY_S)
+        else:
+            self._ended.set()
+
+    def _bury(self, deadline: float) -> None:
+        """Over once nothing is left of the process's family; what does not end by itself is killed."""
+        late = self._loop.time() >= deadline
+        if late:
+            end_family(self.pid, signal.SIGKILL)
+        if late or not family(self.pid):
+            self._ended.set()
+        else:
+            self._poll = self._loop.call_later(_POLL_S, self._bury, deadline)
 
 
 def _pidfd_open(pid: int) -> int | None:

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,11 +19,12 @@ import structlog
 from controlplane.runtime import logfile
 from controlplane.runtime.child import Backoff, Child, ProcessState, StartError, Status
 from controlplane.runtime.folder import RunFolder, RunFolderError
-from controlplane.runtime.process import Running, raise_file_limit
+from controlplane.runtime.process import Running, boot, end_family, family, identity, raise_file_limit
 
 _log = structlog.get_logger(__name__)
 _LOG_CHECK_S = 5.0
 _AFTER_KILL_S = 5.0
+_LOOK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Supervisor:
         self._folder = folder
         self._backoff = backoff or Backoff()
         self._slots: dict[str, _Slot] = {}
-        self._one_at_a_time = asyncio.Lock()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # of each name, one change at a time
         self._hold: int | None = None
 
     async def __aenter__(self) -> Self:
@@ -109,26 +111,26 @@ class Supervisor:
             StartError: the program cannot be executed.
             RunFolderError: the run folder cannot be written.
         """
-        async with self._one_at_a_time:
+        async with self._locks[child.name]:
             slot = self._slots.get(child.name)
             if slot is not None:
                 if slot.child.fingerprint() == child.fingerprint():
                     slot.child = child
                     return slot.state()
                 await self._stop(slot)
-            slot = self._slots[child.name] = _Slot(child, await self._found(child) or self._started(child))
+            slot = self._slots[child.name] = _Slot(child, await self._found(child) or await self._started(child))
             slot.tending = asyncio.create_task(self._tend(slot), name=f"tend-{child.name}")
             return slot.state()
 
     async def stop(self, name: str) -> None:
         """Stops a child gracefully; nothing happens when there is none of this name."""
-        async with self._one_at_a_time:
+        async with self._locks[name]:
             if name in self._slots:
                 await self._stop(self._slots[name])
 
     async def clear(self, name: str) -> None:
         """Stops what an earlier supervisor left behind under a name, which is not that of a child."""
-        async with self._one_at_a_time:
+        async with self._locks[name]:
             left = self._left_behind(name)
             if name in self._slots or left is None:
                 return
@@ -144,12 +146,12 @@ class Supervisor:
     async def stop_all(self) -> None:
         """Stops the children, the one started last first."""
         cancelled: asyncio.CancelledError | None = None
-        async with self._one_at_a_time:
-            for slot in reversed(tuple(self._slots.values())):
-                try:
+        for slot in reversed(tuple(self._slots.values())):
+            try:
+                async with self._locks[slot.child.name]:
                     await self._stop(slot)
-                except asyncio.CancelledError as error:  # whoever hurries us wants them all gone
-                    cancelled = error
+            except asyncio.CancelledError as error:  # whoever hurries us wants them all gone
+                cancelled = error
         if cancelled is not None:
             raise cancelled
 
@@ -183,19 +185,23 @@ class Supervisor:
     def _left_behind(self, name: str) -> tuple[Running, "_Record"] | None:
         """What an earlier supervisor started under a name, if it still runs."""
         record = _read_record(self._folder.record(name))
-        running = None if record is None else Running.adopt(record.pid, record.identity)
+        running = None if record is None else Running.adopt(record.pid, record.identity, family=record.family)
         return None if record is None or running is None else (running, record)
 
-    def _started(self, child: Child) -> _Run:
+    async def _started(self, child: Child) -> _Run:
         log = self._folder.log(child.name)
+        if child.family and (record := _read_record(self._folder.record(child.name))) is not None:
+            await _bury(record)
         try:
+            for file in child.stale:
+                file.unlink(missing_ok=True)
             logfile.bound(log)
             log_start = logfile.size(log)
-            running = Running.start(child.argv, child.env, log)
+            running = Running.start(child.argv, _env(child), log, family=child.family)
         except OSError as error:
             raise StartError(f"cannot start {child.name} ({child.argv[0]}): {error.strerror}") from error
         now = datetime.now(UTC)
-        record = _Record(running.pid, running.identity, child.fingerprint(), now.timestamp())
+        record = _Record(running.pid, running.identity, child.fingerprint(), now.timestamp(), child.family)
         try:
             self._folder.write(self._folder.record(child.name).name, orjson.dumps(asdict(record)))
         except RunFolderError:
@@ -212,7 +218,7 @@ class Supervisor:
         while True:
             began = loop.time()
             await self._until_end(slot, log)
-            pause = self._backoff.after(pause, loop.time() - began)
+            pause = (slot.child.backoff or self._backoff).after(pause, loop.time() - began)
             _log.warning(
                 "process ended", process=slot.child.name, exit=slot.last_exit, log=slot.last_log, restart_in_s=pause
             )
@@ -220,7 +226,7 @@ class Supervisor:
             slot.enter(Status.RESTARTING)
             await asyncio.sleep(pause)
             try:
-                slot.enter_run(self._started(slot.child))
+                slot.enter_run(await self._started(slot.child))
             except (StartError, RunFolderError) as error:
                 slot.last_exit = str(error)
                 continue
@@ -236,7 +242,7 @@ class Supervisor:
                 for other in slot.child.logs:
                     logfile.bound(other)
         slot.last_exit = slot.running.exit
-        slot.last_log = logfile.last_lines(log, slot.log_start)
+        slot.last_log = logfile.redacted(logfile.last_lines(log, slot.log_start), slot.child.secrets)
 
     async def _stop(self, slot: _Slot) -> None:
         await self._untend(slot)
@@ -247,7 +253,8 @@ class Supervisor:
         finally:
             self._slots.pop(slot.child.name, None)
             with suppress(OSError):
-                self._folder.record(slot.child.name).unlink(missing_ok=True)
+                for file in (self._folder.record(slot.child.name), *slot.child.stale):
+                    file.unlink(missing_ok=True)
 
     async def _untend(self, slot: _Slot) -> None:
         if slot.tending is not None:
@@ -261,6 +268,7 @@ class _Record:
     identity: str
     fingerprint: str
     since: float  # Unix time
+    family: bool = False
 
 
 def _read_record(file: Path) -> _Record | None:
@@ -269,6 +277,26 @@ def _read_record(file: Path) -> _Record | None:
         return _Record(**orjson.loads(file.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _env(child: Child) -> dict[str, str]:
+    """What it is given besides what any program gets. Our PATH is no part of what it is, and may differ next time."""
+    if not child.first_path:
+        return dict(child.env)
+    return {"PATH": f"{child.first_path}:{os.environ.get('PATH', os.defpath)}", **child.env}
+
+
+async def _bury(record: _Record) -> None:
+    """Ends what is left of a process that died, as may have happened while nobody watched."""
+    if identity(record.pid) is not None or not record.identity.startswith(boot()):
+        return  # the number is another's now
+    if family(record.pid):
+        _log.warning("processes of a dead one ended", pid=record.pid)
+        end_family(record.pid, signal.SIGKILL)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_AFTER_KILL_S):
+                while family(record.pid):  # noqa: ASYNC110 - the end of others has no event
+                    await asyncio.sleep(_LOOK_S)
 
 
 async def _end(running: Running, child: Child) -> None:

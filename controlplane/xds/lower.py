@@ -124,10 +124,11 @@ def deny(snapshot: xds.Snapshot, denied: tuple[Denial, ...]) -> xds.Snapshot:
 
 
 def _placed(upstream: Upstream, around: Surroundings) -> Upstream:
-    """The services that providers are listen on sockets whose folder the plan does not know."""
-    if upstream.service is None:
+    """The processes that providers are listen on sockets whose folder the plan does not know."""
+    process = upstream.service or upstream.server
+    if process is None:
         return upstream
-    return replace(upstream, endpoints=(Endpoint(around.service_socket.format(upstream.service.socket), 0),))
+    return replace(upstream, endpoints=(Endpoint(around.service_socket.format(process.socket), 0),))
 
 
 @lru_cache(maxsize=2)  # most edits leave the keys alone

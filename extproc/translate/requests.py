@@ -18,7 +18,7 @@ from extproc.translate.providers.common import Call, Dialect, Options
 
 ClientAPI = Literal["openai", "openai_embeddings", "anthropic"]
 ProviderName = Literal[
-    "openai", "azure", "huggingface", "openrouter", "anthropic", "gemini", "cohere", "ollama", "bedrock"
+    "openai", "azure", "huggingface", "openrouter", "vllm", "anthropic", "gemini", "cohere", "ollama", "bedrock"
 ]
 
 # What clients speak, by the paths that they send it to.
@@ -36,6 +36,7 @@ PROVIDERS: dict[ProviderName, Dialect] = {
     "azure": openai.DIALECT_AZURE,
     "huggingface": openai.DIALECT_HUGGINGFACE,
     "openrouter": openai.DIALECT_OPENROUTER,
+    "vllm": openai.DIALECT_VLLM,
     "anthropic": anthropic.DIALECT,
     "gemini": gemini.DIALECT,
     "cohere": cohere.DIALECT,
@@ -46,7 +47,7 @@ _READERS: dict[ClientAPI, Callable[[Object, Losses], Chat]] = {
     "openai": openai_client.read,
     "anthropic": anthropic_client.read,
 }
-_OPENAI_LIKE = frozenset({"openai", "azure", "huggingface", "openrouter"})
+_OPENAI_LIKE = frozenset({"openai", "azure", "huggingface", "openrouter", "vllm"})
 
 
 class Stamp(NamedTuple):

@@ -39,6 +39,7 @@ WIRE = {
     ),
     "huggingface": ("/v1/chat/completions", "/v1/chat/completions", "authorization"),
     "openrouter": ("/api/v1/chat/completions", "/api/v1/chat/completions", "authorization"),
+    "vllm": ("/v1/chat/completions", "/v1/chat/completions", "authorization"),
     "anthropic": ("/v1/messages", "/v1/messages", "x-api-key"),
     "gemini": (
         "/v1beta/models/up-1:generateContent",

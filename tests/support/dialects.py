@@ -15,6 +15,7 @@ KINDS: Mapping[str, tuple[ProviderName, str]] = {
     "deployments": ("openai", 'api_version: "2024-10-21"'),
     "huggingface": ("openai", ""),
     "openrouter": ("openai", ""),
+    "vllm": ("openai", "health: off"),
     "anthropic": ("anthropic", ""),
     "gemini": ("gemini", ""),
     "cohere": ("cohere", ""),
@@ -26,7 +27,7 @@ KINDS: Mapping[str, tuple[ProviderName, str]] = {
 }
 ENV = {"PROVIDER_KEY": "provider-secret", "AWS_ID": "AKIDEXAMPLE", "AWS_SECRET": "aws-secret", "ALICE": "alice-secret"}
 BASE_PATHS = {
-    "openai": "/v1", "azure": "", "deployments": "", "huggingface": "/v1", "openrouter": "/api/v1",
+    "openai": "/v1", "azure": "", "deployments": "", "huggingface": "/v1", "openrouter": "/api/v1", "vllm": "/v1",
     "anthropic": "/v1", "gemini": "/v1beta", "cohere": "/v2", "ollama": "/api", "bedrock": "",
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """OpenAI's chat completions, and the servers that speak it in their own accents.
 
 OpenAI: platform.openai.com/docs/api-reference/chat, Azure: learn.microsoft.com/azure/ai-foundry/openai/reference,
-Hugging Face: huggingface.co/docs/inference-providers, OpenRouter: openrouter.ai/docs/api-reference.
+Hugging Face: huggingface.co/docs/inference-providers, OpenRouter: openrouter.ai/docs/api-reference, vLLM:
+docs.vllm.ai/en/latest/serving/openai_compatible_server.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -74,6 +75,7 @@ class Accent(NamedTuple):
 OPENAI = Accent()
 HUGGINGFACE = Accent(limit="max_tokens")
 OPENROUTER = Accent(limit="max_tokens", marks=True, thoughts=True, top_k=True, most_stops=64)
+VLLM = Accent(limit="max_tokens", top_k=True, most_stops=64)
 _NAMES = {"temperature": "temperature", "top_p": "top_p", "user": "user"}
 _FINISH: dict[str, Reason] = {
     "stop": "stop",
@@ -368,3 +370,4 @@ DIALECT = _dialect("/v1", OPENAI)
 DIALECT_AZURE = _dialect("/openai/v1", OPENAI)
 DIALECT_HUGGINGFACE = _dialect("/v1", HUGGINGFACE)
 DIALECT_OPENROUTER = _dialect("/api/v1", OPENROUTER)
+DIALECT_VLLM = _dialect("/v1", VLLM)

@@ -78,7 +78,8 @@ class Served:
         discovery = Discovery(folder, folder, auditing.tell)
         self.app = create_app(
             self.controller, store, tuple, usage, Keys(folder), auditing, _no_alarms, _no_counters, Caching(run, run),
-            Services(run, run, folder), discovery, loopback=loopback,
+            Services(run, run, folder), discovery, list, folder.joinpath,
+            loopback=loopback,
         )  # fmt: skip
 
     def apply(self, text: str) -> Compiled:

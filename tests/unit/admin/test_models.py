@@ -43,7 +43,7 @@ def stub() -> Stub:
 @pytest.fixture
 def http(stub: Stub) -> Iterator[TestClient]:
     app = FastAPI()
-    app.include_router(router(SimpleNamespace(live=None), stub, stub))  # type: ignore[arg-type]
+    app.include_router(router(SimpleNamespace(live=None), stub, list, stub))  # type: ignore[arg-type]
     somebody = Caller(Principal("ana", Role.MEMBER, Everything()), user=True)
     app.dependency_overrides[caller_of] = lambda: somebody
     with TestClient(app) as client:

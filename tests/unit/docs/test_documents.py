@@ -55,7 +55,9 @@ def compiled(text: str) -> None:
         return of_webhooks or stores.get(ref.name) or f"value-of-{ref.name}"
 
     folder = frozenset({"config.json", "tokenizer.json", "model.onnx"})
-    Compiler("policy.yaml", read, AROUND, LoadCache(), files=lambda _: folder).compile(text, NOW)
+    Compiler(
+        "policy.yaml", read, AROUND, LoadCache(), files=lambda path: None if path.startswith("Qwen/") else folder
+    ).compile(text, NOW)
 
 
 @pytest.mark.parametrize("path", list(documents()))

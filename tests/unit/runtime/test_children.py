@@ -184,3 +184,71 @@ async def test_the_fingerprint_covers_what_a_process_starts_from(tmp_path: Path)
     before = child.fingerprint()
     program.write_text("upgraded")
     assert child.fingerprint() != before
+
+
+def parent(marks: Path) -> Child:
+    """A process with one of its own, which is deaf to SIGTERM; each writes its number into a file."""
+    script = f"sh -c \"trap '' TERM; echo \\$\\$ > {marks}/child; while :; do sleep 0.05; done\" & exec sleep 60"
+    return replace(shell(script), family=True)
+
+
+async def number(file: Path) -> int:
+    await until(lambda: file.exists() and file.read_text().endswith("\n"))
+    return int(file.read_text())
+
+
+async def test_what_a_process_started_ends_with_it(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_FAMILY_S", 0.1)
+    async with Supervisor(folder, Backoff(first=0.001)) as supervisor:
+        pid = (await supervisor.start(parent(tmp_path))).pid
+        assert pid is not None
+        first = await number(tmp_path / "child")
+        (tmp_path / "child").unlink()
+        os.kill(pid, signal.SIGKILL)
+        second = await number(tmp_path / "child")
+        assert gone(first), "it ended before the next run began"
+    assert gone(second)
+
+
+async def test_what_a_process_left_behind_while_nobody_watched_is_ended(folder: RunFolder, tmp_path: Path) -> None:
+    first = Supervisor(folder)
+    pid = (await first.start(parent(tmp_path))).pid
+    assert pid is not None
+    left = await number(tmp_path / "child")
+    await first.leave()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)  # noqa: ASYNC222 - it is dead
+    (tmp_path / "child").unlink()
+    async with Supervisor(folder) as supervisor:
+        await supervisor.start(parent(tmp_path))
+        assert gone(left)
+        await number(tmp_path / "child")
+
+
+async def test_stale_files_are_removed_before_every_start_and_at_the_end(folder: RunFolder, tmp_path: Path) -> None:
+    stale = tmp_path / "socket"
+    stale.touch()
+    child = replace(shell(f"if test -e {stale}; then exit 5; fi; touch {stale}; exit 4"), stale=(stale,))
+    async with Supervisor(folder, Backoff(first=0.001, most=0.001)) as supervisor:
+        await supervisor.start(child)
+        await until(lambda: state(supervisor).restarts >= 2)
+        assert state(supervisor).last_exit == "ended with exit code 4"
+    assert not stale.exists()
+
+
+async def test_one_that_is_slow_to_end_holds_no_other_up(folder: RunFolder) -> None:
+    draining, drained = asyncio.Event(), asyncio.Event()
+
+    async def drain() -> None:
+        draining.set()
+        await drained.wait()
+
+    async with Supervisor(folder) as supervisor:
+        await supervisor.start(Child("slow", ("/bin/sleep", "60"), drain=drain, drain_s=60))
+        stopping = asyncio.create_task(supervisor.stop("slow"))
+        await draining.wait()
+        await asyncio.wait_for(supervisor.start(shell("exec sleep 60")), 5)
+        drained.set()
+        await stopping
