@@ -17,15 +17,17 @@ _DEFAULT_EJECTION = Ejection(after=5, duration_ms=30_000, max_percent=50)
 # One that ended is found out by its next request, which then goes elsewhere; one that hangs only so. What it does
 # besides, such as loading a model, may take the processor for a while. One that was started again is wanted at once.
 _CHECKS = {"onnx": Health("/health", 2000, 5000, unhealthy_after=3, healthy_after=1, unhealthy_interval_ms=250)}
+_SERVICE_MS = 30_000  # between questions to a service of our own, which tells more once a model is loaded
 _API_KEY_HEADERS = {"anthropic": "x-api-key", "azure": "api-key", "gemini": "x-goog-api-key"}
 # What Anthropic's API demands of every request: https://docs.claude.com/en/api/versioning
 _DEFAULT_HEADERS = {"anthropic": (("anthropic-version", "2023-06-01"),)}
 
 
-def build(name: str, provider: providers.Provider) -> Upstream:
-    """The upstream of one provider, without lanes yet."""
+def build(name: str, provider: providers.Provider, listing_ms: int = 0) -> Upstream:
+    """The upstream of one provider, without lanes yet. `listing_ms`: how often it is asked where it does not say so."""
     if isinstance(provider, MockProvider | OnnxProvider):
-        return _served(name, service(name, provider))
+        own = _served(name, service(name, provider))
+        return replace(own, listing_ms=min(listing_ms, _SERVICE_MS) if provider.kind == "onnx" else 0)
     url = _url(provider)
     found = provider.discover
     endpoints = _endpoints(provider, url)
@@ -56,6 +58,7 @@ def build(name: str, provider: providers.Provider) -> Upstream:
         translation=_translation(provider, url),
         discovered=not endpoints,
         refresh_ms=found.refresh if isinstance(found, ByName) else None,
+        listing_ms=_listing(provider, listing_ms),
     )
 
 
@@ -146,6 +149,12 @@ def _translation(provider: providers.RemoteProvider, url: Url) -> Translation:
     }
     kind = next(kind for kind in PROVIDERS if kind == provider.kind)
     return Translation(kind, Options(base_path=url.path, **told))
+
+
+def _listing(provider: providers.RemoteProvider, usual_ms: int) -> int:
+    if not isinstance(provider, providers.ListingProvider):
+        return 0
+    return usual_ms if provider.listing is None else provider.listing
 
 
 def _tls(provider: providers.RemoteProvider, url: Url) -> UpstreamTls | None:

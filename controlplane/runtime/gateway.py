@@ -41,6 +41,7 @@ from controlplane.runtime.judge import in_envoys_words
 from controlplane.runtime.keys import Keys
 from controlplane.runtime.limits import Limiting
 from controlplane.runtime.memory import frugal
+from controlplane.runtime.model_listings import ModelListings
 from controlplane.runtime.parts import Alarm, Parts
 from controlplane.runtime.process import connection_limit
 from controlplane.runtime.pulse import Pulse, watch
@@ -89,6 +90,7 @@ class Gateway:
     supervisor: Supervisor
     pulse: Pulse
     discovery: Discovery
+    listings: ModelListings
     adapt: Callable[[str], str]
 
 
@@ -152,7 +154,8 @@ async def _running(
         services, caching = Services(folder, supervisor, base.resolve()), Caching(folder, supervisor)
         limiting, ruling = Limiting(folder, supervisor, state.resolve() / "limits.journal"), Ruling(folder, supervisor)
         discovery = Discovery(base, state.resolve(), auditing.tell)
-        parts = Parts(services, Collecting(accounting, supervisor), limiting, caching, discovery, ruling)
+        listings = ModelListings(folder.listings_socket, state.resolve() / "listings")
+        parts = Parts(services, Collecting(accounting, supervisor), limiting, caching, discovery, ruling, listings)
         controller = Controller(
             compiler,
             store,
@@ -162,7 +165,7 @@ async def _running(
             listening=adopting,
             spent=accounting.spent(),
             tell=auditing.tell,
-            overlay=discovery.overlay,
+            overlay=lambda snapshot, compiled: listings.overlay(discovery.overlay(snapshot, compiled), compiled),
         )
         admin = await stack.enter_async_context(EnvoyAdmin(folder.admin_socket))
         try:
@@ -182,7 +185,7 @@ async def _running(
 
             api = create_app(
                 controller, store, supervisor.states, usage, keys, auditing, alarms, ruling.counters, caching, services,
-                discovery, loopback=started.admin.listen.loopback,
+                discovery, listings, loopback=started.admin.listen.loopback,
             )  # fmt: skip
             await stack.enter_async_context(apis.serving(api, listener))
             await stack.enter_async_context(apis.serving_clients(usage, folder.usage_socket))
@@ -193,7 +196,8 @@ async def _running(
         if controller.live is not None:  # not kept here, where it would outlive the next one
             console.started(controller.live, nodes)
         yield Gateway(
-            policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse, discovery, adapt
+            policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse, discovery,
+            listings, adapt,
         )  # fmt: skip
         console.draining(started.drain / 1000)
 
@@ -228,6 +232,7 @@ async def _until(ending: Ending, gateway: Gateway) -> None:
             group.create_task(_expire(gateway)),
             group.create_task(_enforce(gateway)),
             group.create_task(gateway.auditing.keep_up()),
+            group.create_task(gateway.listings.keep_up(gateway.controller.spread)),
             *(group.create_task(task) for task in gateway.discovery.tasks(gateway.controller)),
             group.create_task(watch(gateway.pulse, gateway.supervisor, NAME, gateway.accounting.heartbeat)),
         ]
