@@ -1,15 +1,16 @@
 """What clients are told of models, and what providers tell of them while the gateway runs."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from tests.support.gateway import COMMAND, ROOT, Gateway, eventually
+from tests.support.gateway import Gateway, eventually
 from tests.support.wired import Answer, Asked, WiredProvider
+
+pytestmark = pytest.mark.xdist_group("model-metadata")
 
 CANARY = "sk-canary-of-the-provider"
 HUGE = b'{"data": [' + b" " * (9 << 20) + b"]}"
@@ -154,10 +155,7 @@ def test_an_answer_that_is_no_listing_leaves_the_last_one(
 
 
 def test_ctl_shows_every_value_with_its_source(gateway: Gateway) -> None:
-    run = subprocess.run(
-        [*COMMAND, "models", "show", "org/large", "--server", gateway.admin_url],
-        cwd=ROOT, capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
+    run = gateway.ctl("models", "show", "org/large")
     for words in ("8,192", "listing of farm", "policy: models.org/large.about.max_output", "farm/up", "OpenAI's API"):
         assert words in run.stdout
     found = gateway.admin.get("/models/wild-7").json()
