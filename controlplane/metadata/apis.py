@@ -92,6 +92,7 @@ def _told(known: Mapping[str, Parameter], defaults: Mapping[str, Any]) -> Told:
 
 
 OF_CHATS = _told(CHAT, _CHAT_DEFAULTS)
+OF_OTHERS = _told({}, {})
 OF_EMBEDDINGS = _told(EMBEDDINGS, {"encoding_format": "float"})
 
 

@@ -144,6 +144,7 @@ def onnx(entry: Entry) -> Found:
     task, width = entry.text("task"), entry.tokens("dimensions")
     if task:
         yield facts.INPUTS, ("text",)
+        yield facts.OUTPUTS, ()  # numbers
     if task == "embed":
         yield facts.CAPABILITIES, ("embeddings",)
         if width:

@@ -15,6 +15,7 @@ from controlplane.plan.dialects import Surface, translates
 from controlplane.plan.ir import Plan, Route, Upstream
 from extproc.stages.parameters import Kind
 
+_TELLING = (facts.INPUTS, facts.OUTPUTS, facts.CAPABILITIES)
 # Provider -> model, as the provider calls it -> what its listing, or the service that the gateway runs, says.
 Listed: TypeAlias = Mapping[str, Mapping[str, Told]]
 
@@ -90,23 +91,27 @@ def _lost(upstream: Upstream, surface: Surface) -> Told:
 
 def make(of: Recipe) -> Metadata:
     """The metadata of a model."""
-    embeds = _embeds(of)
-    targets = tuple(_target(told, embeds=embeds) for told in of.told)
+    surface = _surface(of)
+    targets = tuple(_target(told, surface) for told in of.told)
     known = merge(rely(targets).values(), *(told.facts for told in of.policy))
-    ruled = rules.held(_capped(known), of.embeds if embeds else of.chats)
-    return Metadata(of.providers, ruled, targets)
+    ruled = {Surface.CHAT: of.chats, Surface.EMBEDDINGS: of.embeds}.get(surface, ())
+    return Metadata(of.providers, rules.held(_capped(known), ruled), targets)
 
 
-def _embeds(of: Recipe) -> bool:
-    """Whether it is a model of embeddings, as far as is known."""
+def _surface(of: Recipe) -> Surface:
+    """What its requests are, as far as is known: chats, unless it is said to embed, or to take or give no text."""
     layers = [merge(*(told.facts for told in (*target, *of.policy))) for target in of.told]
-    said = [found.get(facts.CAPABILITIES) for found in layers]
-    return any(fact is not None and "embeddings" in fact.value for fact in said)
+    said = {name: [found[name].value for found in layers if name in found] for name in _TELLING}
+    if any("embeddings" in value for value in said[facts.CAPABILITIES]):
+        return Surface.EMBEDDINGS
+    mute = (said[name] and not any("text" in value for value in said[name]) for name in (facts.INPUTS, facts.OUTPUTS))
+    return Surface.OTHER if any(mute) else Surface.CHAT
 
 
-def _target(told: tuple[Told, ...], *, embeds: bool) -> Facts:
+def _target(told: tuple[Told, ...], surface: Surface) -> Facts:
     *known, chats, embeddings = told
-    api, lost = (apis.OF_EMBEDDINGS, embeddings) if embeds else (apis.OF_CHATS, chats)
+    apart = {Surface.CHAT: (apis.OF_CHATS, chats), Surface.EMBEDDINGS: (apis.OF_EMBEDDINGS, embeddings)}
+    api, lost = apart.get(surface, (apis.OF_OTHERS, NOTHING))
     return _capped(merge(*(each.facts for each in (api, *known, lost))))
 
 

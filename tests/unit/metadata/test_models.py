@@ -124,6 +124,12 @@ def test_models_of_embeddings_have_their_own_parameters() -> None:
     assert (told["user"]["kind"], told["*"]["kind"]) == ("unsupported", "unsupported")
 
 
+def test_models_of_neither_have_no_parameters_that_are_known() -> None:
+    plan = planned("m: {provider: farm, about: {outputs: [image]}}\nw: {provider: farm, about: {inputs: [audio]}}")
+    for model in ("m", "w"):
+        assert list(parameters(plan, model)) == ["*"]
+
+
 @pytest.mark.parametrize("kind", ["anthropic", "gemini", "cohere", "ollama", "bedrock"])
 def test_translation_says_what_it_has_no_place_for(kind: Any) -> None:
     for unsupported in ("refuse", "drop"):
