@@ -140,11 +140,13 @@ def ollama(entry: Entry) -> Found:
 
 def onnx(entry: Entry) -> Found:
     """A model of the ONNX service, which tells more of it while it is loaded (docs/onnx.md)."""
-    yield from _counts(entry.tokens("max_tokens"), None)
+    yield from _counts(entry.tokens("max_tokens"), entry.tokens("max_output_tokens"))
     task, width = entry.text("task"), entry.tokens("dimensions")
     if task:
         yield facts.INPUTS, ("text",)
-        yield facts.OUTPUTS, ()  # numbers
+        yield facts.OUTPUTS, ("text",) if task == "generate" else ()  # else numbers
+    if task == "generate":
+        yield facts.CAPABILITIES, ("streaming",)
     if task == "embed":
         yield facts.CAPABILITIES, ("embeddings",)
         if width:

@@ -74,6 +74,7 @@ OLLAMA = {"models": [{"name": "llama3.2:latest", "show": of_show(SHOWN)}]}
 ONNX = {
     "models": [
         {"model": "minilm", "state": "ready", "task": "embed", "max_tokens": 256, "dimensions": 384},
+        {"model": "writer", "task": "generate", "max_tokens": 8192, "max_output_tokens": 4096, "chat": True},
         {"model": "later", "state": "available"},
     ]
 }
@@ -140,6 +141,8 @@ def test_cohere_and_ollama_and_the_onnx_service() -> None:
     minilm = told("onnx", ONNX, "minilm")
     assert minilm[facts.CONTEXT] == 256
     assert minilm["parameters.dimensions"] == Parameter(Kind.MUTABLE, least=1, most=384)
+    writer = told("onnx", ONNX, "writer")
+    assert (writer[facts.OUTPUT], writer[facts.OUTPUTS], minilm[facts.OUTPUTS]) == (4096, ("text",), ())
     assert told("onnx", ONNX, "later") == {}
     assert read("onnx", "here", ONNX, ("minilm",)).models["minilm"][0].source.text == "service of here"
 
