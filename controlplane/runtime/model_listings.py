@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import orjson
+import structlog
 
 from controlplane.compiling import Compiled
 from controlplane.metadata import listings
@@ -29,6 +30,7 @@ from extproc.usage.files import replace
 
 Spread = Callable[[], Awaitable[None]]
 
+_log = structlog.get_logger(__name__)
 _AT_ONCE = 4  # providers that are asked at the same time
 _FIRST_AGAIN_S = 10.0  # after a failure; twice as long after each further one
 _SHOWN = 5  # models that a warning names
@@ -121,6 +123,8 @@ class ModelListings(Part):
             known = before.get(upstream.name)
             if known is None or _place(known.upstream) != _place(upstream):
                 known = _Asked(upstream, ())
+            elif _manner(known.upstream) != _manner(upstream):
+                known.due = 0.0
             known.upstream = upstream
             if known.wanted != wanted:
                 known.wanted = wanted
@@ -149,7 +153,12 @@ class ModelListings(Part):
 
         async def one(asked: _Asked) -> None:
             async with turns:
-                await self._ask(http, asked)
+                try:
+                    await self._ask(http, asked)
+                except Exception as error:  # whatever a provider tells, the gateway goes on
+                    _log.exception("a listing cannot be read", provider=asked.upstream.name)
+                    asked.problem = f"it cannot be read ({type(error).__name__})"
+                    asked.due = time.monotonic() + asked.upstream.listing_ms / 1000
             await self._pass_on(spread)
 
         async with asyncio.TaskGroup() as group:
@@ -210,6 +219,11 @@ def _asked_by(plan: Plan | None) -> Iterator[tuple[Upstream, tuple[str, ...]]]:
                 wanted[target.provider].setdefault(name)
     for provider, models in wanted.items():
         yield plan.upstreams[provider], tuple(models)
+
+
+def _manner(upstream: Upstream) -> tuple[Any, ...]:
+    """How a provider is asked: where that changes, it is asked at once."""
+    return upstream.listing_ms, upstream.api_key, upstream.headers, upstream.tls
 
 
 def _place(upstream: Upstream) -> tuple[str, ...]:
