@@ -44,6 +44,7 @@ ROUTES: Mapping[tuple[str, str], Action] = MappingProxyType(
         ("GET", "/models"): Action.READ_MODELS,
         ("POST", "/models/load"): Action.LOAD_MODELS,
         ("POST", "/models/unload"): Action.LOAD_MODELS,
+        ("GET", "/models/{name:path}"): Action.READ_MODELS,
         ("GET", "/usage"): Action.READ_USAGE,
         ("GET", "/usage/unpriced"): Action.READ_USAGE,
         ("GET", "/usage/records"): Action.READ_USAGE,

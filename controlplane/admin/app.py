@@ -15,6 +15,7 @@ from controlplane.admin.access import Access, Called, RefusedError, name_of
 from controlplane.admin.caching import router as cache_calls
 from controlplane.admin.keys import router as key_calls
 from controlplane.admin.logs import router as log_calls
+from controlplane.admin.metadata import router as metadata_calls
 from controlplane.admin.models import router as model_calls
 from controlplane.admin.origin import origin
 from controlplane.admin.register import router as register_calls
@@ -31,6 +32,7 @@ from controlplane.runtime.controller import ACKNOWLEDGE_S, Controller
 from controlplane.runtime.discovery import Discovery
 from controlplane.runtime.failures import ApplyError, ChangedError
 from controlplane.runtime.keys import Keys
+from controlplane.runtime.model_listings import ModelListings
 from controlplane.runtime.services import Services
 from controlplane.xds.redact import dump
 from controlplane.xds.resource import EMPTY
@@ -80,6 +82,7 @@ def create_app(
     discovery: Discovery,
     launched: Callable[[], list[dict[str, Any]]],
     log: Callable[[str], Path],
+    listings: ModelListings,
     *,
     loopback: bool,
 ) -> FastAPI:
@@ -96,12 +99,13 @@ def create_app(
     )  # fmt: skip
     _add_audit(app, auditing)
     _add_errors(app)
-    _add_reads(app, controller, store, processes, discovery, alarms)
+    _add_reads(app, controller, store, processes, discovery, alarms, listings)
     _add_descriptions(app, auditing)
     app.include_router(usage.router(controller))
     app.include_router(log_calls(controller, processes, log))
     app.include_router(rule_calls(counters))
     app.include_router(cache_calls(caching))
+    app.include_router(metadata_calls(controller, listings))
     app.include_router(model_calls(controller, services, launched, auditing))
     app.include_router(register_calls(controller, discovery))
     app.include_router(key_calls(controller, keys, auditing))
@@ -154,6 +158,7 @@ def _add_reads(
     processes: Callable[[], tuple[ProcessState, ...]],
     discovery: Discovery,
     alarms: Callable[[], Awaitable[list[dict[str, str]]]],
+    listings: ModelListings,
 ) -> None:
     @app.get("/status", summary="What is live, on which nodes, and the last edit that failed")
     async def status() -> dict[str, Any]:
@@ -165,6 +170,8 @@ def _add_reads(
             "endpoints": discovery.counts(),
             "processes": [views.process(process) for process in processes()],
             "alarms": await alarms(),
+            "warnings": listings.warnings(),
+            "listings": listings.states(),
         }
 
     @app.get("/nodes", summary="Connected nodes, with what each acknowledged and rejected")

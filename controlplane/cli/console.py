@@ -107,6 +107,16 @@ def status(view: View) -> None:
         _show(out, table)
     for alarm in view["alarms"]:
         out.print(f"[red]alarm[/] {escape(alarm['name'])}: {escape(alarm['message'])}", soft_wrap=True)
+    _listings(view)
+
+
+def _listings(view: View) -> None:
+    """What providers' listings lack, and whose cannot be had."""
+    for warning in view["warnings"]:
+        out.print(f"[yellow]warning[/] {escape(warning['name'])}: {escape(warning['message'])}", soft_wrap=True)
+    for listing in view["listings"]:
+        if listing["problem"]:
+            out.print(f"[dim]no new listing of {escape(listing['provider'])}: {listing['problem']}[/]", soft_wrap=True)
 
 
 def _node(node: View) -> tuple[str, str, str, str]:

@@ -13,6 +13,7 @@ from controlplane.audit.entry import Head
 from controlplane.audit.read import read, since_when
 from controlplane.audit.verify import head, verify
 from controlplane.compiling import Compiled, Compiler
+from controlplane.metadata.rows import show
 from controlplane.plan import explain, request_explained
 from controlplane.plan.build import plan
 from controlplane.plan.ir import Plan
@@ -22,6 +23,7 @@ from controlplane.policy.endpoints import PATHS
 from controlplane.policy.load import LoadCache
 from controlplane.policy.place import path_text
 from controlplane.policy.prices import imported
+from controlplane.policy.structure import nearest
 from controlplane.runtime.changes import difference, utc_now, verdict
 from controlplane.runtime.interpreters import interpreter_prober
 from controlplane.runtime.listings import warnings
@@ -119,6 +121,16 @@ def server_of(policy: Path) -> str:
 
 def models(policy: Path) -> list[dict[str, Any]]:
     return views.models(planned(policy))
+
+
+def model(policy: Path, name: str) -> dict[str, Any]:
+    """What is known of a model without asking its providers. Raises UseError for one that there is not."""
+    made = planned(policy)
+    found = show(made, name, {})
+    if found is None:
+        near = nearest(name, tuple(route.name for route in made.routes))
+        raise UseError(f"the policy has no model {name!r}{f'; the nearest name is {near}' if near else ''}")
+    return found
 
 
 def decisions(policy: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from controlplane.cli import audit, cache, console, discovered, keys, local, logs, models, prices, replay
+from controlplane.cli import audit, cache, console, discovered, keys, local, logs, metadata, models, prices, replay
 from controlplane.cli.common import (
     Format,
     FormatOption,
@@ -41,6 +41,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 app.add_typer(cache.app, name="cache")
+models.app.command("show")(metadata.show_model)
 app.add_typer(models.app, name="models")
 app.add_typer(prices.app, name="prices")
 app.command()(replay.record)

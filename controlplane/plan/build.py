@@ -11,7 +11,7 @@ from controlplane.plan import limits as limiting
 from controlplane.plan.accounts import accounts, accounts_of
 from controlplane.plan.caching import caching
 from controlplane.plan.dialects import OPENAI_LIKE, Surface, serves
-from controlplane.plan.ir import Cors, Edge, Key, Plan, Retry, Route, ServerTls, Target, Upstream, Way, Webhook
+from controlplane.plan.ir import Cors, Edge, Key, Plan, Retry, Route, Said, ServerTls, Target, Upstream, Way, Webhook
 from controlplane.plan.lanes import Lanes, assign
 from controlplane.plan.rules import inline
 from controlplane.plan.tokens import IssuedKey, Tokens, identity_of, owner
@@ -42,7 +42,9 @@ def plan(
     `tokens`: the issued keys; `imported`: the prices in the file that the policy names; `tokenizers`: its tokenizers.
     `hooks`: the hash of what the workers of rules are told of webhooks.
     """
-    built = {name: upstreams.build(name, provider) for name, provider in policy.providers.items()}
+    built = {
+        name: upstreams.build(name, provider, policy.gateway.listing) for name, provider in policy.providers.items()
+    }
     native, counted = tuple(limiting.native(policy, tokens)), tuple(limiting.counted(policy, tokens))
     uses = tuple(dict.fromkeys([each.use for each in native] + [each.use for each in counted]))
     messages = _messages(policy)
@@ -99,6 +101,11 @@ def plan(
         counted=counted,
         redis=policy.gateway.redis if any(each.rule.scope == "fleet" for each in counted) else None,
         caching=caching(policy.gateway, policy.rules),
+        about={
+            name: Said(model.alias_of or name, model.about)
+            for name, model in policy.models.items()
+            if model.about is not None
+        },
     )
 
 

@@ -4,7 +4,7 @@ A plan holds no secret, only references to them, so it can be printed, compared 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from controlplane.plan.caching import Caching
@@ -14,6 +14,7 @@ from controlplane.plan.limits import Counted, NativeLimit
 from controlplane.plan.rules import Inline
 from controlplane.plan.services import Service
 from controlplane.plan.tokens import Tokens
+from controlplane.policy.about import About
 from controlplane.policy.secrets import SecretRef
 from controlplane.policy.tokenizers import TokenizerText
 from extproc.translate.settings import Translation
@@ -146,6 +147,7 @@ class Upstream:
     discovered: bool = False  # its endpoints come and go while the gateway runs; none are known here
     refresh_ms: int | None = None  # how often names are looked up; None: when an answer is stale
     server: Server | None = None  # a server that the gateway starts, likewise
+    listing_ms: int = 0  # how often it is asked which models it has; 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +294,14 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What the policy says about a model, or about the model that it is another name of: `model` is where it stands."""
+
+    model: str
+    about: About
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     edge: Edge
     upstreams: Mapping[str, Upstream]
@@ -316,6 +326,7 @@ class Plan:
     counted: tuple[Counted, ...] = ()  # by the rate limit service
     redis: SecretRef | None = None  # where a fleet's counters are
     caching: Caching | None = None  # where rules cache answers
+    about: Mapping[str, Said] = field(default_factory=dict)  # what the policy says of models
 
     @property
     def ruled(self) -> bool:

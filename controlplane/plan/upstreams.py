@@ -21,17 +21,20 @@ _DEFAULT_EJECTION = Ejection(after=5, duration_ms=30_000, max_percent=50)
 _CHECKS = {"onnx": Health("/health", 2000, 5000, unhealthy_after=3, healthy_after=1, unhealthy_interval_ms=250)}
 # It answers slowly while it is busy, and serves as soon as it answers.
 _LAUNCHED = Health("/health", 2000, 5000, unhealthy_after=3, healthy_after=1, unhealthy_interval_ms=500)
+_SERVICE_MS = 30_000  # between questions to a service of our own, which tells more once a model is loaded
 _API_KEY_HEADERS = {"anthropic": "x-api-key", "azure": "api-key", "gemini": "x-goog-api-key"}
 # What Anthropic's API demands of every request: https://docs.claude.com/en/api/versioning
 _DEFAULT_HEADERS = {"anthropic": (("anthropic-version", "2023-06-01"),)}
 
 
-def build(name: str, provider: providers.Provider) -> Upstream:
-    """The upstream of one provider, without lanes yet."""
+def build(name: str, provider: providers.Provider, listing_ms: int = 0) -> Upstream:
+    """The upstream of one provider, without lanes yet. `listing_ms`: how often it is asked where it does not say so."""
     if isinstance(provider, MockProvider | OnnxProvider):
-        return _served(name, service(name, provider))
+        own = _served(name, service(name, provider))
+        return replace(own, listing_ms=min(listing_ms, _SERVICE_MS) if provider.kind == "onnx" else 0)
     if isinstance(provider, providers.VllmProvider) and provider.launch is not None:
-        return _launched(name, provider, Server(name, provider.launch))
+        launched = _launched(name, provider, Server(name, provider.launch))
+        return replace(launched, listing_ms=min(_listing(provider, listing_ms), _SERVICE_MS))
     url = _url(provider)
     found = provider.discover
     endpoints = _endpoints(provider, url)
@@ -62,6 +65,7 @@ def build(name: str, provider: providers.Provider) -> Upstream:
         translation=_translation(provider, url),
         discovered=not endpoints,
         refresh_ms=found.refresh if isinstance(found, ByName) else None,
+        listing_ms=_listing(provider, listing_ms),
     )
 
 
@@ -168,6 +172,12 @@ def _translation(provider: providers.RemoteProvider, url: Url) -> Translation:
     }
     kind = next(kind for kind in PROVIDERS if kind == provider.kind)
     return Translation(kind, Options(base_path=url.path, **told))
+
+
+def _listing(provider: providers.RemoteProvider, usual_ms: int) -> int:
+    if not isinstance(provider, providers.ListingProvider):
+        return 0
+    return usual_ms if provider.listing is None else provider.listing
 
 
 def _tls(provider: providers.RemoteProvider, url: Url) -> UpstreamTls | None:

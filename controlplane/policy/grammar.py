@@ -13,7 +13,7 @@ from functools import cache
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
-from extproc.usage.prices import MAX_PER_MILLION, MAX_PER_UNIT
+from extproc.usage.prices import MAX_PER_MILLION, MAX_PER_UNIT, MAX_TOKENS
 
 _DURATION_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SIZE_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -26,6 +26,8 @@ DAYS = r"^[0-9]+d$"
 SIZE = r"^[0-9]+(B|KiB|MiB|GiB)?$"
 DEVICE = r"^(cpu|cuda(:[0-9]{1,3})?)$"
 RATE = r"^[0-9]+[kM]?/[smhd]$"
+TOKENS = r"^[0-9]+[kM]?$"
+DAY = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,254}$"
 MODEL_SOURCE = r"^(/|\.\.?/)[^\x00]+$|^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
@@ -193,6 +195,15 @@ def device(text: str) -> str:
     return kind if kind == "cpu" else f"{kind}:{int(number or 0)}"
 
 
+def tokens(text: str | int) -> int:
+    """``128k``, ``1M``, or a plain number."""
+    found = re.fullmatch(r"([0-9]{1,12})([kM]?)", str(text))
+    count = int(found[1]) * _RATE_PREFIXES[found[2]] if found else 0
+    if not 1 <= count <= MAX_TOKENS:
+        raise ValueError(f"a number of tokens such as 128k, 1M or 8192, at most {MAX_TOKENS}")
+    return count
+
+
 def rate(text: str) -> Rate:
     """``600/m``, ``200k/m``, ``10/s``, ``1M/d``."""
     found = re.fullmatch(r"([0-9]{1,12})([kM]?)/([smhd])", text)
@@ -349,6 +360,29 @@ def moment(text: str) -> datetime:
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError(expected) from None
+
+
+def day(text: str) -> str:
+    """``2027-01-01``."""
+    if not matches(DAY, text):
+        raise ValueError("a date such as 2027-01-01")
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date().isoformat()
+    except ValueError:
+        raise ValueError("a date such as 2027-01-01") from None
+
+
+def refresh(text: str) -> int:
+    """``10m`` -> milliseconds, at least a second; ``off`` -> 0."""
+    if text == "off":
+        return 0
+    try:
+        found = duration(text)
+    except ValueError:
+        found = 0
+    if found < 1000:
+        raise ValueError("a duration of at least 1s, such as 10m, or off")
+    return found
 
 
 def earlier(text: str, now: datetime) -> datetime:

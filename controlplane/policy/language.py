@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
+from controlplane.policy.about import About, ParameterAbout
 from controlplane.policy.accounts import Budget, BudgetNames, Downgrade, Organization, Price, Retention, Team, Webhook
 from controlplane.policy.discovery import ByFile, ByName, ByRegistration
 from controlplane.policy.grammar import Address
@@ -32,6 +33,7 @@ from controlplane.policy.types import (
     PageHeader,
     Pattern,
     ProviderName,
+    Refresh,
     SecretType,
     Size,
     Strict,
@@ -129,6 +131,10 @@ class Gateway(Strict):
     redis: SecretType | None = Field(
         None, description="URL of the Redis for `scope: fleet` of limits and `store: redis` of caches."
     )
+    listing: Refresh = Field(
+        600_000,
+        description="How often providers are asked which models they have, and what they know of them; or `off`.",
+    )
     cache_memory: Size = Field(256 << 20, description="Room for answers that rules cache in memory; the oldest go.")
     workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="Envoy's worker threads; one per core by default."
@@ -192,6 +198,7 @@ class SimpleSpec(Strict):
     on: list[RETRY] = Field(list(DEFAULT_ON), description="Failures that lead to another attempt.")
     timeouts: Timeouts = Field(Timeouts(), description="Clocks of one attempt.")
     limits: LimitNames = Field([], description="Limits on the requests for it, and for its aliases.")
+    about: About | None = Field(None, description="What clients are told about it.")
 
 
 class TrySpec(Strict):
@@ -201,6 +208,7 @@ class TrySpec(Strict):
     on: list[RETRY] = Field(list(DEFAULT_ON), description="Failures that lead to the next group.")
     timeouts: Timeouts = Field(Timeouts(), description="Clocks of one attempt.")
     limits: LimitNames = Field([], description="Limits on the requests for it, and for its aliases.")
+    about: About | None = Field(None, description="What clients are told about it.")
 
 
 def _model_form(value: Any) -> str:
@@ -272,7 +280,7 @@ SECTIONS: Mapping[str, Any] = {
 # Tags of unions, as they appear in pydantic's error locations, and the mapping each stands for.
 TAGS: Mapping[str, type[BaseModel]] = {
     "<target>": TargetSpec, "<simple>": SimpleSpec, "<try>": TrySpec, "<ejection>": Ejection, "<health>": HealthCheck,
-    "<registered>": ByRegistration, "<file>": ByFile, "<dns>": ByName,
+    "<registered>": ByRegistration, "<file>": ByFile, "<dns>": ByName, "<bounds>": ParameterAbout,
     "<downgrade>": Downgrade, "<url>": JwksUrl, "<rule>": Rule, "<action>": Action,
     **{f"<{kind}>": form for kind, form in FORMS.items()},
 }  # fmt: skip
@@ -291,7 +299,8 @@ class Target:
 class Model:
     """A model with every reference followed: groups to try in order.
 
-    `alias_of`: the model that it is another name of, whose limits count its requests too.
+    `alias_of`: the model that it is another name of, whose limits count its requests too. `about`: what the policy says
+    of it, or of that model.
     """
 
     groups: tuple[tuple[Target, ...], ...]
@@ -300,6 +309,7 @@ class Model:
     retries: int | None
     limits: tuple[str, ...] = ()
     alias_of: str | None = None
+    about: About | None = None
 
 
 @dataclass(frozen=True, slots=True)

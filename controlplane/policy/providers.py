@@ -20,6 +20,7 @@ from controlplane.policy.types import (
     HeaderName,
     HeaderValue,
     HostName,
+    Refresh,
     Region,
     SecretType,
     Strict,
@@ -97,12 +98,20 @@ class RemoteProvider(Strict):
     limits: LimitNames = Field([], description="Limits on the requests of models that it may serve.")
 
 
+class ListingProvider(RemoteProvider):
+    """Those that can be asked which models they have."""
+
+    listing: Refresh | None = Field(
+        None, description="How often it is asked which models it has, or `off`; as `gateway.listing` by default."
+    )
+
+
 _BEARER = "Sent as `Authorization: Bearer`."
 _TO_URL = "Its URL, path included: requests to /v1/... go to BASE_URL/..."
 _STREAM_USAGE = "Ask for the usage of streams. Off for servers that refuse `stream_options`."
 
 
-class OpenAIProvider(RemoteProvider):
+class OpenAIProvider(ListingProvider):
     """An OpenAI-compatible API: OpenAI itself, another vendor, or servers of your own."""
 
     kind: Literal["openai"] = Field(description="The API it speaks.")
@@ -126,7 +135,7 @@ class AzureProvider(RemoteProvider):
     stream_usage: bool = Field(True, description=_STREAM_USAGE)
 
 
-class HuggingFaceProvider(RemoteProvider):
+class HuggingFaceProvider(ListingProvider):
     """Hugging Face's inference providers."""
 
     kind: Literal["huggingface"] = Field(description="The API it speaks.")
@@ -135,7 +144,7 @@ class HuggingFaceProvider(RemoteProvider):
     stream_usage: bool = Field(True, description=_STREAM_USAGE)
 
 
-class OpenRouterProvider(RemoteProvider):
+class OpenRouterProvider(ListingProvider):
     """OpenRouter."""
 
     kind: Literal["openrouter"] = Field(description="The API it speaks.")
@@ -144,7 +153,7 @@ class OpenRouterProvider(RemoteProvider):
     stream_usage: bool = Field(True, description=_STREAM_USAGE)
 
 
-class AnthropicProvider(RemoteProvider):
+class AnthropicProvider(ListingProvider):
     """Anthropic's Messages API."""
 
     kind: Literal["anthropic"] = Field(description="The API it speaks.")
@@ -158,7 +167,7 @@ class AnthropicProvider(RemoteProvider):
 _PURPOSE = "What translated requests say that embeddings are for: clients of OpenAI do not say it."
 
 
-class GeminiProvider(RemoteProvider):
+class GeminiProvider(ListingProvider):
     """Google's Gemini API."""
 
     kind: Literal["gemini"] = Field(description="The API it speaks.")
@@ -171,7 +180,7 @@ class GeminiProvider(RemoteProvider):
     )
 
 
-class CohereProvider(RemoteProvider):
+class CohereProvider(ListingProvider):
     """Cohere's API, version 2."""
 
     kind: Literal["cohere"] = Field(description="The API it speaks.")
@@ -182,7 +191,7 @@ class CohereProvider(RemoteProvider):
     )
 
 
-class OllamaProvider(RemoteProvider):
+class OllamaProvider(ListingProvider):
     """Ollama's own API. Its OpenAI-compatible one is a provider of kind openai."""
 
     kind: Literal["ollama"] = Field(description="The API it speaks.")
@@ -196,7 +205,7 @@ HealthSpec: TypeAlias = Annotated[
 ]
 
 
-class VllmProvider(RemoteProvider):
+class VllmProvider(ListingProvider):
     """vLLM: servers at an address, or one that the gateway starts and keeps running itself."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["base_url"]}, {"required": ["launch"]}]})

@@ -87,7 +87,7 @@ class Models:
                 return None
             self._clocks(spec.timeouts, path)
             groups: Groups = ((Target(spec.provider, spec.model),),)
-            return Model(groups, tuple(spec.on), spec.timeouts, spec.retries, tuple(spec.limits))
+            return Model(groups, tuple(spec.on), spec.timeouts, spec.retries, tuple(spec.limits), about=spec.about)
         if not isinstance(spec, TrySpec):
             raise TypeError(f"a model of form {type(spec).__name__}")
         self._clocks(spec.timeouts, path)
@@ -99,7 +99,7 @@ class Models:
             message = f"this comes to {sum(map(len, groups))} targets, every reference followed"
             self._add("too-many-targets", message, (*path, "try"), f"at most {MAX_TARGETS}")
             return None
-        return Model(groups, tuple(spec.on), spec.timeouts, None, tuple(spec.limits))
+        return Model(groups, tuple(spec.on), spec.timeouts, None, tuple(spec.limits), about=spec.about)
 
     def _named(self, reference: str, path: Path) -> Model | None:
         """What a plain name stands for: a provider, else another model."""
@@ -133,7 +133,8 @@ class Models:
         if model is None:
             return None
         groups = tuple(tuple(Target(t.provider, t.model or name, t.weight) for t in group) for group in model.groups)
-        return Model(groups, model.on, model.timeouts, model.retries, model.limits, model.alias_of or name)
+        alias_of = model.alias_of or name
+        return Model(groups, model.on, model.timeouts, model.retries, model.limits, alias_of, model.about)
 
     def _groups(self, group: Any, path: Path) -> Groups | None:
         if isinstance(group, str):

@@ -89,6 +89,18 @@ Device = Annotated[str, _by(grammar.device), _text(grammar.DEVICE, ["cpu", "cuda
 ModelFolder = Annotated[str, Field(pattern=r"^[^\x00]+$", examples=["models/minilm"])]
 OnnxFile = Annotated[str, Field(pattern=r"^[^\x00]+$", examples=["model.onnx"])]
 Label = Annotated[str, Field(min_length=1, max_length=256)]
+Tokens = Annotated[
+    int,
+    _by(grammar.tokens, (str, int)),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "pattern": grammar.TOKENS}, {"type": "integer", "minimum": 1}],
+            "examples": ["128k"],
+        }
+    ),
+]
+Day = Annotated[str, _by(grammar.day), _text(grammar.DAY, ["2027-01-01"])]
+Refresh = Annotated[int, _by(grammar.refresh), _text(rf"{grammar.DURATION}|^off$", ["10m", "off"])]
 RateType = Annotated[InstanceOf[Rate], _by(grammar.rate), _text(grammar.RATE, ["600/m", "20k/h"])]
 AddressType = Annotated[
     InstanceOf[Address],

@@ -70,6 +70,11 @@ class RunFolder:
         return str(self.path / "inside.sock")
 
     @property
+    def listings_socket(self) -> str:
+        """Where Envoy asks providers for their models."""
+        return str(self.path / "listings.sock")
+
+    @property
     def rules_socket(self) -> str:
         """Where the workers of rules listen; `{}` stands for their number."""
         return str(self.path / "rules-{}.sock")

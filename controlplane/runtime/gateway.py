@@ -42,6 +42,7 @@ from controlplane.runtime.judge import in_envoys_words
 from controlplane.runtime.keys import Keys
 from controlplane.runtime.limits import Limiting
 from controlplane.runtime.memory import frugal
+from controlplane.runtime.model_listings import ModelListings
 from controlplane.runtime.parts import Alarm, Parts
 from controlplane.runtime.process import connection_limit
 from controlplane.runtime.pulse import Pulse, watch
@@ -91,6 +92,7 @@ class Gateway:
     supervisor: Supervisor
     pulse: Pulse
     discovery: Discovery
+    listings: ModelListings
     adapt: Callable[[str], str]
 
 
@@ -158,7 +160,9 @@ async def _running(
         discovery = Discovery(base, state.resolve(), auditing.tell)
         servers = Servers(folder, supervisor, base.resolve())
         stack.push_async_callback(servers.close)
-        parts = Parts(services, servers, Collecting(accounting, supervisor), limiting, caching, discovery, ruling)
+        listings = ModelListings(folder.listings_socket, state.resolve() / "listings")
+        collecting = Collecting(accounting, supervisor)
+        parts = Parts(services, servers, collecting, limiting, caching, discovery, ruling, listings)
         controller = Controller(
             compiler,
             store,
@@ -168,7 +172,7 @@ async def _running(
             listening=adopting,
             spent=accounting.spent(),
             tell=auditing.tell,
-            overlay=discovery.overlay,
+            overlay=lambda snapshot, compiled: listings.overlay(discovery.overlay(snapshot, compiled), compiled),
         )
         admin = await stack.enter_async_context(EnvoyAdmin(folder.admin_socket))
         try:
@@ -188,8 +192,7 @@ async def _running(
 
             api = create_app(
                 controller, store, supervisor.states, usage, keys, auditing, alarms, ruling.counters, caching, services,
-                discovery, servers.models, folder.log,
-                loopback=started.admin.listen.loopback,
+                discovery, servers.models, folder.log, listings, loopback=started.admin.listen.loopback,
             )  # fmt: skip
             await stack.enter_async_context(apis.serving(api, listener))
             await stack.enter_async_context(apis.serving_clients(usage, folder.usage_socket))
@@ -200,7 +203,8 @@ async def _running(
         if controller.live is not None:  # not kept here, where it would outlive the next one
             console.started(controller.live, nodes)
         yield Gateway(
-            policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse, discovery, adapt
+            policy, text, controller, console, started, accounting, keys, auditing, supervisor, pulse, discovery,
+            listings, adapt,
         )  # fmt: skip
         console.draining(started.drain / 1000)
 
@@ -235,6 +239,7 @@ async def _until(ending: Ending, gateway: Gateway) -> None:
             group.create_task(_expire(gateway)),
             group.create_task(_enforce(gateway)),
             group.create_task(gateway.auditing.keep_up()),
+            group.create_task(gateway.listings.keep_up(gateway.controller.spread)),
             *(group.create_task(task) for task in gateway.discovery.tasks(gateway.controller)),
             group.create_task(watch(gateway.pulse, gateway.supervisor, NAME, gateway.accounting.heartbeat)),
         ]

@@ -92,7 +92,8 @@ def surroundings(
         made, service_socket=folder.service_socket, usage_socket=folder.usage_socket, limits_socket=folder.limits_socket
     )
     made = replace(made, rules_log=str(rules_log or "/dev/null"))
-    return replace(made, rules_socket=folder.rules_socket, inside_socket=folder.inside_socket)
+    made = replace(made, rules_socket=folder.rules_socket, inside_socket=folder.inside_socket)
+    return replace(made, listings_socket=folder.listings_socket)
 
 
 def _ca_bundle() -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from controlplane.xds import names
 from controlplane.xds import resource as xds
 
 
@@ -67,7 +68,9 @@ def worst(changes: tuple[Change, ...]) -> Effect:
 def _change(type_url: str, name: str, was: str | None, now: str | None) -> Change:
     action = "add" if was is None else "remove" if now is None else "change"
     effect = Effect.NEW_REQUESTS
-    if action != "add" and type_url in _CHANGED:
+    if type_url == xds.LISTENER and name == names.LISTINGS:
+        effect = Effect.NONE  # nobody's requests but the control plane's
+    elif action != "add" and type_url in _CHANGED:
         effect = _CHANGED[type_url]
     elif action == "add" and type_url == xds.CLUSTER:
         effect = Effect.NONE

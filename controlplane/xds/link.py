@@ -70,8 +70,9 @@ def _listener(resource: xds.Resource, snapshot: xds.Snapshot, known: Mapping[str
             manager = hcm.HttpConnectionManager()
             if not network_filter.typed_config.Unpack(manager):
                 continue
-            routes = snapshot.of_type(xds.ROUTES)[manager.rds.route_config_name]
-            manager.route_config.CopyFrom(route.RouteConfiguration.FromString(routes.body))
+            if manager.HasField("rds"):
+                routes = snapshot.of_type(xds.ROUTES)[manager.rds.route_config_name]
+                manager.route_config.CopyFrom(route.RouteConfiguration.FromString(routes.body))
             for http_filter in manager.http_filters:
                 if http_filter.HasField("config_discovery"):
                     http_filter.typed_config.CopyFrom(

@@ -22,7 +22,7 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as tls
 from google.protobuf.message import Message
 
 from controlplane.plan.ir import Plan, ServerTls
-from controlplane.xds import cors, denials, errors, fleet, limits, module, names, rules, tokens, usage
+from controlplane.xds import cors, denials, errors, facts, fleet, limits, module, names, rules, tokens, usage
 from controlplane.xds.keys import nothing
 from controlplane.xds.protos import boolean, millis, pack, uint
 
@@ -141,6 +141,7 @@ def _filters(plan: Plan) -> list[hcm.HttpFilter]:
     # Without it the provider would see a request's headers while rules still look at its body.
     chain.append(_filter(names.HOLD, body, disabled=True))
     chain.append(_filter(names.ANSWER, rules.answer_headers(), disabled=True))
+    chain.append(_discovered(names.FACTS, facts.TYPE, disabled=True))
     chain.append(_filter(names.LISTING_FILTER, lua.Lua(), disabled=True))
     chain.append(_filter("envoy.filters.http.router", router.Router(suppress_envoy_headers=True)))
     return chain

@@ -5,6 +5,7 @@ from functools import lru_cache
 from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.route.v3 import route_components_pb2 as route_pb
 from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
+from google.protobuf.any_pb2 import Any as AnyProto
 
 from controlplane.plan.ir import Plan
 from controlplane.xds import names
@@ -17,6 +18,7 @@ def route(plan: Plan) -> route_pb.Route:
     """The route whose Lua code holds the listing; the direct response is never reached."""
     code = lua.LuaPerRoute(source_code=base.DataSource(inline_string=_source(plan)))
     made = route_pb.Route(match={"prefix": "/"}, direct_response={"status": 404})
+    made.typed_per_filter_config[names.FACTS].CopyFrom(pack(route_pb.FilterConfig(config=AnyProto())))
     made.typed_per_filter_config[names.LISTING_FILTER].CopyFrom(pack(route_pb.FilterConfig(config=pack(code))))
     return made
 

@@ -9,13 +9,17 @@ from envoy.config.core.v3 import extension_pb2 as extension
 from google.protobuf.any_pb2 import Any as AnyProto
 from google.protobuf.message import Message
 
+from controlplane.metadata.models import Listed
+from controlplane.metadata.rows import Row, rows
 from controlplane.plan.denials import Denial
 from controlplane.plan.ir import Endpoint, Plan, Upstream
 from controlplane.policy.secrets import Secrets
 from controlplane.xds import (
+    asking_providers,
     clusters,
     denials,
     endpoints,
+    facts,
     fleet,
     issuers,
     keys,
@@ -61,9 +65,12 @@ def _resources(plan: Plan, secrets: Secrets, around: Surroundings, draining: boo
     yield _resource(xds.LISTENER, listener.lower(plan, around.usage_log, around.rules_log))
     if plan.caching is not None and plan.caching.inside:
         yield _resource(xds.LISTENER, listener.inside(plan, around.usage_log, around.inside_socket))
+    if any(upstream.listing_ms for upstream in plan.upstreams.values()):
+        yield _resource(xds.LISTENER, asking_providers.lower(around.listings_socket))
     yield from _authentication(plan, secrets)
     yield _permissions(keys.restricted(plan.keys), keys.grants(plan), keys.bound(plan.keys))
     yield _extension(names.SPENT, pack(keys.nothing()))
+    yield _facts(rows(plan, {}))
     for limit in plan.limits:
         yield _extension(names.limit(limit.use.id), limits.lower(limit))
     if plan.counted:
@@ -116,9 +123,16 @@ def _in_their_places(places: Iterable[str], made: Mapping[str, Message]) -> Iter
 
 def deny(snapshot: xds.Snapshot, denied: tuple[Denial, ...]) -> xds.Snapshot:
     """The same snapshot, with requests of spent accounts refused or downgraded."""
-    if not denied:
-        return snapshot
-    made = _resource(xds.EXTENSION, denials.lower(denied))
+    return _with(snapshot, _resource(xds.EXTENSION, denials.lower(denied))) if denied else snapshot
+
+
+def describe(snapshot: xds.Snapshot, plan: Plan, listed: Listed) -> xds.Snapshot:
+    """The same snapshot, with what providers tell of their models."""
+    return _with(snapshot, _facts(rows(plan, listed))) if listed else snapshot
+
+
+def _with(snapshot: xds.Snapshot, made: xds.Resource) -> xds.Snapshot:
+    """The same snapshot, with an extension in the place of the one of that name."""
     kept = [each for named in snapshot.resources.values() for each in named.values()]
     return xds.Snapshot.of(made if each.name == made.name and each.type_url == xds.EXTENSION else each for each in kept)
 
@@ -129,6 +143,11 @@ def _placed(upstream: Upstream, around: Surroundings) -> Upstream:
     if process is None:
         return upstream
     return replace(upstream, endpoints=(Endpoint(around.service_socket.format(process.socket), 0),))
+
+
+@lru_cache(maxsize=2)  # that of the policy alone, and that of listings, too
+def _facts(told: tuple[Row, ...]) -> xds.Resource:
+    return _resource(xds.EXTENSION, facts.lower(told))
 
 
 @lru_cache(maxsize=2)  # most edits leave the keys alone

@@ -17,6 +17,7 @@ GRANT = "x-headgate-grant"  # the models that a client of an outside issuer may 
 OWNER = "x-headgate-owner"  # the client header, where it is told to a part of the gateway
 CAP = "x-headgate-cap"  # the output tokens that the request allows; absent where it does not say
 PRIORITY = "x-headgate-priority"  # whose turn it is at a service of local models
+PROVIDER = "x-headgate-provider"  # whom the control plane asks for its models; never from clients
 CLIENT_PATH = "x-envoy-original-path"  # before an attempt changed it; the access log knows it by this name
 INTERNAL_HEADERS = (
     CLIENT, MODEL, INSTEAD, STREAM, TOKEN_ID, ISSUER, GRANT, OWNER, CAP, PRIORITY, CLIENT_PATH, "x-client",
@@ -25,6 +26,7 @@ INTERNAL_HEADERS = (
 
 LISTENER = "edge"
 INSIDE = "inside"  # the listener for requests of the gateway itself
+LISTINGS = "listings"  # the listener by which the control plane asks providers for their models
 ROUTES = "models"
 KEYS = "keys"
 TOKENS = "tokens"
@@ -52,6 +54,7 @@ MARKS = "headgate.limits"  # the namespace of route metadata that says by which 
 # The latter two, of the module, read route metadata under their own name: the model to ask the provider for, one for
 # all attempts or one per cluster.
 LISTING_FILTER = "listing"
+FACTS = "facts"
 MODEL_FILTER = "model"
 ATTEMPT_FILTER = "attempt"
 TRANSLATED_FILTER = "translated"

@@ -9,6 +9,7 @@ class Surroundings:
     access log to, `rules_log`: that for what rules noted of requests. `usage_socket`: where clients' questions about
     their usage are answered. `limits_socket`: where the rate limit service listens. `rules_socket`: where the workers
     of rules listen, `{}` for their number. `inside_socket`: where Envoy serves requests of the gateway itself.
+    `listings_socket`: where it asks providers for their models.
     `service_socket`: where the services listen that providers are, `{}` for the name of the socket.
     """
 
@@ -20,3 +21,4 @@ class Surroundings:
     rules_socket: str = "/run/headgate/rules-{}.sock"
     limits_socket: str = "/run/headgate/limits.sock"
     inside_socket: str = "/run/headgate/inside.sock"
+    listings_socket: str = "/run/headgate/listings.sock"

@@ -1,4 +1,5 @@
--- Answers GET /v1/models and /v1/models/{id} with the models that the client's key may use.
+-- Answers GET /v1/models and /v1/models/{id} with the models that the client's key may use; what is known of a single
+-- one was found by facts.lua.
 -- MODELS holds a line per model: id, tab, owner. ACCESS holds a line per restricted identity: identity, then
 -- tab-separated names; a name ending in * is a prefix. An identity that has no line may use every model. Clients of
 -- outside issuers bear a grant instead: the name of such a line, or names between semicolons.
@@ -24,8 +25,9 @@ local function permission(names)
   end
 end
 
-local function entry(id)
-  return '{"id":"' .. id .. '","object":"model","created":0,"owned_by":"' .. owners[id] .. '"}'
+local function entry(id, more)
+  local members = more and "," .. more or ""
+  return '{"id":"' .. id .. '","object":"model","created":0,"owned_by":"' .. owners[id] .. '"' .. members .. "}"
 end
 
 local function unescape(text)
@@ -55,7 +57,8 @@ function envoy_on_request(handle)
   end
   id = unescape(id)
   if owners[id] and allowed(id) then
-    handle:respond({[":status"] = "200", ["content-type"] = JSON}, entry(id))
+    local told = handle:streamInfo():dynamicMetadata():get("headgate.facts")
+    handle:respond({[":status"] = "200", ["content-type"] = JSON}, entry(id, told and told.members))
   else
     local body = '{"error":{"message":"The model \'' .. quote(id) .. '\' does not exist.",'
       .. '"type":"invalid_request_error","param":"model","code":"model_not_found"}}'

@@ -29,8 +29,8 @@ def test_a_bad_edit_changes_nothing_and_is_told_with_its_place(gateway: Gateway)
     assert gateway.status()["live"]["revision"] == 1
     assert gateway.chat("m").status_code == 200
     (found,) = failure["diagnostics"]
-    assert (found["code"], found["path"], found["line"]) == ("unknown-name", "models.n", 7)
-    eventually(lambda: "policy.yaml:7:" in gateway.output(), "the terminal says where")
+    assert (found["code"], found["path"], found["line"]) == ("unknown-name", "models.n", 8)
+    eventually(lambda: "policy.yaml:8:" in gateway.output(), "the terminal says where")
     gateway.edit(BASE.replace("{m: p}", "{m: p, n: p}"))
     gateway.wait_revision(2)
     assert gateway.status()["failure"] is None

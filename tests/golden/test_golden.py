@@ -2,9 +2,9 @@
 
 The first line of a case may name what it shows: `# shows: routes, cluster` (all kinds of resources otherwise), or
 `# shows: accounting`, `# shows: limiting`, `# shows: inline`, `# shows: mocks` and `# shows: local models`, the
-documents that the services get. Parts that are the same in every policy are folded unless it says
-`# shows whole: routes`. To accept what the compiler now says, run `HEADGATE_GOLDEN=write pytest tests/golden` and read
-the difference.
+documents that the services get, and `# shows: models`, what clients are told of models. Parts that are the same in
+every policy are folded unless it says `# shows whole: routes`. To accept what the compiler now says, run
+`HEADGATE_GOLDEN=write pytest tests/golden` and read the difference.
 """
 
 import json
@@ -19,6 +19,8 @@ import pytest
 import yaml
 
 from controlplane.compiling import Compiler
+from controlplane.metadata.rows import rows
+from controlplane.plan.ir import Plan
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.load import LoadCache
 from controlplane.policy.mock import MockProvider
@@ -115,24 +117,33 @@ def compiled(policy: str) -> str:
         return "".join(render(d, policy) + "\n" for d in error.diagnostics)
     shown = dump(result.snapshot)
     how, _, kinds = policy.partition("\n")[0].partition(": ")
-    if how == "# shows" and kinds == "accounting":
-        return yaml.safe_dump(json.loads(dump_accounting(lower(result.plan))), width=110, sort_keys=True)
-    if how == "# shows" and kinds == "limiting":
-        settings = limiting.lower(result.plan)
-        assert settings is not None
-        return yaml.safe_dump(json.loads(dump_settings(settings)), width=110, sort_keys=True)
-    if how == "# shows" and kinds in ("local models", "mocks"):
-        told = {of.name: _told(of.told) for of in result.plan.services}
-        return yaml.safe_dump({name: of for name, of in told.items() if of}, width=110, sort_keys=True)
-    if how == "# shows" and kinds == "inline":
-        assert result.plan.inline is not None
-        return yaml.safe_dump(json.loads(result.plan.inline.document), width=110, sort_keys=True)
+    if how == "# shows" and (document := _document(kinds, result.plan)) is not None:
+        return yaml.safe_dump(document, width=110, sort_keys=True)
     if how.startswith("# shows"):
         shown = {kind: shown[kind] for kind in kinds.split(", ")}
     configs = {kind: {name: entry["config"] for name, entry in of.items()} for kind, of in shown.items() if of}
     readable = _without_scripts(configs)
     # The maps of protobuf messages have no order of their own.
     return yaml.safe_dump(readable if how == "# shows whole" else _folded(readable), width=110, sort_keys=True)
+
+
+def _document(kind: str, plan: Plan) -> Any:
+    """A document that is made of a plan beside the resources; None: this is none of them."""
+    if kind == "accounting":
+        return json.loads(dump_accounting(lower(plan)))
+    if kind == "limiting":
+        settings = limiting.lower(plan)
+        assert settings is not None
+        return json.loads(dump_settings(settings))
+    if kind in ("local models", "mocks"):
+        told = {of.name: _told(of.told) for of in plan.services}
+        return {name: of for name, of in told.items() if of}
+    if kind == "models":
+        return {model: json.loads(f"{{{parts.text}}}") for model, parts in rows(plan, {})}
+    if kind == "inline":
+        assert plan.inline is not None
+        return json.loads(plan.inline.document)
+    return None
 
 
 def _folded(value: Any) -> Any:
@@ -159,7 +170,7 @@ def _without_scripts(value: Any) -> Any:
         return {key: _without_scripts(of) for key, of in value.items()}
     if isinstance(value, list):
         return [_without_scripts(of) for of in value]
-    for name in ("models", "spent", "identity"):
+    for name in ("models", "facts", "spent", "identity"):
         if isinstance(value, str):
             value = value.replace(script(name), f"<{name}.lua>")
     return value

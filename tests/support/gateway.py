@@ -101,7 +101,10 @@ class Gateway:
 
     def text(self, policy: str, settings: str | None = None) -> str:
         """The whole policy: `policy` below this gateway's `version` and `gateway`."""
-        more = "".join(f"  {line}\n" for line in (self.settings if settings is None else settings).splitlines())
+        lines = (self.settings if settings is None else settings).splitlines()
+        if not any(line.startswith("listing:") for line in lines):
+            lines.append("listing: off")  # providers count what they are asked
+        more = "".join(f"  {line}\n" for line in lines)
         return (
             f"version: 1\ngateway:\n  listen: 127.0.0.1:{self.port}\n  admin: 127.0.0.1:{self.admin_port}\n"
             f"  state: state\n{more}{policy.strip()}\n"

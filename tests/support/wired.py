@@ -90,6 +90,9 @@ class WiredProvider:
                     provider.gone.set()
                     self.close_connection = True
 
+            def do_GET(self) -> None:
+                self.do_POST()
+
             def _read(self) -> bytes:
                 if self.headers.get("transfer-encoding") != "chunked":
                     return self.rfile.read(int(self.headers.get("content-length", 0)))

@@ -25,6 +25,7 @@ from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.caching import Caching
 from controlplane.runtime.discovery import Discovery
 from controlplane.runtime.keys import Keys
+from controlplane.runtime.model_listings import ModelListings
 from controlplane.runtime.services import Services
 from controlplane.xds.surroundings import Surroundings
 
@@ -78,8 +79,7 @@ class Served:
         discovery = Discovery(folder, folder, auditing.tell)
         self.app = create_app(
             self.controller, store, tuple, usage, Keys(folder), auditing, _no_alarms, _no_counters, Caching(run, run),
-            Services(run, run, folder), discovery, list, folder.joinpath,
-            loopback=loopback,
+            Services(run, run, folder), discovery, list, folder.joinpath, ModelListings("", folder), loopback=loopback,
         )  # fmt: skip
 
     def apply(self, text: str) -> Compiled:

@@ -44,3 +44,13 @@ def test_an_error_is_shown_with_its_line(policy: Path) -> None:
     with pytest.raises(PolicyError) as caught:
         local.planned(policy)
     assert local.text_at(caught.value) == policy.read_text()
+
+
+def test_a_model_is_shown_as_far_as_the_policy_and_the_catalog_know_it(policy: Path) -> None:
+    done = CliRunner().invoke(app, ["models", "show", "gpt-4o", str(policy), "--format", "json"])
+    found = json.loads(done.output)["facts"]["context_window"]
+    assert (done.exit_code, found["value"], found["source"].partition(": ")[2]) == (0, 128000, "openai/gpt-4o")
+    shown = CliRunner().invoke(app, ["models", "show", "gpt-4o", str(policy)]).output
+    assert all(words in shown for words in ("128,000", "p/gpt-4o", "0 to 2, 1 by default", "opaque"))
+    with pytest.raises(local.UseError, match="the nearest name is gpt-4o"):
+        local.model(policy, "gpt-4")

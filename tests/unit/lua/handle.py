@@ -22,6 +22,8 @@ local function headers_of(store)
   }
 end
 
+dynamic = {}
+
 function request(body, headers, metadata)
   local answer
   local buffer = {
@@ -34,6 +36,14 @@ function request(body, headers, metadata)
     body = function() return body ~= "" and buffer or nil end,
     metadata = function() return {get = function(_, key) return metadata[key] end} end,
     clearRouteCache = function() end,
+    streamInfo = function()
+      return {dynamicMetadata = function()
+        return {
+          get = function(_, name) return dynamic[name] end,
+          set = function(_, name, key, value) dynamic[name] = {[key] = value} end,
+        }
+      end}
+    end,
     respond = function(_, head, text) answer = {head[":status"], text} end,
   })
   return body, headers, answer
@@ -63,6 +73,11 @@ class Script:
             body.decode("latin-1"), self._table(headers), self._table(metadata or {})
         )
         return Request(text.encode("latin-1"), dict(after), answer and tuple(answer.values()))
+
+    def dynamic(self, name: str, key: str) -> Any:
+        """What requests set as dynamic metadata."""
+        found = self._lua.globals().dynamic[name]
+        return found and found[key]
 
     def _table(self, items: Mapping[str, Any]) -> Any:
         return self._lua.table_from(dict(items))

@@ -30,6 +30,32 @@ def test_tells_one_model_or_that_there_is_none() -> None:
     assert "'a\"b\x01'" in listing("", "", "/v1/models/a%22b%01")[1]["error"]["message"]
 
 
+def members(path: str) -> Any:
+    """What facts.lua hands on for a path."""
+    before = """
+local PIECES = "\\"a\\":1\\n\\"b\\":[\\"%d\\"]\\n\\"c\\":{}\\n"
+local LISTS = "1 3\\n2 3\\n2\\n\\n"
+local ROWS = "gpt-4o\\t1\\t2\\nmeta/llama.1\\t3\\t4\\n"
+"""
+    script = Script("facts", before)
+    script.request(b"", {":path": path})
+    return script.dynamic("headgate.facts", "members")
+
+
+def test_hands_on_the_parts_of_a_model() -> None:
+    assert members("/v1/models/gpt-4o?x=1") == '"a":1,"c":{},"parameters":{"b":["%d"],"c":{}}'
+    assert members("/v1/models/meta%2Fllama.1") == members("/v1/models/meta/llama.1") == '"b":["%d"],"parameters":{}'
+    for path in (
+        "/v1/models",
+        "/v1/models/",
+        "/v1/models/gpt-4",
+        "/v1/models/4o",
+        "/v1/models/llama.1",
+        "/v1/models/1%093",
+    ):
+        assert members(path) is None
+
+
 SPENT_BEFORE = """
 local DENIALS = {["alice;std;"] = {until_s = 1e12, rate = false, body = "static"}}
 local OUTSIDE = {
