@@ -13,9 +13,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from sidecars.onnx.batch import Item, Priority, Waiting
-from sidecars.onnx.errors import ServiceError, failed, out_of_memory, overloaded
+from sidecars.onnx.batch import Item, Priority
+from sidecars.onnx.errors import ServiceError, failed, out_of_memory
 from sidecars.onnx.pooling import Floats
+from sidecars.onnx.queue import Queue
 from sidecars.onnx.session import RunError
 from sidecars.onnx.tokens import Tokens
 
@@ -72,50 +73,25 @@ class Engine:
         self._runner = runner
         self._observer = observer
         self._batch_tokens = batch_tokens
-        self._queue_tokens = queue_tokens
-        self._waiting: Waiting[_Part] = Waiting()
-        self._order = 0
-        self._rate = _FIRST_RATE
+        self.queue: Queue[_Part] = Queue(name, queue_tokens, rate=_FIRST_RATE, memory=_RATE_MEMORY)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"onnx-{name}")
         self._pump: asyncio.Task[None] | None = None
-
-    @property
-    def waiting_tokens(self) -> int:
-        return self._waiting.tokens
-
-    @property
-    def waiting_sequences(self) -> int:
-        return len(self._waiting)
-
-    def wait_s(self) -> float:
-        """How long what waits now will take, by the speed of the last runs."""
-        return self._waiting.tokens / self._rate
 
     async def submit(self, sequences: Sequence[Tokens], priority: Priority) -> list[Floats]:
         """A row for each sequence, in order. When cancelled, what still waits of it is forgotten.
 
         Raises ServiceError: 429 when the queue is full, 500 and 503 for a sequence that cannot be computed.
         """
-        size = sum(map(len, sequences))
-        # A request of any size is taken when nothing waits: else the largest would never be.
-        if self._waiting.tokens and self._waiting.tokens + size > self._queue_tokens:
-            raise overloaded(
-                f"The queue of '{self._name}' is full: {self._waiting.tokens} tokens wait, this request has {size}, "
-                f"{self._queue_tokens} may wait.",
-                self.wait_s(),
-            )
+        self.queue.expect_room(sum(map(len, sequences)))
         job = _Job(asyncio.get_running_loop().create_future(), [_NOTHING] * len(sequences), len(sequences))
         for index, tokens in enumerate(sequences):
-            self._order += 1
-            item = Item(self._order, len(tokens), priority, _Part(tokens, job, index))
-            job.items.append(item)
-            self._waiting.add(item)
+            job.items.append(self.queue.put(len(tokens), priority, _Part(tokens, job, index)))
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._feed())
         try:
             return await job.done
         finally:
-            self._waiting.remove(job.items)
+            self.queue.remove(job.items)
 
     async def close(self) -> None:
         """Ends the thread after what waits. Nothing may be submitted from here on."""
@@ -125,7 +101,7 @@ class Engine:
 
     async def _feed(self) -> None:
         loop = asyncio.get_running_loop()
-        while batch := self._waiting.take(self._batch_tokens):
+        while batch := self.queue.take(self._batch_tokens):
             started = perf_counter()
             sequences = [item.load.tokens for item in batch]
             try:
@@ -152,7 +128,7 @@ class Engine:
 
     def _count(self, batch: Sequence[Item[_Part]], seconds: float) -> None:
         real = sum(item.tokens for item in batch)
-        self._rate = _RATE_MEMORY * self._rate + (1 - _RATE_MEMORY) * real / max(seconds, 1e-6)
+        self.queue.ran(real, seconds)
         self._observer.ran(Ran(len(batch), real, len(batch) * batch[-1].tokens, seconds))
 
 

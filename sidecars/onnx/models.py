@@ -97,7 +97,7 @@ class Model:
         Raises ServiceError: 429 when too many requests are in work, 503 when it cannot be loaded.
         """
         if self._requests >= self.settings.max_requests:
-            wait = self.loaded.engine.wait_s() if self.loaded else 1.0
+            wait = self.loaded.engine.queue.wait_s() if self.loaded else 1.0
             raise overloaded(f"The model '{self.name}' has {self._requests} requests in work, the most it may.", wait)
         self._requests += 1
         self._quiet.clear()
@@ -139,8 +139,8 @@ class Model:
             model=self.name,
             state=self.state,
             requests=self._requests,
-            waiting_sequences=engine.waiting_sequences if engine else 0,
-            waiting_tokens=engine.waiting_tokens if engine else 0,
+            waiting_sequences=len(engine.queue) if engine else 0,
+            waiting_tokens=engine.queue.tokens if engine else 0,
             memory_bytes=self.holds.memory_bytes if self.holds else 0,
         )
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from extproc.translate import jsontext
-from extproc.translate.failures import AnswerError, from_object
+from extproc.translate.failures import AnswerError, from_object, unreadable
 from extproc.translate.jsontext import Object
 from extproc.translate.losses import Losses, inexpressible, invalid
 from extproc.translate.neutral import (
@@ -293,6 +293,8 @@ class Reader:
     def whole(self, answer: Object) -> Iterator[Event]:
         if answer.get("type") == "error":
             raise AnswerError(from_object(answer))
+        if not isinstance(answer.get("content"), list):
+            raise unreadable("it has no content")
         yield Started(a_text(answer.get("id")), a_text(answer.get("model")))
         for block in a_list(answer.get("content")):
             yield from _whole_block(an_object(block))

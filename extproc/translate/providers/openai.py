@@ -286,6 +286,8 @@ class Reader:
     def whole(self, answer: Object) -> Iterator[Event]:
         if answer.get("error"):
             raise AnswerError(from_object(answer))
+        if not a_list(answer.get("choices")):
+            raise unreadable("it has no choices")
         yield from self._chunk(answer, "message")
         yield Ended()
 

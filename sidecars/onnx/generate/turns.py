@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
 
-from sidecars.onnx.batch import Item, Priority, Waiting
+from sidecars.onnx.batch import Item, Priority
 from sidecars.onnx.engine import Observer, Ran
-from sidecars.onnx.errors import ServiceError, failed, overloaded
+from sidecars.onnx.errors import ServiceError, failed
 from sidecars.onnx.generate.generation import Asked, Piece, Step
+from sidecars.onnx.queue import Queue
 
 _RATE_MEMORY = 0.95  # of the measured speed; the rest is the last step
 _FIRST_RATE = 100.0  # tokens per second, before anything was measured
@@ -99,44 +100,19 @@ class Turns:
         self._watcher = watcher
         self._room = room
         self._together = together
-        self._queue_tokens = queue_tokens
-        self._waiting: Waiting[_Job] = Waiting()
-        self._order = 0
+        self.queue: Queue[_Job] = Queue(name, queue_tokens, rate=_FIRST_RATE, memory=_RATE_MEMORY)
         self._active: deque[_Job] = deque()
-        self._rate = _FIRST_RATE
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"onnx-{name}")
         self._pump: asyncio.Task[None] | None = None
 
-    @property
-    def waiting_tokens(self) -> int:
-        return self._waiting.tokens
-
-    @property
-    def waiting_sequences(self) -> int:
-        return len(self._waiting)
-
-    def wait_s(self) -> float:
-        """How long what waits now would take at most, by the speed of the last steps."""
-        return self._waiting.tokens / self._rate
-
     def submit(self, asked: Sequence[Asked], priority: Priority) -> Answers:
         """Raises ServiceError, 429, when the queue is full."""
-        size = sum(one.size for one in asked)
-        # A request of any size is taken when nothing waits: else the largest would never be.
-        if self._waiting.tokens and self._waiting.tokens + size > self._queue_tokens:
-            raise overloaded(
-                f"The queue of '{self._name}' is full: {self._waiting.tokens} tokens wait, this request may take "
-                f"{size}, {self._queue_tokens} may wait.",
-                self.wait_s(),
-            )
+        self.queue.expect_room(sum(one.size for one in asked))
         items: list[Item[_Job]] = []
         answers = Answers(lambda: self._leave(items), len(asked))
         now = perf_counter()
         for index, one in enumerate(asked):
-            self._order += 1
-            job = _Job(one, _putter(answers, index), now)
-            items.append(Item(self._order, one.size, priority, job))
-            self._waiting.add(items[-1])
+            items.append(self.queue.put(one.size, priority, _Job(one, _putter(answers, index), now)))
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run())
         return answers
@@ -149,7 +125,7 @@ class Turns:
         await asyncio.to_thread(self._thread.shutdown)
 
     def _leave(self, items: Sequence[Item[_Job]]) -> None:
-        self._waiting.remove(items)
+        self.queue.remove(items)
         for item in items:
             item.load.left = True
 
@@ -164,7 +140,7 @@ class Turns:
         while len(self._active) < self._together:
             used = sum(job.asked.size for job in self._active)
             # Alone an answer may have any size: what a model allows is bounded by itself.
-            item = self._waiting.take_first(self._room - used if self._active else None)
+            item = self.queue.take_first(self._room - used if self._active else None)
             if item is None:
                 break
             self._active.append(item.load)
@@ -196,7 +172,7 @@ class Turns:
     def _count(self, job: _Job, fed: int, news: Piece | ServiceError | None, seconds: float) -> None:
         """Counts a step and passes on what came of it."""
         if fed:
-            self._rate = _RATE_MEMORY * self._rate + (1 - _RATE_MEMORY) * fed / max(seconds, 1e-6)
+            self.queue.ran(fed, seconds)
             self._watcher.ran(Ran(1, fed, fed, seconds))
         if isinstance(news, Piece):
             if not job.generated:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from extproc.translate import ClientAPI, Options, ProviderName
@@ -209,6 +209,7 @@ def test_any_other_payload_of_bedrock_is_no_crash(name: str, value: Any) -> None
 @pairs
 @few
 @given(body=st.binary(max_size=60), status=st.integers(100, 999), headers=st.sampled_from([JSON, {}]))
+@example(body=b"{}", status=200, headers=JSON)
 def test_any_bytes_are_an_error_in_the_clients_shape(
     client: ClientAPI, provider: ProviderName, body: bytes, status: int, headers: dict[str, str]
 ) -> None:
