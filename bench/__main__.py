@@ -127,10 +127,12 @@ def answer_latencies(folder: Path) -> tuple[list[float], list[float]]:
 
 
 def main() -> None:
-    encoding = onnx.encoding()  # first: it takes all processors
-    apart()
     with tempfile.TemporaryDirectory(prefix="hg-bench-") as name:
         folder = Path(name)
+        # First what takes all processors.
+        encoding = onnx.encoding()
+        control = live.measured(folder)
+        apart()
         costs = request_costs(folder)
         connecting = request_costs(folder, keep=False)
         streams = stream_costs(folder)
@@ -138,8 +140,6 @@ def main() -> None:
         collecting = collector_costs(folder)
         strict = strict_costs(folder, ROUNDS, SECONDS)
         inline = rule_costs(folder)
-        compiling = live.compile_times()
-        reloads = live.reload_times(folder)
     report.write(
         costs,
         connecting,
@@ -148,9 +148,8 @@ def main() -> None:
         collecting,
         strict,
         inline,
-        compiling,
-        reloads,
         onnx.section(encoding),
+        live.section(control),
         SECONDS,
     )
 

@@ -14,7 +14,6 @@ from controlplane.runtime.envoy import envoy_binary
 if TYPE_CHECKING:
     from bench.accounting import Collecting
     from bench.limits import Strict
-    from bench.live import Compile, Reload
     from bench.rules import Costs
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -66,9 +65,8 @@ def write(
     collecting: "Collecting",
     strict: "list[Strict]",
     inline: "Costs",
-    compiling: "Compile",
-    reloads: "Reload",
     encoding: str,
+    control: str,
     turn_s: int,
 ) -> None:
     """Writes the page and prints it."""
@@ -148,16 +146,7 @@ processes share the other one, so what is printed as requests per second is boun
 {encoding}
 ## The control plane
 
-A policy of 1,000 models and 10,000 keys, each key with permissions and a limit.
-
-| | |
-|---|---|
-| compile and diff, nothing cached | {compiling.first:.2f} s |
-| compile and diff after a one-line edit | {compiling.edit * 1000:.0f} ms |
-| a one-line edit of the watched file is live (median of {len(reloads.live_ms)}, worst) | \
-{statistics.median(reloads.live_ms):.0f} ms, {max(reloads.live_ms):.0f} ms |
-| memory of the control plane after that | {reloads.rss_mib:.0f} MiB |
-"""
+{control}"""
     (DOCS / "benchmarks.md").write_text(page)
     _plot(costs)
     print(page)

@@ -99,7 +99,7 @@ class EnvoyAdmin:
     def _http(self) -> httpx.AsyncClient:
         if self._client is None:
             limits = httpx.Limits(max_keepalive_connections=0)  # the next request may meet another Envoy
-            transport = httpx.AsyncHTTPTransport(uds=self._socket, limits=limits)
+            transport = httpx.AsyncHTTPTransport(uds=self._socket, limits=limits, verify=False)
             self._client = httpx.AsyncClient(
                 transport=transport, base_url="http://envoy", timeout=_ANSWER_S, trust_env=False
             )

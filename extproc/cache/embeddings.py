@@ -31,7 +31,9 @@ class Embeddings:
 
     def __init__(self, socket: str) -> None:
         self._inside = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://gateway/v1", timeout=TIMEOUT_S
+            transport=httpx.AsyncHTTPTransport(uds=socket, verify=False),
+            base_url="http://gateway/v1",
+            timeout=TIMEOUT_S,
         )
         self._outside = httpx.AsyncClient(timeout=TIMEOUT_S)
 
