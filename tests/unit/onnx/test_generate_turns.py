@@ -147,7 +147,7 @@ def test_all_who_stay_get_their_answers(
             if index not in leaving:
                 assert answers[index] == [text(tokens) for tokens in lengths]
         assert fake.most <= together
-        assert one.waiting_tokens == one.waiting_sequences == 0
+        assert one.queue.tokens == len(one.queue) == 0
         assert watch.tokens == watch.fed == len(fake.steps)
 
     asyncio.run(scenario())
@@ -179,9 +179,9 @@ async def test_what_does_not_fit_waits_and_is_not_overtaken_for_ever() -> None:
         first = asyncio.create_task(ask(one, asked(1, 9)))
         await until(fake.entered.is_set)
         large = asyncio.create_task(ask(one, asked(2, 14)))
-        await until(lambda: one.waiting_sequences == 1)
+        await until(lambda: len(one.queue) == 1)
         small = [asyncio.create_task(ask(one, asked(3, 2))) for _ in range(5)]
-        await until(lambda: one.waiting_sequences == 6)
+        await until(lambda: len(one.queue) == 6)
         fake.gate.set()
         await asyncio.gather(first, large, *small)
     assert fake.steps.index(3) > fake.steps.index(2) > 8  # the first one ended, then came the large one
@@ -202,7 +202,7 @@ async def test_the_urgent_goes_first() -> None:
         await until(fake.entered.is_set)
         for number, priority in ((2, Priority.LOW), (3, Priority.NORMAL), (4, Priority.HIGH)):
             waiting.append(asyncio.create_task(ask(one, asked(number, 1), priority=priority)))
-        await until(lambda: one.waiting_sequences == 3)
+        await until(lambda: len(one.queue) == 3)
         fake.gate.set()
         await asyncio.gather(*waiting)
     assert fake.steps == [1, 4, 3, 2]
@@ -215,8 +215,8 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         running = asyncio.create_task(ask(one, asked(1, 5)))
         await until(fake.entered.is_set)
         waiting = asyncio.create_task(ask(one, asked(2, 7)))
-        await until(lambda: one.waiting_tokens == 8)
-        with pytest.raises(ServiceError, match="8 tokens wait, this request may take 3, 10 may wait") as refused:
+        await until(lambda: one.queue.tokens == 8)
+        with pytest.raises(ServiceError, match="8 tokens wait, this request has 3, 10 may wait") as refused:
             one.submit([asked(3, 2)], Priority.HIGH)
         assert (refused.value.status, refused.value.code) == (429, "queue_full")
         assert int(refused.value.headers()["retry-after"]) >= 1

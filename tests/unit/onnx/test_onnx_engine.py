@@ -99,7 +99,7 @@ def test_every_request_gets_its_own_rows_in_order(asked: list[tuple[list[list[in
         everything = [ids for lists, _ in asked for ids in lists]
         assert sorted(fake.fed) == sorted(everything)  # nothing lost, nothing twice
         assert sum(ran.real for ran in count.runs) == sum(map(len, everything))
-        assert one.waiting_tokens == one.waiting_sequences == 0
+        assert one.queue.tokens == len(one.queue) == 0
 
     asyncio.run(scenario())
 
@@ -121,7 +121,7 @@ def test_those_who_leave_take_nothing_from_the_others(
                 tasks[index].cancel()
             await asyncio.sleep(0)
             stay = [(index, lists) for index, (lists, _) in enumerate(asked) if index not in leaving]
-            assert one.waiting_sequences == sum(len(lists) for _, lists in stay)
+            assert len(one.queue) == sum(len(lists) for _, lists in stay)
             fake.gate.set()
             await first
             for index, lists in stay:
@@ -138,7 +138,7 @@ async def test_what_arrives_during_a_run_is_fed_together_at_once() -> None:
         first = asyncio.create_task(one.submit(tokens([1, 1]), Priority.NORMAL))
         await until(fake.entered.is_set)
         others = [asyncio.create_task(one.submit(tokens([i, i]), Priority.NORMAL)) for i in range(2, 6)]
-        await until(lambda: one.waiting_sequences == 4)
+        await until(lambda: len(one.queue) == 4)
         fake.gate.set()
         await asyncio.gather(first, *others)
     assert [len(batch) for batch in fake.batches] == [1, 4]
@@ -163,7 +163,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         running = asyncio.create_task(one.submit(tokens([1]), Priority.NORMAL))
         await until(fake.entered.is_set)
         waiting = asyncio.create_task(one.submit(tokens([1] * 8), Priority.NORMAL))
-        await until(lambda: one.waiting_tokens == 8)
+        await until(lambda: one.queue.tokens == 8)
         with pytest.raises(ServiceError) as refused:
             await one.submit(tokens([1] * 3), Priority.HIGH)
         assert (refused.value.status, refused.value.code) == (429, "queue_full")
@@ -200,7 +200,7 @@ async def test_the_first_failure_of_a_request_has_its_other_sequences_forgotten(
     async with engine(fake, batch_tokens=2) as one:
         with pytest.raises(ServiceError):
             await one.submit(tokens([POISON, 1], *([[1, 1]] * 50)), Priority.NORMAL)
-        assert one.waiting_sequences == 0
+        assert len(one.queue) == 0
     assert len(fake.batches) < 10
 
 
