@@ -5,7 +5,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,11 +58,19 @@ def bound_address(sock: socket.socket) -> Address:
     return Address(path=name) if sock.family == socket.AF_UNIX else Address(name[0], name[1])
 
 
-def release(addresses: Iterable[Address]) -> None:
-    """Removes the files of unix sockets."""
-    for address in addresses:
-        if address.path is not None:
-            Path(address.path).unlink(missing_ok=True)
+@contextlib.contextmanager
+def binding(addresses: Sequence[Address]) -> Iterator[list[socket.socket]]:
+    """Bound sockets, closed in the end; the files of unix sockets are removed before. Raises AddressError."""
+    bound: list[socket.socket] = []
+    try:
+        bound.extend(bind(address) for address in addresses)
+        yield bound
+    finally:
+        for address in addresses[: len(bound)]:
+            if address.path is not None:
+                Path(address.path).unlink(missing_ok=True)
+        for sock in bound:
+            sock.close()
 
 
 def _bind_tcp(address: Address) -> socket.socket:

@@ -3,18 +3,16 @@
 import asyncio
 import gc
 import resource
-import socket
 import ssl
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
-import uvicorn
 from starlette.types import ASGIApp
 
-from sidecars.listen import Address, bind, release
+from sidecars.listen import Address, binding
 from sidecars.mock.wire import WireProtocol
-from sidecars.serving import BACKLOG, Serving
+from sidecars.serving import Serving, config
 
 _GRACE_S = 1
 # Longer than a gateway keeps an idle connection, so that it is never the mock that closes first.
@@ -38,28 +36,16 @@ def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT, with `beside` running meanwhile. TLS is for TCP; unix sockets are plain. Raises
     AddressError, or OSError for a certificate that cannot be used."""
-    config = uvicorn.Config(
+    made = config(
         app,
+        grace_s=_GRACE_S,
         http=WireProtocol,
-        loop="uvloop",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        log_level="critical",  # what uvicorn reports here, cut and abandoned answers, is the mock's trade
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        backlog=BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_GRACE_S,
         ssl_certfile=tls.certificate if tls else None,
         ssl_keyfile=tls.private_key if tls else None,
         ssl_ca_certs=tls.client_ca if tls else None,
         ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_ca else ssl.CERT_NONE,
     )
-    config.load()
-    bound: list[socket.socket] = []
     running: list[asyncio.Task[None]] = []
 
     def ready(shown: Sequence[str]) -> None:
@@ -67,14 +53,9 @@ def serve(
             running.append(asyncio.get_running_loop().create_task(beside()))
         _ready(shown)
 
-    try:
-        bound.extend(bind(address) for address in addresses)
+    with binding(addresses) as bound:
         _raise_file_limit()
-        Serving(config, bound, ready).run()
-    finally:
-        release(addresses[: len(bound)])
-        for sock in bound:
-            sock.close()
+        Serving(made, bound, ready).run()
 
 
 def _ready(addresses: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp
 
 from sidecars.onnx import operations
+from sidecars.onnx.batch import Priority
 from sidecars.onnx.bodies import Body, ClassifyBody, EmbeddingsBody, NliBody, RerankBody, parse
 from sidecars.onnx.exchange import Edge, add_errors, priority_of, read_body, stream_unless_left, unless_left
 from sidecars.onnx.fleet import Fleet
@@ -43,14 +44,19 @@ def build_app(fleet: Fleet) -> ASGIApp:
     return Edge(app, fleet.metrics)
 
 
+async def _asked(request: Request, fleet: Fleet, name: str, body: type[_B]) -> tuple[_B, Model, Priority]:
+    """What a request of the operation `name` says, and of which model. Raises ServiceError."""
+    request.state.operation = name
+    asked = parse(body, await read_body(request, fleet.settings.max_body_bytes))
+    model = fleet.find(asked.model)
+    request.state.model = model.name
+    return asked, model, priority_of(request)
+
+
 def _add_operations(app: FastAPI, fleet: Fleet) -> None:
     def add(name: str, body: type[_B], operation: _Operation[_B]) -> None:
         async def serve(request: Request) -> Response:
-            request.state.operation = name
-            asked = parse(body, await read_body(request, fleet.settings.max_body_bytes))
-            model = fleet.find(asked.model)
-            request.state.model = model.name
-            priority = priority_of(request)
+            asked, model, priority = await _asked(request, fleet, name, body)
 
             async def work() -> bytes:
                 async with model.lease() as loaded:
@@ -71,11 +77,7 @@ def _add_operations(app: FastAPI, fleet: Fleet) -> None:
 def _add_generation(app: FastAPI, fleet: Fleet) -> None:
     def add(path: str, name: str, body: type[_G], operation: _Generation[_G]) -> None:
         async def serve(request: Request) -> Response:
-            request.state.operation = name
-            asked = parse(body, await read_body(request, fleet.settings.max_body_bytes))
-            model = fleet.find(asked.model)
-            request.state.model = model.name
-            priority = priority_of(request)
+            asked, model, priority = await _asked(request, fleet, name, body)
 
             @asynccontextmanager
             async def order() -> AsyncIterator[tuple[generation.Call, generation.Order]]:

@@ -10,18 +10,17 @@ from functools import partial
 from pathlib import Path
 
 import structlog
-import uvicorn
 import uvloop
 
 from sidecars.announce import Announcer, Said
-from sidecars.listen import Address, bind, bound_address, release
+from sidecars.listen import Address, binding, bound_address
 from sidecars.onnx.announced import Load
 from sidecars.onnx.app import build_app
 from sidecars.onnx.fleet import Fleet
 from sidecars.onnx.follow import follow
 from sidecars.onnx.metrics import Metrics
 from sidecars.onnx.settings import Settings
-from sidecars.serving import BACKLOG, Serving
+from sidecars.serving import Serving, config
 
 # Longer than a gateway keeps an idle connection, so that it is never the service that closes first.
 _KEEP_ALIVE_S = 3600
@@ -46,18 +45,12 @@ def serve(settings: Settings, file: Path, addresses: Sequence[Address], announce
 
     `file` is where the settings are from; it is followed.
     """
-    bound: list[socket.socket] = []
-    try:
-        bound.extend(bind(address) for address in addresses)
+    with binding(addresses) as bound:
         announcer = None
         if announced is not None:
             said = announced.describe(_listening(bound))
             announcer = partial(Announcer, announced.url, announced.token, said)
         uvloop.run(_serve(settings, file, bound, announcer))
-    finally:
-        release(addresses[: len(bound)])
-        for sock in bound:
-            sock.close()
 
 
 async def _serve(
@@ -80,24 +73,14 @@ async def _serve(
         stop.set()
         await asyncio.gather(*announcing)
 
-    config = uvicorn.Config(
+    made = config(
         build_app(fleet),
+        grace_s=max(1, round(settings.drain_s)),
         http="httptools",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        log_level="critical",  # what can be said about a request is said where it is known
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        backlog=BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
-    config.load()
     following = asyncio.create_task(follow(file, settings, fleet.apply))
-    await Serving(config, bound, ready, leave).serve()
+    await Serving(made, bound, ready, leave).serve()
     following.cancel()
     with suppress(asyncio.CancelledError):
         await following

@@ -6,14 +6,14 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
-import uvicorn
 
-from sidecars.listen import AddressError, bind, parse_address, release
+from sidecars.listen import AddressError, binding, parse_address
 from sidecars.recording.proxy import build_app
-from sidecars.serving import BACKLOG, Serving
+from sidecars.serving import Serving, config
 
 _CONNECT_S = 10.0
 _GRACE_S = 2
@@ -44,25 +44,22 @@ def main() -> int:
         address = parse_address(options.listen)
     except ValueError as problem:
         parser().error(f"--listen is '{options.listen}'; expected {problem}")
-    try:
-        # What people ask their models is for nobody else to read.
-        handle = os.open(options.to, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        bound = bind(address)
-    except AddressError as problem:
-        print(f"record: {problem}", file=sys.stderr)
-        return 2
-    except OSError as problem:
-        print(f"record: cannot write {options.to}: {problem.strerror}", file=sys.stderr)
-        return 2
-    try:
+    with ExitStack() as stack:
+        try:
+            # What people ask their models is for nobody else to read.
+            handle = os.open(options.to, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, handle)
+            bound = stack.enter_context(binding([address]))
+        except AddressError as problem:
+            print(f"record: {problem}", file=sys.stderr)
+            return 2
+        except OSError as problem:
+            print(f"record: cannot write {options.to}: {problem.strerror}", file=sys.stderr)
+            return 2
         return _serve(upstream, bound, handle)
-    finally:
-        release([address])
-        bound.close()
-        os.close(handle)
 
 
-def _serve(upstream: str, bound: socket.socket, handle: int) -> int:
+def _serve(upstream: str, bound: Sequence[socket.socket], handle: int) -> int:
     client = httpx.AsyncClient(
         timeout=httpx.Timeout(None, connect=_CONNECT_S),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
@@ -80,13 +77,7 @@ def _serve(upstream: str, bound: socket.socket, handle: int) -> int:
         else:
             count += 1
 
-    config = uvicorn.Config(
-        build_app(upstream, client, write), loop="uvloop", ws="none", lifespan="off", access_log=False,
-        log_config=None, log_level="critical", proxy_headers=False, server_header=False, date_header=False,
-        backlog=BACKLOG, timeout_graceful_shutdown=_GRACE_S,
-    )  # fmt: skip
-    config.load()
-    Serving(config, [bound], _ready(upstream)).run()
+    Serving(config(build_app(upstream, client, write), grace_s=_GRACE_S), bound, _ready(upstream)).run()
     print(f"record: {count} exchange{'' if count == 1 else 's'}", file=sys.stderr, flush=True)
     return 0
 
