@@ -19,7 +19,7 @@ run: $(STAMP) $(MODULE) models
 	$(BIN)/ctl up examples/quickstart.yaml
 
 test: $(STAMP) $(MODULE) system lint models
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The real vLLM on the processor: minutes, and 4 GB on disk. pip has to find torch's CPU build (PIP_FIND_LINKS, say).
 test-vllm: $(STAMP) $(MODULE) $(VLLM)/.installed

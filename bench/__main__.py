@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from bench import edges, live, load, onnx, report
@@ -19,6 +20,7 @@ from bench.procs import alone, apart, cpu_us, envoy, free_port, running, wait_fi
 from bench.rules import rule_costs
 
 ROUNDS, SECONDS = 7, 2
+FIRST = 4  # sides: bare Envoy, and what the targets are about
 
 
 def request_costs(folder: Path, *, keep: bool = True) -> list[report.Cost]:
@@ -28,11 +30,11 @@ def request_costs(folder: Path, *, keep: bool = True) -> list[report.Cost]:
     found: dict[str, list[tuple[float, float]]] = {}
     with running(envoy(folder / "up.yaml"), folder / "up.log"):
         wait_file(socket)
-        # The connections of one policy tell those of all.
-        sides = list(_sides(folder, socket))[: None if keep else 4]
-        for _ in range(ROUNDS):
-            for side in sides:
-                found.setdefault(side.name, []).append(_turn(side, folder))
+        sides = list(_sides(folder, socket))
+        first = sides[:FIRST]  # the connections of one policy tell those of all
+        turns = [first, sides] if keep else [first]  # twice as many for what is held against a target
+        for side in chain.from_iterable(turns * ROUNDS):
+            found.setdefault(side.name, []).append(_turn(side, folder))
     return [
         report.Cost(name, min(cpu for cpu, _ in turns), max(rate for _, rate in turns)) for name, turns in found.items()
     ]

@@ -11,8 +11,6 @@ from controlplane.runtime import logfile
 from controlplane.runtime.child import ProcessState
 from controlplane.runtime.controller import Controller
 
-MOST_LINES = 10_000
-
 
 def router(
     controller: Controller, processes: Callable[[], tuple[ProcessState, ...]], log: Callable[[str], Path]
@@ -21,7 +19,7 @@ def router(
     made = APIRouter()
 
     @made.get("/processes/{name}/log", summary="The end of what a process wrote, secrets of the policy redacted")
-    def lines(name: str, lines: Annotated[int, Query(ge=1, le=MOST_LINES)] = 100) -> dict[str, Any]:
+    def lines(name: str, lines: Annotated[int, Query(ge=1, le=logfile.MOST_LINES)] = 100) -> dict[str, Any]:
         names = [state.name for state in processes()]
         if name not in names:
             near = nearest(name, names)

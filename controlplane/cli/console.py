@@ -1,5 +1,6 @@
 """How `ctl` shows things to people. Data comes from elsewhere; nothing is decided here."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 _SIGNS = {"add": ("+", "green"), "change": ("~", "yellow"), "remove": ("-", "red")}
+_PROSE = ("  expected: ", "  did you mean ", "  hint: ")
 _STATES = {"live": "green", "rejected": "red", "rolled-back": "yellow", "pending": "yellow"}
 
 
@@ -30,8 +32,27 @@ def diagnostics(found: Sequence[Diagnostic], text: str) -> None:
     """Every diagnostic with its place and source line, errors in red."""
     for each in found:
         colour = "red" if each.severity is Severity.ERROR else "yellow"
-        head, _, rest = render(each, text).partition("\n")
-        err.print(f"[{colour}]{escape(head)}[/]" + (f"\n{escape(rest)}" if rest else ""))
+        head, *rest = render(each, text).split("\n")
+        err.print(f"[{colour}]{escape(_folded(head))}[/]")
+        for line in rest:
+            err.print(escape(_folded(line) if line.startswith(_PROSE) else line))
+
+
+def failed(why: str, what: str = "error") -> None:
+    """An error's text, for people."""
+    head, *rest = escape(_folded(f"{what}: {why}")).split("\n")
+    err.print("\n".join((head.replace(what, f"[red]{what}[/]", 1), *rest)))
+
+
+def _folded(text: str) -> str:
+    """Between words, where a terminal would break inside them; a pipe gets every line whole."""
+    if not err.is_terminal:
+        return text
+    lines = text.split("\n")
+    return "\n".join(
+        textwrap.fill(line, err.width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        for line in lines
+    )
 
 
 def difference(view: View) -> None:

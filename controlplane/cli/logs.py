@@ -5,9 +5,9 @@ from urllib.parse import quote
 
 import typer
 
-from controlplane.admin.logs import MOST_LINES
 from controlplane.cli import console
 from controlplane.cli.common import Format, FormatOption, Server, remote, show
+from controlplane.runtime.logfile import MOST_LINES
 
 Name = Annotated[str, typer.Argument(help="The process, as `ctl status` names it.", metavar="NAME", show_default=False)]
 Lines = Annotated[int, typer.Option("--lines", "-n", min=1, max=MOST_LINES, help="How many, from the end.")]

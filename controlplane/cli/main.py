@@ -77,7 +77,7 @@ def validate(policy: Policy, output: FormatOption = Format.TEXT) -> None:
     else:
         console.diagnostics(found.diagnostics, found.text)
         if found.view["envoy"] not in (None, "accepted"):
-            console.err.print(f"[red]Envoy refuses the compiled policy[/]: {escape(found.view['envoy'])}")
+            console.failed(found.view["envoy"], "Envoy refuses the compiled policy")
         elif found.view["valid"]:
             console.out.print(f"{policy} is valid; Envoy accepts it")
     raise typer.Exit(0 if found.view["valid"] else 1)
@@ -267,7 +267,7 @@ def _refuse(error: PolicyError, policy: Path) -> NoReturn:
 def _remote_refusal(error: RemoteError) -> None:
     """A control plane's no, in the words that `ctl` would have used itself."""
     answer = error.answer if isinstance(error.answer, dict) else {}
-    console.err.print(f"[red]error[/]: {escape(str(error))}")
+    console.failed(str(error))
     for each in answer.get("diagnostics", []):
         where = f"{each['file']}:{each['line']}:{each['column']}" if each["file"] else "policy"
         console.err.print(escape(f"  {each['severity']} {where} at {each['path']}: {each['message']}"))
@@ -285,11 +285,11 @@ def run() -> None:
         console.diagnostics(error.diagnostics, local.text_at(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        console.err.print(f"[red]error[/]: {escape(where + (error.strerror or str(error)))}")
+        console.failed(where + (error.strerror or str(error)))
     except (
         ApplyError, EnvoyNotFoundError, NotReadyError, RevisionsError, RunFolderError, StartError, local.UseError
     ) as error:  # fmt: skip
-        console.err.print(f"[red]error[/]: {escape(str(error))}")
+        console.failed(str(error))
     else:
         return
     raise SystemExit(1)

@@ -176,7 +176,7 @@ def _imported(view: dict[str, Any]) -> None:
 def _quantized(view: dict[str, Any]) -> None:
     out, quality, speed = console.out, view["quality"], view["speed"]
     if view["refused"]:
-        console.err.print(f"[red]nothing is written[/]: {escape(view['refused'])}")
+        console.failed(view["refused"], "nothing is written")
     else:
         out.print(f"[green]quantized[/] to {escape(view['folder'])}")
     size = view["bytes"]

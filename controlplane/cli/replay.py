@@ -112,9 +112,9 @@ def _or_wrong_use(work: Callable[[], _T]) -> _T:
         file = next((each.place.file for each in error.diagnostics if each.place is not None), None)
         console.diagnostics(error.diagnostics, Path(file).read_text(encoding="utf-8", errors="replace") if file else "")
     except ReplayError as error:
-        console.err.print(f"[red]error[/]: {escape(str(error))}")
+        console.failed(str(error))
     except OSError as error:
-        console.err.print(f"[red]error[/]: {escape(f'{error.filename}: {error.strerror}')}")
+        console.failed(f"{error.filename}: {error.strerror}")
     raise typer.Exit(2)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from controlplane.policy.secrets import Secret
 
 LIMIT = 8 * 1024 * 1024  # bytes; with the one before it, twice that
+MOST_LINES = 10_000  # that are read at once
 _TAIL = 8 * 1024  # bytes; more where many lines are asked for
 _LINE = 500  # characters
 

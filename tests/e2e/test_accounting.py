@@ -18,9 +18,6 @@ from tests.support.gateway import Gateway, alive, eventually
 from tests.support.mock import MockProvider
 from tests.support.usage import Row, abandon, ask, ctl, headers, only_record, records, request_id, usage
 
-# The others have a gateway of their own, and go to any worker.
-one_gateway = pytest.mark.xdist_group("accounting")
-
 _POLICY = """
 providers:
   good: {{kind: openai, base_url: "{good}"}}
@@ -283,7 +280,6 @@ def _served(mock: MockProvider, model: str) -> int:
     return sum(row["tokens"]["completion"] for row in stats["by"] if row["model"] == model)
 
 
-@one_gateway
 def test_what_an_abandoned_stream_took_is_estimated(gateway: Gateway, provider: MockProvider) -> None:
     for number in range(30):
         ask(gateway, "m-long", content={**_chat(number, "m-long"), "stream": True}, chunks=str(20 + number))
@@ -298,7 +294,6 @@ def test_what_an_abandoned_stream_took_is_estimated(gateway: Gateway, provider: 
     assert max(map(abs, errors.values())) < 0.5, errors
 
 
-@one_gateway
 def test_a_stream_whose_usage_never_comes_is_estimated(gateway: Gateway) -> None:
     for number in range(30):
         ask(gateway, "m-mute", content={**_chat(number, "m-mute"), "stream": True}, chunks=str(20 + number))
@@ -308,7 +303,6 @@ def test_a_stream_whose_usage_never_comes_is_estimated(gateway: Gateway) -> None
     assert record["output"] == pytest.approx(50, rel=0.2)
 
 
-@one_gateway
 def test_a_plain_answer_without_usage_is_estimated(gateway: Gateway) -> None:
     for number in range(30):
         ask(gateway, "m-still", size=f"{1000 + 200 * number}")
@@ -319,7 +313,6 @@ def test_a_plain_answer_without_usage_is_estimated(gateway: Gateway) -> None:
     assert record["output"] == pytest.approx(words, rel=0.2)
 
 
-@one_gateway
 @pytest.mark.parametrize("stream", [False, True])
 def test_cost_is_exact_to_the_last_digit(gateway: Gateway, stream: bool) -> None:
     body = {**_chat(0, "m-dear"), "stream": stream}
@@ -332,7 +325,6 @@ def test_cost_is_exact_to_the_last_digit(gateway: Gateway, stream: bool) -> None
     assert tiny["cost"] == "0.000000000038"
 
 
-@one_gateway
 def test_sums_of_cost_are_exact(gateway: Gateway) -> None:
     for number in range(20):
         ask(gateway, "m-tiny", key=_ENV["KEY_BOB"], usage=f"{number},1")
@@ -341,14 +333,12 @@ def test_sums_of_cost_are_exact(gateway: Gateway) -> None:
     assert (row["cost"], row["unpriced"]) == ("0.00000000033", 0)
 
 
-@one_gateway
 @pytest.mark.parametrize(("model", "mock"), [("m-free", {"usage": "5,0"}), ("m-dear", {"status": "400"})])
 def test_free_models_and_refused_requests_cost_nothing(gateway: Gateway, model: str, mock: dict[str, Any]) -> None:
     record = only_record(gateway, ask(gateway, model, **mock).headers["x-request-id"])
     assert record["cost"] == "0"
 
 
-@one_gateway
 def test_a_model_without_a_price_costs_null_and_is_listed(gateway: Gateway) -> None:
     answer = ask(gateway, "m-nobody-sells-this", usage="11,7")
     record = only_record(gateway, answer.headers["x-request-id"])
@@ -366,7 +356,6 @@ def test_a_model_without_a_price_costs_null_and_is_listed(gateway: Gateway) -> N
     assert not [row for row in told if row["model"] in ("m-dear", "m-tiny", "m-free")]
 
 
-@one_gateway
 def test_the_command_line_shows_usage(gateway: Gateway) -> None:
     for key, model in (("KEY_ALICE", "m-cli"), ("KEY_BOB", "m-cli"), ("KEY_BOB", "m-tiny")):
         ask(gateway, model, key=_ENV[key], usage="4,2")
@@ -391,7 +380,6 @@ def test_the_command_line_shows_usage(gateway: Gateway) -> None:
     assert (shown.returncode, "m-cli" in shown.stdout) == (0, True)
 
 
-@one_gateway
 @pytest.mark.parametrize("words", [("--by", "colour"), ("--since", "yesterday"), ("--until", "x")])
 def test_the_command_line_says_what_it_does_not_know(gateway: Gateway, words: tuple[str, ...]) -> None:
     done = ctl(gateway, "usage", *words)

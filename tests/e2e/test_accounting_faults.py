@@ -19,9 +19,6 @@ from tests.support.mock import MockProvider
 from tests.support.postgres import PostgresServer
 from tests.support.usage import alarms, ask, budgets, ctl, only_record, records, request_id, usage, wait_records
 
-# Tests with a gateway of their own go to any worker.
-one_gateway = pytest.mark.xdist_group("accounting-faults")
-
 _POLICY = """
 providers: {{p: {{kind: openai, base_url: "{base_url}"}}}}
 models: {{"m-*": p}}
@@ -221,7 +218,6 @@ def test_a_collector_that_hangs_is_told(provider: MockProvider) -> None:
         eventually(lambda: "collector" not in alarms(gateway), "the alarm is over")
 
 
-@one_gateway
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("found", _ABSURD, ids=str)
 def test_usage_that_cannot_be_is_estimated_and_told(gateway: Gateway, found: dict[str, Any], stream: bool) -> None:
@@ -235,7 +231,6 @@ def test_usage_that_cannot_be_is_estimated_and_told(gateway: Gateway, found: dic
     assert _alarm(gateway, "usage/p")
 
 
-@one_gateway
 def test_a_provider_that_names_another_model_is_paid_for_the_one_asked(gateway: Gateway) -> None:
     told = {"prompt_tokens": 1_000_000, "completion_tokens": 1_000_000}
     answer = ask(gateway, "m-dear", **_says(told, "m-cheap"))
@@ -243,7 +238,6 @@ def test_a_provider_that_names_another_model_is_paid_for_the_one_asked(gateway: 
     assert (record["model"], record["served_model"], record["cost"]) == ("m-dear", "m-cheap", "30")
 
 
-@one_gateway
 @pytest.mark.parametrize("damage", [b"\0\xff\x1e", b"\x1e\x1f\x1d\n", b"\x1emine\x1f1795\x1f", b"\n\n"])
 def test_a_damaged_log_costs_no_other_entry(gateway: Gateway, damage: bytes) -> None:
     before = _served(gateway, 1)
@@ -256,7 +250,6 @@ def test_a_damaged_log_costs_no_other_entry(gateway: Gateway, damage: bytes) -> 
         only_record(gateway, request)
 
 
-@one_gateway
 @pytest.mark.parametrize("name", ["memory.json", "standing.json"])
 def test_a_damaged_file_of_the_collectors_own(gateway: Gateway, name: str) -> None:
     _served(gateway, 1)
@@ -270,7 +263,6 @@ def test_a_damaged_file_of_the_collectors_own(gateway: Gateway, name: str) -> No
     eventually(lambda: ("all", "") in budgets(gateway), "accounts are told again")
 
 
-@one_gateway
 def test_a_request_id_that_is_a_uuid_of_version_7_stays_as_it_is(gateway: Gateway) -> None:
     request = "01890a5d-ac96-774b-bcce-b302099a8057"
     body = {"model": "m-a", "messages": [{"role": "user", "content": "hi"}]}

@@ -16,7 +16,6 @@ from google.rpc import status_pb2
 from controlplane.xds.resource import CLUSTER, ROUTES
 from tests.support.gateway import Gateway, eventually
 
-pytestmark = pytest.mark.xdist_group("apply")
 POLICY = "providers: {p: {kind: mock}}\nmodels: {m: p}\n"
 MORE = "providers: {p: {kind: mock}}\nmodels: {m: p, n: p}\n"
 
@@ -161,6 +160,6 @@ keys: {alice: {secret: {env: CLIENT}}}
         running.chat("m", key="very-secret-client")
         shown = [running.admin.get(path).text for path in ("/status", "/snapshot", "/history", "/policy", "/models")]
         shown += [running.output()]
-        shown += [path.read_text(errors="replace") for path in running.folder.glob("run/**/*.log")]
-        shown += [path.read_bytes().decode("latin-1") for path in running.folder.glob("state/**/*") if path.is_file()]
+        kept = running.files("run/**/*.log") | running.files("state/**/*")
+        shown += [content.decode("latin-1") for content in kept.values()]
     assert not [text for text in shown if "very-secret" in text]

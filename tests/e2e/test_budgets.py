@@ -19,9 +19,6 @@ from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider
 from tests.support.usage import Row, ask, budgets, ctl, headers, only_record, records, usage
 
-# The others have a gateway of their own, and go to any worker.
-one_gateway = pytest.mark.xdist_group("budgets")
-
 _MODELS = """
 providers: {{p: {{kind: openai, base_url: "{base_url}"}}}}
 models: {{dear: p, cheap: p, "m-*": p}}
@@ -116,7 +113,6 @@ def _is_spent(answer: httpx.Response, budget: str, within: timedelta) -> None:
     assert answer.headers["x-request-id"]
 
 
-@one_gateway
 @pytest.mark.parametrize(
     ("key", "budget", "model", "mock", "fits"),
     [
@@ -137,7 +133,6 @@ def test_a_key_whose_budget_is_spent_is_refused(
     assert Decimal(row["used"]) >= Decimal(row["amount"])
 
 
-@one_gateway
 def test_the_budget_of_a_month_is_available_again_with_the_next(gateway: Gateway) -> None:
     for _ in range(2):
         ask(gateway, "dear", key=_KEYS["by-money"])
@@ -148,7 +143,6 @@ def test_the_budget_of_a_month_is_available_again_with_the_next(gateway: Gateway
     assert int(answer.headers["retry-after"]) == pytest.approx((until - now).total_seconds(), abs=2)
 
 
-@one_gateway
 def test_a_team_shares_its_budget(gateway: Gateway) -> None:
     assert [_status(gateway, key) for key in ("red-1", "red-2", "red-1")] == [200] * 3
     for key in ("red-1", "red-2"):
@@ -156,7 +150,6 @@ def test_a_team_shares_its_budget(gateway: Gateway) -> None:
     assert _status(gateway, "other") == 200
 
 
-@one_gateway
 def test_an_organization_shares_its_budget(gateway: Gateway) -> None:
     for key in ("blue-1", "green-1"):
         assert ask(gateway, "m-a", key=_KEYS[key], usage="3,3").status_code == 200
@@ -164,7 +157,6 @@ def test_an_organization_shares_its_budget(gateway: Gateway) -> None:
         _is_spent(_refused(gateway, key), "organization", timedelta(days=7, hours=3))
 
 
-@one_gateway
 def test_a_warning_is_only_that(gateway: Gateway) -> None:
     for _ in range(3):
         assert _status(gateway, "warned") == 200
@@ -173,7 +165,6 @@ def test_a_warning_is_only_that(gateway: Gateway) -> None:
     assert seen == {200}
 
 
-@one_gateway
 def test_a_cheaper_model_is_served_at_its_own_price(gateway: Gateway) -> None:
     def served() -> str:
         answers.append(ask(gateway, "dear", key=_KEYS["thrifty"]))
@@ -190,7 +181,6 @@ def test_a_cheaper_model_is_served_at_its_own_price(gateway: Gateway) -> None:
     assert ask(gateway, "dear").json()["model"] == "dear"
 
 
-@one_gateway
 def test_openais_client_neither_retries_nor_mistakes_it(gateway: Gateway) -> None:
     _refused(gateway, "client")
     sent: list[Any] = []
@@ -204,7 +194,6 @@ def test_openais_client_neither_retries_nor_mistakes_it(gateway: Gateway) -> Non
     assert len(sent) == 1
 
 
-@one_gateway
 def test_more_budget_lets_requests_pass_and_keeps_the_count(gateway: Gateway, provider: MockProvider) -> None:
     def used() -> int:
         count: int = budgets(gateway)["requests", "growing"]["used"]
@@ -227,7 +216,6 @@ def test_more_budget_lets_requests_pass_and_keeps_the_count(gateway: Gateway, pr
         gateway.apply_edit(_policy(provider))
 
 
-@one_gateway
 def test_budgets_are_shown_by_the_command_line(gateway: Gateway) -> None:
     for _ in range(2):
         ask(gateway, "dear", key=_KEYS["thrifty"])
@@ -247,7 +235,6 @@ def _limited(answer: httpx.Response) -> None:
     assert "x-should-retry" not in answer.headers
 
 
-@one_gateway
 def test_a_token_limit_refuses_until_its_window_has_moved_on(gateway: Gateway) -> None:
     assert ask(gateway, "m-a", key=_KEYS["limited"], usage="30,30").status_code == 200
     answer = _refused(gateway, "limited")
@@ -257,7 +244,6 @@ def test_a_token_limit_refuses_until_its_window_has_moved_on(gateway: Gateway) -
     eventually(lambda: _status(gateway, "limited") == 200, "the window has moved on")
 
 
-@one_gateway
 def test_a_limit_of_tokens_and_requests_is_both(gateway: Gateway) -> None:
     def again() -> httpx.Response:
         return ask(gateway, "m-a", key=_KEYS["twice"], usage="0,0")

@@ -16,8 +16,6 @@ from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider
 from tests.support.usage import alarms, only_record, usage
 
-pytestmark = pytest.mark.xdist_group("e2e-cache")
-
 _POLICY = """
 providers:
   p: {{kind: openai, base_url: "{url}"}}

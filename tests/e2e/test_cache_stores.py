@@ -15,8 +15,6 @@ from tests.support.mock import MockProvider
 from tests.support.redis import RedisServer, redis_server
 from tests.support.usage import alarms, records
 
-pytestmark = pytest.mark.xdist_group("e2e-cache-stores")
-
 _SHARED = """
 providers: {{p: {{kind: openai, base_url: "{url}"}}}}
 models: {{m: p}}

@@ -10,8 +10,6 @@ import pytest
 from tests.support.gateway import Gateway
 from tests.support.mock import MockProvider
 
-pytestmark = pytest.mark.xdist_group("e2e-clients")
-
 _POLICY = """
 providers:
   up: {{kind: openai, base_url: "{base_url}"}}

@@ -16,8 +16,6 @@ from tests.support.usage import records
 from tests.support.wired import Answer, Asked, WiredProvider
 from tests.support.words import tokenizer_json
 
-pytestmark = pytest.mark.xdist_group("e2e-counting")
-
 _POLICY = """
 providers:
   p: {{kind: openai, base_url: "{openai}"}}

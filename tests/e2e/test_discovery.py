@@ -21,8 +21,6 @@ from tests.support.mock import ROOT, MockProvider
 from tests.support.onnx_service import OnnxService
 from tests.support.tiny_models import MODELS, make
 
-pytestmark = pytest.mark.xdist_group("e2e-discovery")
-
 _POLICY = """
 providers:
   farm:

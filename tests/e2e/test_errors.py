@@ -10,10 +10,9 @@ import httpx
 import openai
 import pytest
 
-from tests.support.gateway import Gateway, free_port
+from tests.support.gateway import Gateway
 from tests.support.mock import MockProvider
-
-pytestmark = pytest.mark.xdist_group("e2e-errors")
+from tests.support.ports import free_port
 
 _POLICY = """
 providers:

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.support.gateway import Gateway, eventually, free_port
+from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider
-
-pytestmark = pytest.mark.xdist_group("e2e-failover")
+from tests.support.ports import free_port
 
 _POLICY = """
 providers:

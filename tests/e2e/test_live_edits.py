@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from tests.support.gateway import Gateway, eventually, free_port
+from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider
+from tests.support.ports import free_port
 from tests.support.usage import ask, ctl, only_record
 
-pytestmark = pytest.mark.xdist_group("live-edits")
 BASE = "providers: {p: {kind: mock}}\nmodels: {m: p}\nkeys: {a: {secret: {env: A}}}\n"
 ENV = {"A": "sk-a", "B": "sk-b"}
 

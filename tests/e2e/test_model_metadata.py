@@ -10,8 +10,6 @@ import pytest
 from tests.support.gateway import Gateway, eventually
 from tests.support.wired import Answer, Asked, WiredProvider
 
-pytestmark = pytest.mark.xdist_group("model-metadata")
-
 CANARY = "sk-canary-of-the-provider"
 HUGE = b'{"data": [' + b" " * (9 << 20) + b"]}"
 
@@ -145,6 +143,7 @@ def test_an_answer_that_is_no_listing_leaves_the_last_one(
     gateway: Gateway, farm: Farm, answer: Answer, why: str
 ) -> None:
     farm.models = [{"id": "up", "max_model_len": 8192}, {"id": "second"}]
+    eventually(lambda: window(gateway, "org/large") == 8192, "the listing is told")
     farm.instead = answer
     try:
         eventually(lambda: why in str(problem(gateway)), f"the problem is told: {why}")
@@ -155,6 +154,8 @@ def test_an_answer_that_is_no_listing_leaves_the_last_one(
 
 
 def test_ctl_shows_every_value_with_its_source(gateway: Gateway) -> None:
+    farm.models = [{"id": "up", "max_model_len": 8192}]
+    eventually(lambda: window(gateway, "org/large") == 8192, "the listing is told")
     run = gateway.ctl("models", "show", "org/large")
     for words in ("8,192", "listing of farm", "policy: models.org/large.about.max_output", "farm/up", "OpenAI's API"):
         assert words in run.stdout
@@ -164,6 +165,8 @@ def test_ctl_shows_every_value_with_its_source(gateway: Gateway) -> None:
 
 
 def test_the_last_listing_outlives_a_restart_while_the_provider_is_away(gateway: Gateway, farm: Farm) -> None:
+    farm.models = [{"id": "up", "max_model_len": 8192}]
+    eventually(lambda: window(gateway, "org/large") == 8192, "the listing is told")
     farm.instead = Answer(503, b"{}")
     try:
         gateway.stop()
@@ -175,9 +178,10 @@ def test_the_last_listing_outlives_a_restart_while_the_provider_is_away(gateway:
 
 
 def test_the_credential_is_nowhere(gateway: Gateway) -> None:
+    eventually(lambda: window(gateway, "org/large"), "the listing is told")
     shown = [gateway.admin.get(path).text for path in ("/status", "/models", "/models/org/large", "/snapshot")]
-    kept = [file.read_text(errors="replace") for file in (gateway.folder / "state" / "listings").iterdir()]
+    kept, logs = gateway.files("state/listings/*"), gateway.files("run/headgate-*/*/*.log")
     assert kept
-    logs = [file.read_text(errors="replace") for file in gateway.folder.glob("run/headgate-*/*/*.log")]
-    for text in (*shown, *kept, *logs, gateway.output(), json.dumps(told(gateway, "org/large"))):
+    shown += [content.decode(errors="replace") for content in (kept | logs).values()]
+    for text in (*shown, gateway.output(), json.dumps(told(gateway, "org/large"))):
         assert CANARY not in text

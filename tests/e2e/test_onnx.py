@@ -21,8 +21,6 @@ from tests.support.minilm import MINILM, minilm_folder
 from tests.support.tiny_decoder import make_decoder
 from tests.support.tiny_models import MODELS, make
 
-pytestmark = pytest.mark.xdist_group("e2e-onnx")
-
 EXPECTED = json.loads((Path(__file__).parents[1] / "unit/onnx/expected.json").read_text())
 CHATS = json.loads((Path(__file__).parents[1] / "unit/onnx/expected_generate.json").read_text())["chats"]
 SERVICE = "onnx-here"

@@ -17,8 +17,6 @@ from tests.support.issuer import OutsideIssuer
 from tests.support.mock import MockProvider
 from tests.support.usage import ask, budgets, ctl, only_record, wait_records
 
-pytestmark = pytest.mark.xdist_group("e2e-outside")
-
 _POLICY = """
 providers:
   p: {{kind: openai, base_url: "{base_url}"}}

@@ -13,8 +13,6 @@ import pytest
 from tests.support.gateway import Gateway, eventually
 from tests.support.usage import ask, ctl
 
-pytestmark = pytest.mark.xdist_group("e2e-issued")
-
 _POLICY = """
 providers: {p: {kind: mock}}
 models: {m: p}

@@ -12,11 +12,9 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.gateway import Gateway, alive, eventually
+from tests.support.gateway import Gateway, alive, eventually, started
 from tests.support.mock import MockProvider
 from tests.support.recorder import COMMAND, ROOT, Recorder
-
-pytestmark = pytest.mark.xdist_group("e2e-replay")
 
 _CANARY = "hg-canary-0123456789abcdef"
 _POLICY = """
@@ -200,7 +198,7 @@ def test_ctrl_c_leaves_nothing(gateway: Gateway, recorder: Recorder) -> None:
         )  # fmt: skip
         try:
             eventually(lambda: list(Path(folder).glob("headgate-*/*/envoy.pid")), "its gateway runs", 60)
-            pids = [json.loads(record.read_text())["pid"] for record in Path(folder).glob("headgate-*/*/*.pid")]
+            pids = started(Path(folder)).values()
             os.kill(process.pid, signal.SIGINT)
             assert process.wait(60) == 130
         finally:

@@ -11,8 +11,6 @@ import pytest
 from tests.support.gateway import Gateway, eventually
 from tests.support.usage import ask, wait_records
 
-pytestmark = pytest.mark.xdist_group("e2e-roles")
-
 _POLICY = """
 providers: {p: {kind: mock}}
 models: {m: p}

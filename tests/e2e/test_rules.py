@@ -12,8 +12,6 @@ import pytest
 from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider
 
-pytestmark = pytest.mark.xdist_group("e2e-rules")
-
 _POLICY = """
 providers:
   p: {{kind: openai, base_url: "{url}"}}

@@ -19,8 +19,6 @@ from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider
 from tests.support.usage import alarms
 
-pytestmark = pytest.mark.xdist_group("e2e-rules-faults")
-
 _POLICY = """
 providers: {{p: {{kind: openai, base_url: "{url}"}}}}
 models: {{safe: p, tidy: p, free: p}}

@@ -20,7 +20,6 @@ from cryptography.x509.oid import NameOID
 from tests.support.gateway import Gateway, alive, eventually
 from tests.support.mock import MockProvider
 
-pytestmark = pytest.mark.xdist_group("survival")
 BASE = "providers: {p: {kind: mock}}\nmodels: {m: p}\n"
 MORE = "providers: {p: {kind: mock}}\nmodels: {m: p, n: p}\n"
 

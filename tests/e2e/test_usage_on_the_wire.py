@@ -15,8 +15,6 @@ from extproc.usage.entries import Entry, parse
 from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider, SeenRequest
 
-pytestmark = pytest.mark.xdist_group("e2e-usage")
-
 _SPENT = "mock+usage=19%2C10+cached-tokens=8"
 _POLICY = """
 providers:

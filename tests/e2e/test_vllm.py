@@ -14,8 +14,6 @@ import pytest
 from tests.support import vllm_environment
 from tests.support.gateway import Gateway, alive, eventually
 
-pytestmark = pytest.mark.xdist_group("e2e-vllm")
-
 POLICY = """
 providers:
   local:

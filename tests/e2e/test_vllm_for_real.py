@@ -19,7 +19,7 @@ from tests.support.gateway import Gateway, alive, eventually
 from tests.support.tiny_llama import HIDDEN, make
 from tests.support.usage import only_record
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900), pytest.mark.xdist_group("e2e-vllm-for-real")]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 PYTHON = Path(__file__).resolve().parents[2] / "build/vllm/bin/python"
 START_S = 600.0

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from tests.support.forked import ROOT
-from tests.support.gateway import Gateway, eventually, free_port
+from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider
+from tests.support.ports import free_port
 from tests.support.usage import alarms, ask, budgets
 
 SECRET = "whsec_" + base64.b64encode(b"a signing secret of 32 bytes....").decode()
@@ -125,7 +126,7 @@ def test_a_budget_tells_of_its_warning_and_its_end_once(provider: MockProvider) 
 
 def _nothing_secret_in(gateway: Gateway) -> None:
     shown = gateway.admin.get("/snapshot").text + gateway.admin.get("/status").text + gateway.output()
-    told = [path.read_bytes() for path in gateway.folder.rglob("*") if path.is_file() and path.suffix != ".sock"]
+    told = gateway.files().values()
     commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in gateway.processes().values()]
     for secret in (SECRET.encode(), SECRET.removeprefix("whsec_").encode(), PATH.encode()):
         assert secret not in shown.encode()

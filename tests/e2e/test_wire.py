@@ -9,8 +9,6 @@ import pytest
 from tests.support.gateway import Gateway
 from tests.support.mock import MockProvider, SeenRequest
 
-pytestmark = pytest.mark.xdist_group("e2e-wire")
-
 _POLICY = """
 providers:
   one: {{kind: openai, base_url: "{one}/v1", api_key: {{env: ONE}}, headers: {{x-first-only: "1"}}}}

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -25,6 +24,7 @@ import httpx
 import openai
 
 from tests.support import forked
+from tests.support.ports import free_port
 
 _START_S = 30.0
 _STOP_S = 20.0
@@ -34,19 +34,23 @@ _TAIL = 6000
 T = TypeVar("T")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def eventually(look: Callable[[], T], what: str, within: float = 10.0) -> T:
     """The first true result of `look`; an AssertionError that names `what` after `within` seconds."""
     deadline = time.monotonic() + within
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {within} s: {what}; last seen: {found!r}"
         time.sleep(_POLL_S)
+    return found
+
+
+def started(run: Path) -> dict[str, int]:
+    """Name and pid of what control planes with this run folder started."""
+    found = {}
+    for record in run.glob("headgate-*/*/*.pid"):
+        with suppress(FileNotFoundError):  # it ended meanwhile
+            pid = json.loads(record.read_text()).get("pid")
+            if isinstance(pid, int):
+                found[record.stem] = pid
     return found
 
 
@@ -194,11 +198,15 @@ class Gateway:
 
     def processes(self) -> dict[str, int]:
         """Name and pid of what ctl started."""
+        return started(self.folder / "run")
+
+    def files(self, pattern: str = "**/*") -> dict[Path, bytes]:
+        """What is in the files of the gateway's folder, but for those that go meanwhile."""
         found = {}
-        for record in self.folder.glob("run/headgate-*/*/*.pid"):
-            pid = json.loads(record.read_text()).get("pid")
-            if isinstance(pid, int):
-                found[record.stem] = pid
+        for path in self.folder.glob(pattern):
+            if path.is_file():
+                with suppress(FileNotFoundError):
+                    found[path] = path.read_bytes()
         return found
 
     def output(self) -> str:

@@ -25,6 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 
+from tests.support.ports import free_port
+
 AUDIENCE = "headgate"
 _DAY = datetime.timedelta(days=1)
 
@@ -38,7 +40,7 @@ class OutsideIssuer:
         self._pem = _certificate(self._ca, self._ca_key, host)
         self._keys: list[tuple[str, rsa.RSAPrivateKey]] = []
         self._server: ThreadingHTTPServer | None = None
-        self._port = 0
+        self._port = free_port()
         self._host = host
         self.rotate()
 
@@ -80,7 +82,6 @@ class OutsideIssuer:
 
     def start(self) -> Self:
         self._server = ThreadingHTTPServer((self._host, self._port), _handler(self))
-        self._port = self._server.server_address[1]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         with tempfile.NamedTemporaryFile(suffix=".pem") as file:
             Path(file.name).write_bytes(self._pem)

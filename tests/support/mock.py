@@ -27,8 +27,10 @@ from typing import Any, Self
 
 import httpx
 
+from tests.support.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
-_READY = re.compile(r"^mock: ready on (https?)://(\S+):(\d+) ", re.MULTILINE)
+_READY = re.compile(r"^mock: ready on (https?)://\S+ ", re.MULTILINE)
 _START_S = 20.0
 _STOP_S = 10.0
 _POLL_S = 0.01
@@ -66,7 +68,7 @@ class MockProvider:
         self.name = name
         self.scheme = "http"
         self.host = "127.0.0.1"
-        self.port = 0
+        self.port = free_port()
 
     @property
     def base_url(self) -> str:
@@ -182,7 +184,7 @@ class MockProvider:
             assert code is None, f"the mock exited with {code}; its stderr:\n{self.stderr()}"
             assert time.monotonic() < deadline, f"no mock within {_START_S} s; its stderr:\n{self.stderr()}"
             time.sleep(_POLL_S)
-        self.scheme, self.port = ready[1], int(ready[3])
+        self.scheme = ready[1]
 
     def _answers(self) -> bool:
         """Whether /health answers at all: a mock that was told to be sick is ready, too."""

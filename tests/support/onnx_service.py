@@ -19,6 +19,8 @@ from typing import Any, Self
 import httpx
 import openai
 
+from tests.support.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 _START_S = 60.0
 _STOP_S = 30.0
@@ -31,7 +33,7 @@ class OnnxService:
         self._options, self._env = options, {**os.environ, **(env or {})}
         self._folder = tempfile.TemporaryDirectory(prefix="onnx-")
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0  # any; the same over `kill` and another `start`
+        self._port = free_port()
         self.url = ""
         self.http = httpx.Client()
         self.edit(settings)
@@ -85,7 +87,6 @@ class OnnxService:
             self._end(signal.SIGKILL)
             raise
         (self.url,) = [text for text in self.log()[0]["addresses"] if text.startswith("http")]
-        self._port = int(self.url.rpartition(":")[2])
         self.http.close()
         self.http = httpx.Client(base_url=self.url, timeout=60)
         return self

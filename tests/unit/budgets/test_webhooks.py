@@ -33,6 +33,7 @@ from extproc.usage.webhooks.endpoints import Endpoint
 from extproc.usage.webhooks.outbox import Delivery, FolderOutbox
 from extproc.usage.webhooks.sending import Retries, Webhooks
 from extproc.usage.windows import SECOND, Window, utc
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 KEY = bytes(range(32))
@@ -219,9 +220,7 @@ async def test_only_what_was_asked_for_is_told_and_only_to_those_named(receiver:
 
 
 async def test_an_absent_receiver_is_waited_for_and_nothing_secret_is_logged(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with capture_logs() as logs:
         async with running(
             tmp_path, Endpoint("ops", f"http://u:PASSWORD@127.0.0.1:{port}/SECRETPATH", SECRET)

@@ -20,8 +20,6 @@ from tests.support.broken_models import decoder_with_nan, decoder_without_memory
 from tests.support.onnx_service import OnnxService
 from tests.support.tiny_decoder import Decoder, make_decoder
 
-pytestmark = pytest.mark.xdist_group("onnx-generate-faults")  # one service for all of them
-
 BAD = 100  # a token that makes a run fail
 Edit = Callable[[dict[str, Any]], Any]
 

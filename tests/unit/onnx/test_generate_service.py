@@ -14,8 +14,6 @@ import pytest
 from tests.support.onnx_service import OnnxService
 from tests.support.tiny_decoder import Decoder, make_decoder
 
-pytestmark = pytest.mark.xdist_group("onnx-generate")  # one service for all of them
-
 END = "6"  # the token that ends a message
 LONG = {"max_tokens": 2000, "n": 20}  # more work than anybody here waits for
 
