@@ -24,7 +24,7 @@ def route(plan: Plan) -> route_pb.Route:
 
 
 def _source(plan: Plan) -> str:
-    rows = (f"{r.name}\t{r.groups[0][0].provider}\n" for r in plan.routes if r.prefix is None)
+    rows = (f"{r.name}\t{r.groups[0][0].provider}\n" for r in plan.routes)
     access = _access((*restricted(plan.keys), *grants(plan).lists))
     data = f"local MODELS = {quoted(''.join(rows))}\nlocal ACCESS = {access}\n"
     return data + script("models")

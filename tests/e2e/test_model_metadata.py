@@ -109,6 +109,9 @@ def test_a_key_is_told_of_the_models_that_it_may_use(gateway: Gateway) -> None:
         for model in ("second", "plain", "wild-1", "absent"):
             with pytest.raises(openai.NotFoundError):
                 client.models.retrieve(model)
+    with gateway.client() as client:
+        found = client.models.retrieve("wild-1")
+    assert (found.id, found.owned_by) == ("wild-1", "fake")
 
 
 def test_providers_are_asked_as_for_clients_requests(gateway: Gateway, provider: WiredProvider) -> None:

@@ -2,18 +2,22 @@
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.lua.handle import SCRIPTS, Script, lua
 
 
 def listing(access: str, client: str, path: str) -> Any:
-    script = Script("models", f'local MODELS = "gpt-4o\\topenai\\nmeta/llama\\tfarm\\n"\nlocal ACCESS = "{access}"\n')
+    rows = "gpt-4o\\topenai\\nmeta/llama\\tfarm\\nany-*\\tone\\nany-b*\\tother\\n"
+    script = Script("models", f'local MODELS = "{rows}"\nlocal ACCESS = "{access}"\n')
     answer = script.request(b"", {":path": path, "x-headgate-client": client}).answer
     assert answer is not None
     status, text = answer
-    return status, json.loads(text)
+    return status, json.loads(text.encode("latin-1"))  # bytes, as Lua has them
 
 
 def test_lists_what_a_key_may_use() -> None:
@@ -28,6 +32,24 @@ def test_tells_one_model_or_that_there_is_none() -> None:
     status, body = listing("alice\\tgpt-*\\n", "alice", "/v1/models/meta/llama")
     assert (status, body["error"]["code"]) == ("404", "model_not_found")
     assert "'a\"b\x01'" in listing("", "", "/v1/models/a%22b%01")[1]["error"]["message"]
+
+
+def test_tells_a_model_of_a_pattern() -> None:
+    assert listing("", "", "/v1/models/any-a") == (
+        "200", {"id": "any-a", "object": "model", "created": 0, "owned_by": "one"},
+    )  # fmt: skip
+    assert listing("", "", "/v1/models/any-b1")[1]["owned_by"] == "other"
+    assert listing("alice\\tany-b*\\n", "alice", "/v1/models/any-a")[0] == "404"
+
+
+@given(text=st.text())
+def test_every_name_of_a_pattern_is_told_as_it_was_asked_for(text: str) -> None:
+    assert listing("", "", "/v1/models/any-" + quote(text, safe=""))[1]["id"] == f"any-{text}"
+
+
+@given(raw=st.binary())
+def test_bytes_that_are_no_text_are_told_as_json(raw: bytes) -> None:
+    assert listing("", "", "/v1/models/any-" + quote(raw, safe=""))[0] == "200"
 
 
 def members(path: str) -> Any:
