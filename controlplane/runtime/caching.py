@@ -16,7 +16,7 @@ from extproc.cache import URL_ENV
 from extproc.cache.client import Client
 
 NAME = "cache"
-_READY_S, _ASK_S, _WALK_S = 15.0, 1.0, 60.0
+_READY_S, _ASK_S, _WALK_S = 30.0, 1.0, 60.0
 _POLL_S = 0.02
 
 

@@ -23,7 +23,7 @@ from extproc.limits.settings import Settings, SettingsError, dump, fingerprint, 
 
 NAME = "limits"
 _SETTINGS = "limits.json"
-_READY_S = 15.0
+_READY_S = 30.0
 _ASK_S = 0.5
 _log = structlog.get_logger(__name__)
 

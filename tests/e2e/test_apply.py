@@ -93,12 +93,14 @@ def test_apply_waits_for_every_node_and_names_them(gateway: Gateway) -> None:
     assert gateway.chat("n").status_code == 200
 
 
-@pytest.mark.parametrize(("behave", "said"), [("reject", "no such thing here"), ("hang", "second")])
-def test_apply_rolls_back_when_a_node_does_not_take_it(gateway: Gateway, behave: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("behave", "timeout", "said"), [("reject", "60", "no such thing here"), ("hang", "2", "second")]
+)
+def test_apply_rolls_back_when_a_node_does_not_take_it(gateway: Gateway, behave: str, timeout: str, said: str) -> None:
     with Node(gateway) as node:
         eventually(lambda: in_sync(gateway, 2), "two nodes")
         node.behave = behave
-        done = ctl(gateway, "apply", other(gateway, MORE), "--timeout", "2")
+        done = ctl(gateway, "apply", other(gateway, MORE), "--timeout", timeout)
         assert done.returncode == 1
         assert said in done.stderr
         eventually(lambda: gateway.chat("n").status_code == 404, "the model is gone again")

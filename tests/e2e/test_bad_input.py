@@ -62,7 +62,7 @@ def edge() -> Iterator[Edge]:
         providers = {kind: stack.enter_context(answers(kind, STEPS)) for kind in SPOKEN}
         policy = "providers:\n" + "".join(f"  {entry(kind, providers[kind].url)}\n" for kind in SPOKEN)
         policy += "models:\n" + "".join(f"  {kind}: {{provider: {kind}, model: up, retries: 0}}\n" for kind in SPOKEN)
-        yield Edge(stack.enter_context(Gateway(policy, env=ENV)), providers)
+        yield Edge(stack.enter_context(Gateway(policy, settings="rule_timeout: 60s", env=ENV)), providers)
 
 
 WHOLE: dict[str, Callable[[ProviderName], Answer]] = {

@@ -144,7 +144,7 @@ def test_an_api_key_header_serves_as_well(gateway: Gateway) -> None:
 
 
 def test_http2_with_prior_knowledge(gateway: Gateway) -> None:
-    with httpx.Client(http1=False, http2=True, base_url=gateway.url) as http2:
+    with httpx.Client(http1=False, http2=True, base_url=gateway.url, timeout=60) as http2:
         answer = http2.post(
             "/v1/chat/completions",
             json={"model": "whisper", "messages": _hello()},

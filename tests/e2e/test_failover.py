@@ -1,11 +1,12 @@
 """Which provider serves when others fail, and how long anybody waits."""
 
-import json
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.support.gateway import Gateway, eventually
 from tests.support.mock import MockProvider
 from tests.support.ports import free_port
+from tests.support.wired import Answer, WiredProvider
 
 _POLICY = """
 providers:
@@ -26,6 +28,7 @@ providers:
     base_url: "{sick}"
     endpoints: ["{sick_address}"]
     health: {{path: /health, interval: 250ms, timeout: 200ms, unhealthy_after: 1, healthy_after: 1}}
+  live: {{kind: openai, base_url: "{live}/v1"}}
   pair: {{kind: openai, base_url: "{good}", endpoints: ["127.0.0.1:{free}", "{good_address}"], balance: round_robin}}
 models:
   on-429: {{try: [{{provider: other, model: mock+status=429}}, {{provider: good, model: a}}]}}
@@ -37,7 +40,7 @@ models:
   on-sick: {{try: [sick, good]}}
   on-hang:
     try: [{{provider: other, model: mock+hang=headers}}, good]
-    timeouts: {{first_byte: 300ms, idle: 5s}}
+    timeouts: {{first_byte: 2s, idle: 5s}}
   only-5xx: {{try: [{{provider: other, model: mock+status=429}}, {{provider: good, model: a}}], on: [5xx]}}
   not-on-400: {{try: [{{provider: other, model: mock+status=400}}, {{provider: good, model: a}}]}}
   three:
@@ -52,7 +55,8 @@ models:
   again: {{provider: other, model: mock+status=503}}
   thrice: {{provider: other, model: mock+status=503, retries: 2}}
   once: {{provider: other, model: mock+status=503, retries: 0}}
-  quick: {{provider: good, retries: 0, timeouts: {{first_byte: 400ms, idle: 400ms}}}}
+  quick: {{provider: good, retries: 0, timeouts: {{first_byte: 1500ms, idle: 1500ms}}}}
+  live: live
 """
 
 
@@ -67,10 +71,33 @@ def mocks() -> Iterator[dict[str, MockProvider]]:
         yield {"good": good, "other": other, "third": third, "sick": sick}
 
 
+class Live(WiredProvider):
+    """Streams an event only when its client has seen the one before."""
+
+    events: Final = [*(f'data: {{"choices": [], "number": {number}}}' for number in range(3)), "data: [DONE]"]
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: Answer(200, self._one_by_one(), "text/event-stream"))
+        self.seen = threading.Semaphore(0)
+        self.in_time = True
+
+    def _one_by_one(self) -> Iterator[bytes]:
+        for event in self.events:
+            yield f"{event}\n\n".encode()
+            self.in_time &= self.seen.acquire(timeout=20)
+
+
 @pytest.fixture(scope="module")
-def gateway(mocks: dict[str, MockProvider]) -> Iterator[Gateway]:
+def live() -> Iterator[Live]:
+    with Live() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(mocks: dict[str, MockProvider], live: Live) -> Iterator[Gateway]:
     policy = _POLICY.format(
         **{name: mock.base_url for name, mock in mocks.items()},
+        live=live.url,
         sick_address=mocks["sick"].address,
         good_address=mocks["good"].address,
         free=free_port(),
@@ -159,28 +186,29 @@ def _stream(gateway: Gateway, **controls: str) -> list[str]:
 
 def test_a_stream_may_take_longer_than_the_clock_of_its_first_byte(gateway: Gateway) -> None:
     began = time.monotonic()
-    lines = _stream(gateway, chunks="12", chunk_delay="100ms")
-    assert time.monotonic() - began > 1
+    lines = _stream(gateway, chunks="20", chunk_delay="100ms")
+    assert time.monotonic() - began > 1.5
     assert lines[-1] == "data: [DONE]"
-    assert len([line for line in lines if '"content"' in line]) >= 12
+    assert len([line for line in lines if '"content"' in line]) >= 20
 
 
 def test_a_stream_that_falls_silent_is_cut(gateway: Gateway) -> None:
     began = time.monotonic()
     with pytest.raises(httpx.RemoteProtocolError):
-        _stream(gateway, chunks="3", chunk_delay="10s")
-    assert 0.3 < time.monotonic() - began < 5
+        _stream(gateway, chunks="3", chunk_delay="60s")
+    assert 1 < time.monotonic() - began < 50
 
 
-def test_events_arrive_one_by_one(gateway: Gateway) -> None:
-    body = {"model": "quick", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-    headers = {"x-mock-chunks": "4", "x-mock-chunk-delay": "150ms"}
+def test_events_arrive_one_by_one(gateway: Gateway, live: Live) -> None:
+    body = {"model": "live", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     arrived = []
-    with gateway.http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
-        arrived = [
-            time.monotonic() for line in answer.iter_lines() if line.startswith("data: {") and json.loads(line[6:])
-        ]
-    assert arrived[-1] - arrived[0] > 0.3
+    with gateway.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        for line in answer.iter_lines():
+            if line:
+                arrived.append(line)
+                live.seen.release()
+    assert arrived == live.events
+    assert live.in_time
 
 
 def test_a_client_that_leaves_frees_the_provider(gateway: Gateway, mocks: dict[str, MockProvider]) -> None:
@@ -194,8 +222,7 @@ def test_a_client_that_leaves_frees_the_provider(gateway: Gateway, mocks: dict[s
 
 def test_a_provider_that_recovers_is_used_again() -> None:
     """An endpoint that was never healthy when the gateway started."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
+    port = free_port()
     policy = f"""
 providers:
   late:
@@ -232,6 +259,6 @@ class _late_server:  # noqa: N801 - reads as a function
                 connection, _ = self._server.accept()
             except OSError:
                 return
-            with connection:
+            with connection, suppress(OSError):  # Envoy waits for its health in vain, and leaves
                 connection.recv(65536)
                 connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")

@@ -31,7 +31,7 @@ rules:
     when: {{model: lenient}}
     on_error: allow
     do: [{{webhook: {{to: guard, timeout: 300ms}}}}]
-  - {{name: strict, when: {{model: strict}}, do: [{{webhook: {{to: guard, timeout: 300ms, concurrent: 1}}}}]}}
+  - {{name: strict, when: {{model: strict}}, do: [{{webhook: {{to: guard, timeout: 2s, concurrent: 1}}}}]}}
   - {{name: passing, when: {{model: passing}}, do: [{{webhook: {{to: guard, on: answer, streams: pass}}}}]}}
   - name: both
     when: {{model: both}}
@@ -230,7 +230,7 @@ def test_one_that_hangs_is_waited_for_in_its_time_and_holds_up_nobody_else(
     goes_on = threading.Event()
 
     def hangs(_: Asked) -> Answer:
-        goes_on.wait(10)
+        goes_on.wait(60)
         return _verdict("allow")
 
     guard.answer = hangs
@@ -247,8 +247,8 @@ def test_one_that_hangs_is_waited_for_in_its_time_and_holds_up_nobody_else(
     finally:
         goes_on.set()
     assert [task.result().status_code for task in waiting] == [500] * 6 + [200]
-    # All at once, though only one may call at a time: time runs while they wait for room.
-    assert took < 5
+    # All at once, though only one of each worker's may call at a time: time runs while they wait for room.
+    assert took < 6
     assert others > 5
 
 

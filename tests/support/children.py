@@ -14,7 +14,7 @@ def state(supervisor: Supervisor) -> ProcessState:
 
 
 async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not what():  # noqa: ASYNC110 - the state has no event
             await asyncio.sleep(0.01)
 

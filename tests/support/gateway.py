@@ -26,15 +26,18 @@ import openai
 from tests.support import forked
 from tests.support.ports import free_port
 
-_START_S = 30.0
-_STOP_S = 20.0
+# Bounds against hanging: what is waited for takes a small part of them on a machine with nothing else to do.
+_START_S = 60.0
+_STOP_S = 60.0
+_ANSWER_S = 60.0
+_WITHIN_S = 30.0
 _POLL_S = 0.02
 _TAIL = 6000
 
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], what: str, within: float = 10.0) -> T:
+def eventually(look: Callable[[], T], what: str, within: float = _WITHIN_S) -> T:
     """The first true result of `look`; an AssertionError that names `what` after `within` seconds."""
     deadline = time.monotonic() + within
     while not (found := look()):
@@ -83,8 +86,8 @@ class Gateway:
         (self.folder / "run").mkdir(mode=0o700)
         for name, content in (files or {}).items():
             self.write(name, content)
-        self.http = httpx.Client(base_url=self.url, timeout=20, verify=verify)
-        self.admin = httpx.Client(base_url=self.admin_url, timeout=20)
+        self.http = httpx.Client(base_url=self.url, timeout=_ANSWER_S, verify=verify)
+        self.admin = httpx.Client(base_url=self.admin_url, timeout=_ANSWER_S)
 
     @property
     def url(self) -> str:
@@ -216,7 +219,7 @@ class Gateway:
     def client(self, key: str | None = None) -> openai.OpenAI:
         """OpenAI's own client, without retries of its own."""
         return openai.OpenAI(
-            base_url=self.base_url, api_key=key or self.key, max_retries=0, timeout=20,
+            base_url=self.base_url, api_key=key or self.key, max_retries=0, timeout=_ANSWER_S,
             http_client=httpx.Client(verify=self._verify),
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-_START_S = 15.0
+_START_S = 60.0
 
 
 class LimitService:

@@ -31,8 +31,9 @@ from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 _READY = re.compile(r"^mock: ready on (https?)://\S+ ", re.MULTILINE)
-_START_S = 20.0
-_STOP_S = 10.0
+_START_S = 60.0
+_STOP_S = 30.0
+_WITHIN_S = 30.0
 _POLL_S = 0.01
 _TAIL = 4000
 
@@ -102,7 +103,7 @@ class MockProvider:
                     command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
                 )
             self._client = httpx.Client(
-                transport=httpx.HTTPTransport(uds=self.socket), base_url="http://mock", timeout=10
+                transport=httpx.HTTPTransport(uds=self.socket), base_url="http://mock", timeout=_WITHIN_S
             )
             self._await_ready()
         except BaseException:
@@ -133,7 +134,7 @@ class MockProvider:
         found: dict[str, Any] = self._get("/mock/stats")
         return found
 
-    def wait_for(self, condition: Callable[[dict[str, Any]], bool], within: float = 10.0) -> dict[str, Any]:
+    def wait_for(self, condition: Callable[[dict[str, Any]], bool], within: float = _WITHIN_S) -> dict[str, Any]:
         """The first stats for which `condition` holds; an AssertionError with the last ones after `within` seconds."""
         deadline = time.monotonic() + within
         while not condition(stats := self.stats()):

@@ -19,7 +19,7 @@ from typing import Any, Self
 import psycopg
 import pytest
 
-_DEADLINE_S = 30.0
+_DEADLINE_S = 60.0
 
 # For speed. A server that is killed still keeps what was committed; a machine that fails would not.
 _SETTINGS = ("fsync=off", "full_page_writes=off", "max_connections=50", "shared_buffers=32MB")
@@ -91,7 +91,7 @@ class PostgresServer:
         return f"postgresql+psycopg://test@/{name}?host={self.folder}"
 
     def _conninfo(self, name: str) -> str:
-        return f"user=test dbname={name} host={self.folder} connect_timeout=5"
+        return f"user=test dbname={name} host={self.folder} connect_timeout=30"
 
     def _run(self, binary: str, *arguments: str) -> None:
         done = subprocess.run(

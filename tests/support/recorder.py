@@ -14,7 +14,7 @@ import orjson
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-c", "from controlplane.cli.main import run; run()")
 _READY = re.compile(rb"^record: ready on (\S+) ", re.MULTILINE)
-_START_S, _STOP_S, _POLL_S = 30.0, 10.0, 0.02
+_START_S, _STOP_S, _POLL_S = 60.0, 30.0, 0.02
 
 
 class Recorder:

@@ -1,18 +1,22 @@
 """What a gateway's accounting says, and clients whose requests can be found in it again."""
 
+import http.client
 import itertools
 import json
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import httpx
 
 from tests.support.gateway import Gateway, eventually
+from tests.support.mock import MockProvider
 
 Row = dict[str, Any]
 
 _numbers = itertools.count(1)
+_LATEST = 200  # requests of a provider, that one is looked for among
 
 
 def new_id() -> str:
@@ -33,13 +37,13 @@ def records(gateway: Gateway, **where: str) -> list[Row]:
     return found
 
 
-def wait_records(gateway: Gateway, count: int, within: float = 10.0, **where: str) -> list[Row]:
+def wait_records(gateway: Gateway, count: int, within: float = 30.0, **where: str) -> list[Row]:
     """The records, once there are not fewer than `count`."""
     eventually(lambda: len(records(gateway, **where)) >= count, f"{count} records of {where}", within)
     return records(gateway, **where)
 
 
-def only_record(gateway: Gateway, request: str, within: float = 10.0) -> Row:
+def only_record(gateway: Gateway, request: str, within: float = 30.0) -> Row:
     """The record of one request, which must be the only one."""
 
     def look() -> list[Row]:
@@ -96,17 +100,39 @@ def headers(gateway: Gateway, key: str = "", **mock: str) -> dict[str, str]:
 
 
 def abandon(gateway: Gateway, model: str, after: int, *, key: str = "", **mock: str) -> str:
-    """Reads a stream until `after` chunks came (0: not even the headers), and leaves; the request's id."""
+    """Reads a stream until `after` chunks came, and leaves; the request's id. Let it go on for long after that."""
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True}
     sent, seen = headers(gateway, key, **mock), 0
-    client = httpx.Client(timeout=httpx.Timeout(20, read=20 if after else 0.3))
-    with client, suppress(httpx.ReadTimeout):
-        asked = client.stream("POST", f"{gateway.base_url}/chat/completions", json=body, headers=sent)
-        with asked as answer:
-            for line in answer.iter_lines():
-                if line.startswith("data: {"):
-                    choices = json.loads(line.removeprefix("data: "))["choices"]
-                    seen += bool(choices and choices[0]["delta"].get("content"))
-                if seen >= after:
-                    break
+    with (
+        httpx.Client(timeout=60) as client,
+        client.stream("POST", f"{gateway.base_url}/chat/completions", json=body, headers=sent) as answer,
+    ):
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                choices = json.loads(line.removeprefix("data: "))["choices"]
+                seen += bool(choices and choices[0]["delta"].get("content"))
+            if seen >= after:
+                break
     return sent["x-request-id"]
+
+
+def abandon_unanswered(gateway: Gateway, provider: MockProvider, model: str, *, key: str = "") -> str:
+    """Leaves when the provider has the request, which it never answers; the request's id. It must record requests."""
+    with unanswered(gateway, provider, model, key=key) as request:
+        return request
+
+
+@contextmanager
+def unanswered(gateway: Gateway, provider: MockProvider, model: str, *, key: str = "", **body: Any) -> Iterator[str]:
+    """A request that the provider has and never answers; its id. The client leaves in the end."""
+    sent = headers(gateway, key, hang="headers") | {"content-type": "application/json"}
+    request = sent["x-request-id"]
+    content = {"messages": [{"role": "user", "content": "hi"}], **body, "model": model}
+    with closing(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)) as connection:
+        connection.request("POST", "/v1/chat/completions", json.dumps(content), sent)
+
+        def arrived() -> bool:
+            return any(each.header("x-request-id") == request for each in provider.requests(_LATEST))
+
+        eventually(arrived, f"the provider has request {request}")
+        yield request

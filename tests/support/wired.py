@@ -43,6 +43,11 @@ def streamed(*events: bytes | str, breaks: bool = False, kind: str = "text/event
     return Answer(200, parts, kind, breaks=breaks)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with 5, a burst waits for the system to try again
+
+
 class WiredProvider:
     """`answer` makes the answer to each request; it may be replaced while this runs. `gone`: clients that left."""
 
@@ -50,8 +55,7 @@ class WiredProvider:
         self.answer = answer
         self.asked: list[Asked] = []
         self.gone = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     @property
