@@ -369,7 +369,7 @@ def test_a_model_without_a_price_costs_null_and_is_listed(gateway: Gateway) -> N
 
 
 def test_the_command_line_shows_usage(gateway: Gateway) -> None:
-    for key, model in (("KEY_ALICE", "m-cli"), ("KEY_BOB", "m-cli"), ("KEY_BOB", "m-free")):
+    for key, model in (("KEY_ALICE", "m-cli"), ("KEY_BOB", "m-cli"), ("KEY_BOB", "m-dear")):
         only_record(gateway, ask(gateway, model, key=_ENV[key], usage="4,2").headers["x-request-id"])
     done = ctl(gateway, "usage", "--by", "key,model", "--format", "json")
     assert done.returncode == 0, done.stderr
