@@ -25,7 +25,7 @@ models: {{"m-*": p}}
 prices:
   m-dear: {{input: 10, output: 20}}
   m-cheap: {{input: 0.1, output: 0.2}}
-budgets: {{all: {{tokens: 1000000000, per: month}}}}
+budgets: {{all: {{tokens: 1000000000, per: month, window: rolling}}}}
 """
 
 
