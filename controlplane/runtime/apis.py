@@ -14,6 +14,10 @@ from controlplane.admin.usage import Usage
 from controlplane.policy.grammar import Address
 from controlplane.runtime.failures import PortInUseError
 
+# Longer than others keep an idle connection, so that it is never the API that closes one which is just used again:
+# clients of the admin API do for seconds, Envoy for an hour.
+_ADMIN_S, _ENVOY_S = 75, 4000
+
 
 @contextmanager
 def listening(admin: Address) -> Iterator[socket.socket]:
@@ -34,7 +38,7 @@ def listening(admin: Address) -> Iterator[socket.socket]:
 async def serving_clients(usage: Usage, path: str) -> AsyncIterator[None]:
     """Serves what clients may ask about themselves on a unix socket. Raises OSError."""
     with _unix(path) as made:
-        async with serving(create_clients_app(usage), made):
+        async with serving(create_clients_app(usage), made, _ENVOY_S):
             yield
 
 
@@ -46,9 +50,13 @@ def _unix(path: str) -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(app: FastAPI, sock: socket.socket) -> AsyncIterator[None]:
-    """An API in this process. Its signals are the gateway's, so uvicorn must not take them."""
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", access_log=False))
+async def serving(app: FastAPI, sock: socket.socket, idle_s: int = _ADMIN_S) -> AsyncIterator[None]:
+    """An API in this process. Its signals are the gateway's, so uvicorn must not take them.
+
+    `idle_s`: how long a connection stays that nobody uses.
+    """
+    config = uvicorn.Config(app, log_config=None, lifespan="off", access_log=False, timeout_keep_alive=idle_s)
+    server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([sock]))
     try:
         yield
