@@ -54,9 +54,10 @@ class OnnxService:
 
     def log(self) -> list[dict[str, Any]]:
         """What the process said, line by line."""
-        return [json.loads(line) for line in self._errors.read_text().splitlines()]
+        *whole, _ = self._errors.read_text().split("\n")  # the last line may still be written
+        return [json.loads(line) for line in whole]
 
-    def wait_for(self, what: Callable[[], bool], within: float = 30.0) -> None:
+    def wait_for(self, what: Callable[[], bool], within: float = 60.0) -> None:
         deadline = time.monotonic() + within
         while not what():
             assert time.monotonic() < deadline, f"not within {within} s; the log:\n{self._errors.read_text()}"

@@ -18,7 +18,7 @@ PAGE = (Path(__file__).parents[3] / "docs/audit.md").read_text(encoding="utf-8")
 
 def run(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-I", "-c", SCRIPT, str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture

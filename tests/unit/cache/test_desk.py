@@ -121,7 +121,8 @@ async def test_clearing_is_by_rule() -> None:
     assert await room.desk.clear(None) == {"cleared": 1, "redis": "unused"}
 
 
-async def test_redis_has_what_it_is_given_until_it_goes_away() -> None:
+async def test_redis_has_what_it_is_given_until_it_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extproc.cache.redis_store._TIMEOUT_S", 30.0)  # however busy the machine
     with redis_server() as server:
         store = RedisStore(server.url)
         room = Room(store)
@@ -150,7 +151,7 @@ async def _with_redis(room: Room, server: RedisServer) -> None:
     assert (await desk.status())["redis"] == "away"
     assert await desk.clear(None) == {"cleared": 0, "redis": "away"}
     server.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await desk.status())["redis"] == "away":  # noqa: ASYNC110 - it is another process that comes back
             await asyncio.sleep(0.01)
     await desk.keep_shared("e", _PLACE, b"back", 60)

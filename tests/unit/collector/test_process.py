@@ -52,11 +52,11 @@ class Process:
     def end(self, number: int) -> int:
         assert self._process is not None
         self._process.send_signal(number)
-        return self._process.wait(20)
+        return self._process.wait(60)
 
     def wait(self) -> int:
         assert self._process is not None
-        return self._process.wait(20)
+        return self._process.wait(60)
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -72,7 +72,7 @@ def process(place: Place) -> Iterator[Process]:
 
 
 def until(done: Callable[[], bool], what: str, meanwhile: Callable[[], None] = lambda: None) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not done():
         assert time.monotonic() < deadline, what
         meanwhile()

@@ -41,7 +41,7 @@ class ControlPlane:
         return httpx.Response(200, json={"id": "one", "ttl_s": 0.03, "heartbeat_s": 0.01})
 
     async def until(self, what: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not what():
                 self.heard.clear()
                 await self.heard.wait()

@@ -17,7 +17,7 @@ from envoy.service.ratelimit.v3 import rls_pb2_grpc
 from tests.support.limits import LimitService, limit_service
 from tests.support.redis import RedisServer
 
-PATIENT_S = 10.0
+PATIENT_S = 30.0
 TOKENS = {"kind": "tokens", "amount": 250, "per_s": 3600, "scope": "fleet", "on_error": "deny"}
 NEAR = {"kind": "concurrent", "amount": 2}
 

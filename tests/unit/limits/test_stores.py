@@ -27,7 +27,7 @@ START = 1_700_000_000_000_000
 STEP = 1_000_000
 LEASE = 20_000_000
 DAY = 50_000_000  # of the calendar used here
-PATIENT_S = 10.0
+PATIENT_S = 30.0
 names = itertools.count()
 
 

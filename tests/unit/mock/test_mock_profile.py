@@ -28,7 +28,7 @@ def in_force(mock: MockProvider) -> Any:
 
 
 def until(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not look():
         assert time.monotonic() < deadline
         time.sleep(0.02)

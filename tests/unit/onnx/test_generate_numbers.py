@@ -203,6 +203,12 @@ def test_a_grammar_that_is_none_is_the_clients_mistake(model: Generations) -> No
 
 
 def test_other_threads_go_on_while_the_model_runs(decoder: Path) -> None:
+    # A run that keeps the interpreter's lock lets nobody tick: once before it and once behind it at most.
+    assert any(_ticks_during_a_run(decoder) > 3 for _ in range(10))  # a busy machine may keep it from a run or two
+
+
+def _ticks_during_a_run(decoder: Path) -> int:
+    """How often another thread had a turn."""
     card = read_generator_card(ModelSettings(decoder))
     generator = open_model(card, Device("cpu"), 1).generator({"max_length": 2048}, None)
     span: list[float] = []
@@ -219,8 +225,7 @@ def test_other_threads_go_on_while_the_model_runs(decoder: Path) -> None:
         time.sleep(0.001)
         ticks.append(time.perf_counter())
     generator.close()
-    # A run that keeps the interpreter's lock lets nobody tick: once before it and once behind it at most.
-    assert sum(span[0] < tick < span[1] for tick in ticks) > 3
+    return sum(span[0] < tick < span[1] for tick in ticks)
 
 
 rows = arrays(np.float32, 12, elements=st.floats(-50, 50, width=32))

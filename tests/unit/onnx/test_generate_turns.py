@@ -53,7 +53,7 @@ class Answer:
 
     def step(self) -> Step:
         self.fake.entered.set()
-        assert self.fake.gate.wait(10)
+        assert self.fake.gate.wait(60)
         self.fake.steps.append(self.asked.prompt[0])
         if self.asked.prompt[0] == BROKEN:
             raise ZeroDivisionError("a defect")
@@ -117,7 +117,7 @@ def text(tokens: int) -> str:
 
 
 async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not what():  # noqa: ASYNC110 - the state has no event
             await asyncio.sleep(0.001)
 

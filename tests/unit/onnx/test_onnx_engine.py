@@ -38,7 +38,7 @@ class Fake:
         assert self.together == 1, "runs overlap"
         self.batches.append([tokens.ids for tokens in batch])
         self.entered.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         self.together -= 1
         for tokens in batch:
             if POISON in tokens.ids:
@@ -76,7 +76,7 @@ def tokens(*lists: list[int]) -> list[Tokens]:
 
 
 async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not what():  # noqa: ASYNC110 - the state has no event
             await asyncio.sleep(0.001)
 

@@ -37,7 +37,7 @@ async def ask(model: Model) -> Loaded:
 
 
 async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not what():  # noqa: ASYNC110 - the state has no event
             await asyncio.sleep(0.001)
 
@@ -55,7 +55,7 @@ async def test_the_first_request_loads_and_all_that_wait_share_it(tiny: Folder) 
         model = models.find("mean")
         assert model.state is State.AVAILABLE
         asked = [asyncio.create_task(ask(model)) for _ in range(5)]
-        await until(lambda: model.state is State.LOADING)
+        await until(lambda: model.state is not State.AVAILABLE)
         first, *others = await asyncio.gather(*asked)
         assert model.state is State.READY
         assert all(loaded is first for loaded in others)
@@ -65,7 +65,7 @@ async def test_whoever_leaves_during_a_load_stops_nobody(tiny: Folder) -> None:
     async with fleet({"mean": ModelSettings(tiny("mean"))}) as models:
         model = models.find("mean")
         first = asyncio.create_task(ask(model))
-        await until(lambda: model.state is State.LOADING)
+        await until(lambda: model.state is not State.AVAILABLE)
         first.cancel()
         await ask(model)
         assert model.state is State.READY

@@ -21,7 +21,7 @@ def _method(session: Session) -> dict[str, Method]:
 
 async def _settled(peer: Peer, until: Callable[[], bool]) -> None:
     """Lets tasks run, and carries over what they write."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not until():
             await asyncio.sleep(0)
             peer.turn()
@@ -174,7 +174,7 @@ async def test_a_call_that_is_given_up_ends_what_it_does() -> None:
     await asyncio.sleep(0)
     peer.client.reset_stream(number)
     peer.turn()
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 30)
     assert (peer.owner.calls, peer.told[number].status) == (0, None)
 
 
@@ -188,7 +188,7 @@ async def test_a_lost_connection_ends_its_calls() -> None:
 
     peer = Peer(_method(forever))
     peer.call(b"x")
-    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.wait_for(started.wait(), 30)
     peer.connection.lost()
     await asyncio.sleep(0)
     assert peer.owner.calls == 0
@@ -325,7 +325,7 @@ def test_messages_of_any_size_come_through_one_behind_the_other(sizes: list[int]
         peer = Peer(_method(session))
         number = peer.call(ends=False)
         left = b"".join(framed(bytes(size)) for size in sizes)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while left:
                 room = min(peer.client.local_flow_control_window(number), peer.client.max_outbound_frame_size)
                 if room:

@@ -94,7 +94,7 @@ async def test_cancelling_again_cuts_the_drain_short(folder: RunFolder) -> None:
     await draining.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 30)
     assert all(gone(pid) for pid in pids)
 
 
@@ -249,6 +249,6 @@ async def test_one_that_is_slow_to_end_holds_no_other_up(folder: RunFolder) -> N
         await supervisor.start(Child("slow", ("/bin/sleep", "60"), drain=drain, drain_s=60))
         stopping = asyncio.create_task(supervisor.stop("slow"))
         await draining.wait()
-        await asyncio.wait_for(supervisor.start(shell("exec sleep 60")), 5)
+        await asyncio.wait_for(supervisor.start(shell("exec sleep 60")), 30)
         drained.set()
         await stopping

@@ -88,8 +88,11 @@ async def test_envoy_gets_nothing_of_our_environment(private_files: Path, monkey
 
 async def test_an_envoy_that_hangs_is_ended(private_files: Path) -> None:
     binary = script(private_files, 'echo $$ > "$(dirname "$0")/pid"; exec sleep 600')
-    verdict = await judge(b"", 0.3, envoy=binary)
-    assert verdict == Verdict(False, "Envoy did not judge the configuration within 0.3 s")
+    for within_s in (0.3, 3, 30):  # as long as the script takes to begin
+        verdict = await judge(b"", within_s, envoy=binary)
+        assert verdict == Verdict(False, f"Envoy did not judge the configuration within {within_s:g} s")
+        if (private_files / "pid").exists() and (private_files / "pid").read_text():
+            break
     assert not _alive(private_files / "pid")
     assert {file.name for file in private_files.iterdir()} == {"envoy-script", "pid"}
 
@@ -97,7 +100,7 @@ async def test_an_envoy_that_hangs_is_ended(private_files: Path) -> None:
 async def test_cancelling_ends_envoy_and_removes_the_file(private_files: Path) -> None:
     binary = script(private_files, 'echo $$ > "$(dirname "$0")/pid"; exec sleep 600')
     task = asyncio.create_task(judge(b"", envoy=binary))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not (private_files / "pid").exists() or not (private_files / "pid").read_text():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     task.cancel()

@@ -83,7 +83,7 @@ def test_one_that_keeps_ending_is_told_with_its_last_words() -> None:
 async def test_a_stopped_process_is_started_again(folder: RunFolder, tmp_path: Path) -> None:
     beat = tmp_path / "beat"
     script = f"while :; do touch {beat}; sleep 0.02; done"
-    pulse = Pulse(alarm_s=0.5, deadline_s=1.0)
+    pulse = Pulse(alarm_s=1.0, deadline_s=2.0)
     with capture_logs() as logs:
         async with Supervisor(folder, Backoff(first=0.01)) as supervisor:
             await supervisor.start(Child("collector", ("/bin/sh", "-c", script)))
@@ -98,7 +98,9 @@ async def test_a_stopped_process_is_started_again(folder: RunFolder, tmp_path: P
                 assert state(supervisor).pid != first
             finally:
                 watching.cancel()
-    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["alarm", "process hangs"]
+    # A machine that stands still for a while makes an alarm, too.
+    said = [line["event"] for line in logs if line["log_level"] == "error"]
+    assert (said[0], "process hangs" in said) == ("alarm", True)
 
 
 def test_explain_counts_in_the_time_until_a_collector_is_back() -> None:

@@ -109,7 +109,7 @@ async def test_one_whose_interpreter_is_gone_is_an_alarm(short: Path) -> None:
             plan=SimpleNamespace(servers=(Server("p", told),)), secrets={ref: Secret("very-secret")}
         )
         await servers.conclude(compiled)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (found := await servers.alarms()):  # noqa: ASYNC110 - alarms have no event
                 await asyncio.sleep(0.01)
         assert "the server of `p` cannot be started" in found[0]["message"]
