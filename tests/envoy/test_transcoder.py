@@ -71,7 +71,7 @@ class Transcoder:
         self._provider.asked.clear()
         self._provider.answer = lambda _: answer
         try:
-            got = self._clients[pair].post(PATHS[pair[0]], json=body, timeout=10)
+            got = self._clients[pair].post(PATHS[pair[0]], json=body, timeout=60)
         except httpx.RemoteProtocolError:
             got = None
         return (self._provider.asked[0].json() if self._provider.asked else None), got
@@ -124,7 +124,7 @@ def transcoder() -> Iterator[Transcoder]:
             yield made
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
             made.close()
 
 

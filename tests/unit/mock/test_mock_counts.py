@@ -224,7 +224,7 @@ def test_requests_are_recorded_byte_for_byte(mock: MockProvider, http: httpx.Cli
     head += b"Authorization: Bearer k\r\n"
     mock.forget()
     with socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(10)
+        link.settimeout(60)
         link.connect(mock.socket)
         link.sendall(head + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
         while link.recv(1 << 16):

@@ -16,7 +16,7 @@ from tests.support.mock import MockProvider
 
 def said(mock: MockProvider, text: str = "hi", **more: Any) -> httpx.Response:
     body = {"model": "m", "messages": [{"role": "user", "content": text}], **more}
-    return httpx.post(f"{mock.base_url}/chat/completions", json=body, timeout=10)
+    return httpx.post(f"{mock.base_url}/chat/completions", json=body, timeout=60)
 
 
 def text_of(answer: httpx.Response) -> Any:
@@ -24,7 +24,7 @@ def text_of(answer: httpx.Response) -> Any:
 
 
 def in_force(mock: MockProvider) -> Any:
-    return httpx.get(f"http://{mock.address}/mock/settings", timeout=10).json()
+    return httpx.get(f"http://{mock.address}/mock/settings", timeout=60).json()
 
 
 def until(look: Callable[[], bool]) -> None:
@@ -118,7 +118,7 @@ def test_an_answer_of_every_form(tmp_path: Path) -> None:
         raw = said(mock, "raw")
         assert (raw.status_code, raw.text, raw.headers["x-mine"]) == (502, "<html>", "yes")
         assert raw.headers["content-type"] == "text/html"
-        embedding = httpx.post(f"{mock.base_url}/embeddings", json={"model": "m", "input": "quiet"}, timeout=10)
+        embedding = httpx.post(f"{mock.base_url}/embeddings", json={"model": "m", "input": "quiet"}, timeout=60)
         assert (embedding.status_code, "has no place for a text" in embedding.text) == (500, True)
 
 

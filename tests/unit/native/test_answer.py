@@ -356,4 +356,5 @@ def test_the_work_grows_with_the_answer_only(unit: bytes, request_: bytes, size:
     for headers in (EVENTS, JSON):
         small, large = ([text[i : i + size] for i in range(0, len(text), size)] for text in (body, body * 4))
         few = min(elapsed(small, headers, request_) for _ in range(3))
-        assert elapsed(large, headers, request_) < max(0.05, 9 * few)
+        # A machine that others use is now and then slow: the best of some counts, as it does above.
+        assert any(elapsed(large, headers, request_) < max(0.05, 9 * few) for _ in range(5))

@@ -53,12 +53,12 @@ def _request(version: str, text: str = "I am ada@example.com", chain: str = "0")
 
 async def _health(channel: Any, version: str = "") -> bytes:
     name = b"\x0a" + bytes([len(version)]) + version.encode() if version else b""
-    found: bytes = await channel.unary_unary("/grpc.health.v1.Health/Check")(name, timeout=10)
+    found: bytes = await channel.unary_unary("/grpc.health.v1.Health/Check")(name, timeout=60)
     return found
 
 
 async def _asked(channel: Any, request: bytes) -> Any:
-    call = channel.stream_stream(_PROCESS)(timeout=10)
+    call = channel.stream_stream(_PROCESS)(timeout=60)
     await call.write(request)
     answer = await call.read()
     await call.done_writing()
@@ -112,7 +112,7 @@ async def test_what_cannot_be_served_is_an_error_and_no_silent_end(tmp_path: Pat
 async def test_a_call_ends_with_its_answer_where_nothing_more_will_come(tmp_path: Path) -> None:
     version = _version(tmp_path, StageSpec("transform", {"operations": [{"set": {"seed": 1}}]}))
     async with _running(tmp_path) as (_, channel):
-        call = channel.stream_stream(_PROCESS)(timeout=10)
+        call = channel.stream_stream(_PROCESS)(timeout=60)
         await call.write(_request(version))
         assert b'"seed":1' in await call.read()
         assert await call.read() is grpc.aio.EOF  # type: ignore[attr-defined]
@@ -149,7 +149,7 @@ async def test_it_drains(tmp_path: Path) -> None:
         await call.write(answer.SerializeToString())
         assert await call.read()
         await call.done_writing()
-        await asyncio.wait_for(draining, 10)
+        await asyncio.wait_for(draining, 60)
 
 
 async def test_a_socket_that_cannot_be_had_is_told(tmp_path: Path) -> None:
