@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import h2.connection
+import h2.events
 import pytest
 from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.discovery.v3 import discovery_pb2 as discovery
@@ -202,6 +204,22 @@ async def test_stopping_ends_streams_and_nothing_is_sent_before_a_publication(se
         await server.stop()
         assert await node.hears() is grpc.aio.EOF
         assert await node.call.code() is grpc.StatusCode.OK
+
+
+async def test_a_quiet_node_that_pings_is_not_cut_off(server: AdsServer) -> None:
+    node = h2.connection.H2Connection()
+    node.initiate_connection()
+    reader, writer = await asyncio.open_unix_connection(server.address.removeprefix("unix:"))
+    heard: list[type[h2.events.Event]] = []
+    async with asyncio.timeout(PATIENCE_S):
+        for _ in range(8):
+            node.ping(b"headgate")
+            writer.write(node.data_to_send())
+        while heard.count(h2.events.PingAckReceived) < 8 and (data := await reader.read(65536)):
+            heard += [type(event) for event in node.receive_data(data)]
+    writer.close()
+    assert heard.count(h2.events.PingAckReceived) == 8
+    assert h2.events.ConnectionTerminated not in heard
 
 
 async def test_large_resources_pass(server: AdsServer) -> None:
