@@ -426,12 +426,15 @@ class Foreground:
             f"({applied.difference.effect}; {len(applied.nodes)} node{'s' if len(applied.nodes) != 1 else ''})"
         )
 
-    def failed(self, error: PolicyError | ApplyError | OSError | UnicodeDecodeError, text: str) -> None:
+    def failed(self, error: PolicyError | ApplyError, text: str) -> None:
         err.print("[red]not applied[/]; what was live before goes on")
         if isinstance(error, PolicyError):
             diagnostics(error.errors, text)
         else:
             err.print(escape(str(error)))
+
+    def reread(self, files: tuple[str, ...]) -> None:
+        err.print(f"[green]live[/] with what is now in {escape(', '.join(files))}")
 
     def pending(self, names: tuple[str, ...]) -> None:
         err.print(f"[yellow]at the next start[/]: {', '.join(names)} changed, which a running gateway cannot take over")

@@ -20,7 +20,7 @@ from controlplane.plan.ir import Plan
 from controlplane.policy.check import check
 from controlplane.policy.diagnostics import Diagnostic, PolicyError
 from controlplane.policy.endpoints import PATHS
-from controlplane.policy.load import LoadCache
+from controlplane.policy.load import LoadCache, not_utf8
 from controlplane.policy.place import path_text
 from controlplane.policy.prices import imported
 from controlplane.policy.structure import nearest
@@ -44,11 +44,11 @@ class Validated:
 
 
 def text_of(policy: Path) -> str:
-    """The policy's text. Raises OSError, UseError."""
+    """The policy's text. Raises OSError, PolicyError."""
     try:
         return policy.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UseError(f"{policy} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+        raise not_utf8(error, str(policy)) from None
 
 
 def compiled(policy: Path, text: str | None = None) -> Compiled:
@@ -63,7 +63,7 @@ def compiled(policy: Path, text: str | None = None) -> Compiled:
 
 
 def planned(policy: Path) -> Plan:
-    """What a policy means: no secret is needed for that. Raises PolicyError, OSError, UseError."""
+    """What a policy means: no secret is needed for that. Raises PolicyError, OSError."""
     checked = check(text_of(policy), str(policy))
     if checked.policy is None:
         raise PolicyError(checked.diagnostics)
@@ -83,12 +83,12 @@ def text_at(error: PolicyError) -> str:
 
 def validate(policy: Path) -> Validated:
     """All diagnostics, and Envoy's verdict if there is no error."""
-    text = text_of(policy)
     try:
+        text = text_of(policy)
         made = compiled(policy, text)
     except PolicyError as error:
         view = {"valid": False, "diagnostics": [views.diagnostic(d) for d in error.diagnostics], "envoy": None}
-        return Validated(view, error.diagnostics, text)
+        return Validated(view, error.diagnostics, text_at(error))
     word = asyncio.run(verdict(made))
     warned = (*made.warnings, *warnings(made.policy, policy.parent))
     found = [views.diagnostic(d) for d in warned]
@@ -110,7 +110,7 @@ def diff(policy: Path) -> dict[str, Any]:
 
 
 def server_of(policy: Path) -> str:
-    """Where the control plane of this policy answers: its gateway.admin. Raises PolicyError, OSError, UseError."""
+    """Where the control plane of this policy answers: its gateway.admin. Raises PolicyError, OSError."""
     checked = check(text_of(policy), str(policy))
     if checked.policy is None:
         raise PolicyError(checked.diagnostics)

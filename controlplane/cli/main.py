@@ -8,7 +8,7 @@ import asyncio
 import csv
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -62,8 +62,6 @@ def up(policy: Policy) -> None:
 
     try:
         asyncio.run(serve(policy, who(), console.Foreground()))
-    except PolicyError as error:
-        _refuse(error, policy)
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(130) from None
 
@@ -221,11 +219,8 @@ def schema() -> None:
 
 
 def _control_plane(server: str | None, policy: Path) -> Remote:
-    """The one that is named, else the policy's own; a wrong policy is refused here, with its lines."""
-    try:
-        return remote(server or local.server_of(policy))
-    except PolicyError as error:
-        _refuse(error, policy)
+    """The one that is named, else the policy's own. Raises PolicyError, OSError."""
+    return remote(server or local.server_of(policy))
 
 
 def _applied(view: dict[str, Any]) -> None:
@@ -257,11 +252,6 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def _refuse(error: PolicyError, policy: Path) -> NoReturn:
-    console.diagnostics(error.diagnostics, local.text_of(policy))
-    raise typer.Exit(1)
 
 
 def _remote_refusal(error: RemoteError) -> None:

@@ -54,8 +54,13 @@ def _decoded(text: str | bytes, file: str) -> str:
         else:
             text.encode("utf-8")
     except UnicodeError as error:
-        raise _error("not-utf8", "the file is not UTF-8 text", file, _before(error), "UTF-8") from None
+        raise not_utf8(error, file) from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+def not_utf8(error: UnicodeError, file: str) -> PolicyError:
+    """For bytes that could not be read as text."""
+    return _error("not-utf8", "the file is not UTF-8 text", file, _before(error), "UTF-8")
 
 
 def _before(error: UnicodeError) -> Spot:

@@ -29,8 +29,11 @@ class _Told:
     def applied(self, applied: Applied) -> None:
         """Nothing is ever applied: the text is fixed."""
 
-    def failed(self, error: PolicyError | ApplyError | OSError | UnicodeDecodeError, text: str) -> None:
+    def failed(self, error: PolicyError | ApplyError, text: str) -> None:
         print(error, file=sys.stderr)
+
+    def reread(self, files: tuple[str, ...]) -> None:
+        """What has to be told is told by `failed`."""
 
     def pending(self, names: tuple[str, ...]) -> None:
         """Nothing is ever edited."""

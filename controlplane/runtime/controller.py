@@ -192,6 +192,10 @@ class Controller:
                 await self._tell(Event(actor, action, f"revision {applied.revision.number}", {"why": why}))
             return applied
 
+    def unread(self, error: PolicyError | failures.ApplyError) -> None:
+        """An edit of the policy file that left no text to apply."""
+        self._failure = failures.failure(error, self._now(), "file")
+
     async def rollback(self, number: int, who: str, why: str, origin: str = "") -> Applied:
         """Applies the policy of an earlier revision. Raises KeyError, PolicyError, ApplyError."""
         earlier = await asyncio.to_thread(self._store.get, number)

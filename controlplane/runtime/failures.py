@@ -21,6 +21,12 @@ class ApplyError(Exception):
         self.revision = revision
 
 
+class UnreadableError(ApplyError):
+    """The policy file is gone, or may not be read."""
+
+    code = "policy-unreadable"
+
+
 class EnvoyRefusedError(ApplyError):
     """Envoy's own validation refused the compiled policy: nothing was pushed."""
 

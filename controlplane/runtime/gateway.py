@@ -21,7 +21,8 @@ from controlplane.plan.denials import Spent
 from controlplane.policy.check import check, secret_refs
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.language import Gateway as Settings
-from controlplane.policy.load import LoadCache
+from controlplane.policy.language import Policy
+from controlplane.policy.load import LoadCache, not_utf8
 from controlplane.revisions.store import Store
 from controlplane.runtime import apis
 from controlplane.runtime.accounting import NAME, Accounting, Collecting
@@ -35,7 +36,7 @@ from controlplane.runtime.controller import Controller
 from controlplane.runtime.discovery import Discovery
 from controlplane.runtime.envoy import find_envoy
 from controlplane.runtime.envoy_admin import EnvoyAdmin
-from controlplane.runtime.failures import ApplyError, KeysUnavailableError, NotReadyError
+from controlplane.runtime.failures import ApplyError, KeysUnavailableError, NotReadyError, UnreadableError
 from controlplane.runtime.folder import RunFolder, lock, rules_log, run_folder, usage_log
 from controlplane.runtime.interpreters import interpreter_prober
 from controlplane.runtime.judge import in_envoys_words
@@ -72,7 +73,8 @@ class Console(Protocol):
 
     def started(self, live: Live, nodes: tuple[str, ...]) -> None: ...
     def applied(self, applied: Applied) -> None: ...
-    def failed(self, error: PolicyError | ApplyError | OSError | UnicodeDecodeError, text: str) -> None: ...
+    def failed(self, error: PolicyError | ApplyError, text: str) -> None: ...
+    def reread(self, files: tuple[str, ...]) -> None: ...
     def pending(self, names: tuple[str, ...]) -> None: ...
     def draining(self, seconds: float) -> None: ...
 
@@ -104,7 +106,7 @@ async def serve(policy: Path, who: str, console: Console, adapt: Callable[[str],
     Raises PolicyError, ApplyError, StartError, RunFolderError, RevisionsError, NotReadyError, OSError.
     """
     frugal()
-    text = adapt(await asyncio.to_thread(policy.read_text, encoding="utf-8"))
+    text = adapt(await asyncio.to_thread(_read, policy))
     # Standard output is not ours, and what people should know the console tells them.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
@@ -115,6 +117,16 @@ async def serve(policy: Path, who: str, console: Console, adapt: Callable[[str],
     ending = Ending()
     async with _running(policy, text, who, console, _settings(text, policy, cache), cache, adapt) as gateway:
         await _until(ending, gateway)
+
+
+def _read(policy: Path) -> str:
+    """Raises PolicyError, UnreadableError."""
+    try:
+        return policy.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(error, str(policy)) from None
+    except OSError as error:
+        raise UnreadableError(f"{policy} cannot be read: {error.strerror or error}") from error
 
 
 def _settings(text: str, policy: Path, cache: LoadCache) -> Settings:
@@ -248,27 +260,42 @@ async def _until(ending: Ending, gateway: Gateway) -> None:
             each.cancel()
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """The policy file as it was read last; no text: it could not be. `refused`: what it means, while it is not live."""
+
+    text: str | None
+    refused: Policy | None = None
+
+
 async def _follow(gateway: Gateway) -> None:
-    """Applies edits of the policy file, and of the files that the live policy names."""
+    """Applies edits of the policy file, and of the files that are named by it or by the live policy."""
+    last = _Read(gateway.text)
 
-    def files() -> frozenset[Path]:
-        live, base = gateway.controller.live, gateway.policy.parent
-        if live is None:
-            return frozenset({gateway.policy})
-        found = live.compiled.policy
-        prices = {base / found.gateway.prices} if found.gateway.prices else set()
-        tokenizers = {base / tokenizer.file for tokenizer in found.tokenizers.values()}
-        secrets = secret_files(base, tuple(ref for ref, _ in secret_refs(found)))
-        return secrets | prices | tokenizers | fixture_files(base, found) | {gateway.policy}
+    def live() -> frozenset[Path]:
+        return _named(gateway.controller.live.compiled.policy, gateway) if gateway.controller.live else frozenset()
 
-    edits = changes(files)
-    seen = await _apply_file(gateway, gateway.text)  # an edit since the start
+    def refused() -> frozenset[Path]:
+        return _named(last.refused, gateway) if last.refused else frozenset()
+
+    edits = changes(lambda: live() | refused() | {gateway.policy})
+    last = await _apply_file(gateway, last)  # an edit since the start
     async with aclosing(edits):
         async for changed in edits:
-            if gateway.policy in changed:
-                seen = await _apply_file(gateway, seen)
-            if changed - {gateway.policy}:
-                await _refresh(gateway, files=True)
+            read_again, try_again = changed & live(), bool(changed & refused())
+            if gateway.policy in changed or try_again:
+                last = await _apply_file(gateway, last, again=try_again)
+            if read_again and await _refresh(gateway, files=True):
+                gateway.console.reread(tuple(sorted(path.name for path in read_again)))
+
+
+def _named(policy: Policy, gateway: Gateway) -> frozenset[Path]:
+    """The files that a policy names."""
+    base = gateway.policy.parent
+    prices = {base / policy.gateway.prices} if policy.gateway.prices else set()
+    tokenizers = {base / tokenizer.file for tokenizer in policy.tokenizers.values()}
+    secrets = secret_files(base, tuple(ref for ref, _ in secret_refs(policy)))
+    return secrets | prices | tokenizers | fixture_files(base, policy)
 
 
 async def _enforce(gateway: Gateway) -> None:
@@ -284,20 +311,23 @@ async def _enforce(gateway: Gateway) -> None:
             await anext(told)
 
 
-async def _apply_file(gateway: Gateway, seen: str) -> str:
-    """Applies the file unless it reads as it did before; the text that was read."""
-    text = seen
+async def _apply_file(gateway: Gateway, last: _Read, *, again: bool = False) -> _Read:
+    """Applies the file, unless it reads as it did before and is not tried `again`."""
+    text = None
     try:
-        text = gateway.adapt(gateway.policy.read_text(encoding="utf-8"))
-        if text == seen:
-            return seen
+        text = gateway.adapt(_read(gateway.policy))
+        if text == last.text and not again:
+            return last
         applied = await gateway.controller.apply(text, "file", "", "file")
-    except (PolicyError, ApplyError, OSError, UnicodeDecodeError) as error:
-        gateway.console.failed(error, text)
-        return text
+    except (PolicyError, ApplyError) as error:
+        if text is None:
+            gateway.controller.unread(error)
+        gateway.console.failed(error, text or "")
+        # A policy that is right in itself may lack a file, which can still come.
+        return _Read(text, (await asyncio.to_thread(check, text, str(gateway.policy))).policy if text else None)
     gateway.console.applied(applied)
     _tell_pending(gateway)
-    return text
+    return _Read(text)
 
 
 def _tell_pending(gateway: Gateway) -> None:
@@ -305,12 +335,15 @@ def _tell_pending(gateway: Gateway) -> None:
         gateway.console.pending(names)
 
 
-async def _refresh(gateway: Gateway, *, files: bool = False) -> None:
+async def _refresh(gateway: Gateway, *, files: bool = False) -> bool:
+    """Whether the live policy could be compiled again, and is live so."""
     live = gateway.controller.live
     try:
         await gateway.controller.refresh(files=files)
     except (PolicyError, ApplyError) as error:
         gateway.console.failed(error, live.text if live else "")
+        return False
+    return True
 
 
 async def _expire(gateway: Gateway) -> None:

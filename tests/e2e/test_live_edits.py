@@ -37,6 +37,32 @@ def test_a_bad_edit_changes_nothing_and_is_told_with_its_place(gateway: Gateway)
     assert gateway.chat("n").status_code == 200
 
 
+def test_a_policy_that_cannot_be_read_is_told_until_it_can(gateway: Gateway) -> None:
+    file = gateway.folder / "policy.yaml"
+    gateway.write("policy.yaml", b"version: 1\n# \xff\n")
+    failure = eventually(lambda: gateway.status()["failure"], "the failure is known")
+    assert [(d["code"], d["line"], d["column"]) for d in failure["diagnostics"]] == [("not-utf8", 2, 3)]
+    file.unlink()
+    gone = eventually(lambda: (found := gateway.status()["failure"])["code"] == "policy-unreadable" and found, "gone")
+    assert gone["message"] == f"{file} cannot be read: No such file or directory"
+    assert gateway.chat("m").status_code == 200
+    gateway.edit(BASE)
+    eventually(lambda: gateway.status()["failure"] is None, "it reads as it did before")
+    assert gateway.revision() == 1
+
+
+def test_an_edit_that_lacks_a_secret_is_live_once_that_is_there(gateway: Gateway) -> None:
+    gateway.edit(BASE.replace("{a: {", "{b: {secret: {file: b}}, a: {"))
+    eventually(lambda: gateway.status()["failure"], "the secret is missed")
+    gateway.write("b", "sk-b\n")
+    gateway.wait_revision(2)
+    assert gateway.status()["failure"] is None
+    assert gateway.chat("m", key="sk-b").status_code == 200
+    gateway.write("b", "sk-new\n")
+    eventually(lambda: "live with what is now in b\n" in gateway.output(), "the terminal says so")
+    assert gateway.chat("m", key="sk-new").status_code == 200
+
+
 def test_a_hundred_edits_under_load_fail_no_request(gateway: Gateway) -> None:
     stop, failures, done = threading.Event(), list[str](), list[int]()
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
