@@ -15,7 +15,7 @@ from envoy.extensions.filters.common.matcher.action.v3 import skip_action_pb2 as
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2 as headers
 
 from controlplane.plan.ir import Cors
-from controlplane.xds import errors, matchers, names
+from controlplane.xds import matchers, names
 from controlplane.xds.protos import pack
 
 _SET = base.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
@@ -41,8 +41,8 @@ def answers(policy: Cors) -> delegate.ExtensionWithMatcher:
 
 def preflight(policy: Cors) -> matchers.OnMatch:
     """The answer to a browser that asks first. It carries no key, so it is not asked for one."""
-    refused = errors.direct(403, "Pages of this origin may not call this gateway.", "origin_not_allowed")
-    refusal = matchers.action("answer", _without_key(route.Route(match={"prefix": "/"}, direct_response=refused)))
+    refused = route.Route(match={"prefix": "/"}, direct_response={"status": 403})  # in the words of `errors`
+    refusal = matchers.action("answer", _without_key(refused))
     granted = route.Route(match={"prefix": "/"}, direct_response={"status": 200})
     for name, value in (
         ("access-control-allow-methods", "GET, POST, OPTIONS"),

@@ -26,6 +26,7 @@ SERVER = "server_error"
 _LIMITS = "envoy.filters.http.ratelimit"
 _NO_KEY = "Incorrect API key provided, or none: send `Authorization: Bearer <key>`."
 _NO_RULES = "The rules or the translation that this request needs cannot be applied at the moment. Try again."
+_OTHER_ORIGIN = ("Pages of this origin may not call this gateway.", INVALID, "origin_not_allowed")
 _ELSEWHERE = "This API key may not be used from your address."
 _NOT_ACCEPTED = "The token is not accepted (%RESPONSE_CODE_DETAILS%): send a new one, meant for this gateway."
 _REVOKED = "This API key was revoked: ask for a new one."
@@ -97,10 +98,10 @@ class _Case(NamedTuple):
     changes: bool = True
 
 
-def local_replies(*, messages: bool) -> hcm.LocalReplyConfig:
+def local_replies(*, messages: bool, pages: bool = False) -> hcm.LocalReplyConfig:
     """What Envoy itself answers when a filter, a timeout or an upstream ends a request; first match wins.
 
-    `messages`: clients may speak Anthropic's API, too, and read its errors.
+    `messages`: clients may speak Anthropic's API, too, and read its errors. `pages`: browsers may ask beforehand.
     """
     # Refusals of tokens are not all 401 by themselves.
     cases = [
@@ -108,6 +109,8 @@ def local_replies(*, messages: bool) -> hcm.LocalReplyConfig:
         _Case(revoked(), 401, _REVOKED, INVALID, "invalid_api_key"),
         _Case(denied_by(names.ADDRESS_DENIED), 403, _ELSEWHERE, INVALID, "address_not_allowed", changes=False),
     ]
+    if pages:
+        cases.append(_Case(_both(_status(403), _asks_first()), 403, *_OTHER_ORIGIN, changes=False))
     cases += _refusals()
     cases.append(_Case(unavailable(), 503, _NO_RULES, SERVER, "rules_unavailable"))
     cases += [
@@ -148,6 +151,12 @@ def _refusals() -> list[_Case]:
 
 def _both(one: accesslog.AccessLogFilter, other: accesslog.AccessLogFilter) -> accesslog.AccessLogFilter:
     return accesslog.AccessLogFilter(and_filter=accesslog.AndFilter(filters=[one, other]))
+
+
+def _asks_first() -> accesslog.AccessLogFilter:
+    """A browser's preflight."""
+    method = {"name": ":method", "string_match": {"exact": "OPTIONS"}}
+    return accesslog.AccessLogFilter(header_filter=accesslog.HeaderFilter(header=method))
 
 
 def _speaks_anthropics() -> accesslog.AccessLogFilter:

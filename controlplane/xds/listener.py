@@ -83,7 +83,7 @@ def _manager(plan: Plan) -> hcm.HttpConnectionManager:
         stat_prefix="edge",
         rds=hcm.Rds(config_source=names.ads(), route_config_name=names.ROUTES),
         http_filters=_filters(plan),
-        local_reply_config=errors.local_replies(messages=plan.messages),
+        local_reply_config=errors.local_replies(messages=plan.messages, pages=plan.edge.cors is not None),
         early_header_mutation_extensions=[_scrub()],
         use_remote_address=boolean(True),
         skip_xff_append=True,

@@ -196,3 +196,7 @@ def test_only_pages_of_the_origins_named_may_read_answers(gateway: Gateway) -> N
     assert ours.headers["access-control-allow-origin"] == "https://app.example.com"
     foreign = gateway.chat("chat-a", origin="https://evil.example.com")
     assert "access-control-allow-origin" not in foreign.headers
+    asked = {"origin": "https://evil.example.com", "access-control-request-method": "POST"}
+    for path in ("chat/completions", "models"):
+        refused = gateway.http.options(f"/v1/{path}", headers=asked)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "origin_not_allowed")
