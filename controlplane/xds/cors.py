@@ -19,14 +19,19 @@ from controlplane.xds import matchers, names
 from controlplane.xds.protos import pack
 
 _SET = base.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
-_LIMITS = ", ".join(f"x-ratelimit-{part}-requests" for part in ("limit", "remaining", "reset"))
-_EXPOSED = f"x-request-id, retry-after, {_LIMITS}"
+# What the gateway tells in headers of answers: a page can read only those that are named.
+_EXPOSED = (
+    "x-request-id", "retry-after", "x-should-retry",
+    *(f"x-ratelimit-{part}-{of}" for of in ("requests", "tokens") for part in ("limit", "remaining", "reset")),
+    "x-headgate-cache", "x-headgate-cache-similarity", "x-headgate-dropped", "x-headgate-not-translated",
+    "x-headgate-warning",
+)  # fmt: skip
 
 
 def answers(policy: Cors) -> delegate.ExtensionWithMatcher:
     """The filter that tells a page's browser that it may read the answer; skipped for other origins and none."""
     allowed = {"access-control-allow-origin": "%REQ(origin)%", "vary": "origin"}
-    allowed["access-control-expose-headers"] = _EXPOSED
+    allowed["access-control-expose-headers"] = ", ".join(_EXPOSED)
     if policy.credentials:
         allowed["access-control-allow-credentials"] = "true"
     mutations = [mutation.HeaderMutation(append=_header(name, value)) for name, value in allowed.items()]

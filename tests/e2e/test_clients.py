@@ -194,6 +194,7 @@ def test_a_browser_may_ask_first_without_a_key(gateway: Gateway) -> None:
 def test_only_pages_of_the_origins_named_may_read_answers(gateway: Gateway) -> None:
     ours = gateway.chat("chat-a", origin="https://app.example.com")
     assert ours.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert "x-ratelimit-remaining-tokens" in ours.headers["access-control-expose-headers"]
     foreign = gateway.chat("chat-a", origin="https://evil.example.com")
     assert "access-control-allow-origin" not in foreign.headers
     asked = {"origin": "https://evil.example.com", "access-control-request-method": "POST"}
