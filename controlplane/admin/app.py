@@ -21,6 +21,7 @@ from controlplane.admin.origin import origin
 from controlplane.admin.register import router as register_calls
 from controlplane.admin.rules import router as rule_calls
 from controlplane.admin.usage import Usage
+from controlplane.admin.wrong_use import refuse_wrong_use
 from controlplane.audit.entry import Action, Actor, Event
 from controlplane.audit.read import since_when
 from controlplane.policy.diagnostics import PolicyError
@@ -97,6 +98,7 @@ def create_app(
         title="Headgate admin API", version="1", dependencies=[Depends(callers.guard)],
         openapi_url=None, docs_url=None, redoc_url=None,
     )  # fmt: skip
+    refuse_wrong_use(app)  # below the audit, which sees what was refused
     _add_audit(app, auditing)
     _add_errors(app)
     _add_reads(app, controller, store, processes, discovery, alarms, listings)
