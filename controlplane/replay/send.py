@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import quote
 
 import httpx
 
@@ -16,6 +17,7 @@ from sidecars.recording.usage import usage_in
 
 _IDLE_S = 600.0  # without a byte
 _CONNECT_S = 10.0
+_AS_IS = "".join(map(chr, range(0x21, 0x7F)))
 _SENT = frozenset({"content-type", "accept", "anthropic-version", "anthropic-beta", "openai-beta"})
 
 
@@ -34,12 +36,12 @@ async def send(exchanges: Sequence[Exchange], url: str, key: str | None, pace: P
     began = time.perf_counter()
     limits = httpx.Limits(max_connections=pace.concurrency, max_keepalive_connections=pace.concurrency)
     timeout = httpx.Timeout(_IDLE_S, connect=_CONNECT_S)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=timeout, trust_env=False) as client:
+    async with httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False) as client:
 
         async def one(exchange: Exchange, start: float) -> Outcome:
             await asyncio.sleep(max(0.0, began + start - time.perf_counter()))
             async with slots:
-                return await _send(client, exchange, key)
+                return await _send(client, httpx.URL(url).copy_with(raw_path=_raw(exchange)), exchange, key)
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(*each)) for each in zip(exchanges, starts, strict=True)]
@@ -67,7 +69,7 @@ def recorded(exchange: Exchange) -> Outcome:
     )  # fmt: skip
 
 
-async def _send(client: httpx.AsyncClient, exchange: Exchange, key: str | None) -> Outcome:
+async def _send(client: httpx.AsyncClient, url: httpx.URL, exchange: Exchange, key: str | None) -> Outcome:
     headers = {name: value for name, value in exchange.request.headers.items() if name in _SENT}
     if key is not None:
         headers["authorization"] = f"Bearer {key}"
@@ -76,7 +78,7 @@ async def _send(client: httpx.AsyncClient, exchange: Exchange, key: str | None) 
     stream, body, splitter = False, bytearray(), Splitter()
     events: list[str] = []
     try:
-        async with client.stream(asked.method, asked.path, headers=headers, content=asked.body.content()) as answer:
+        async with client.stream(asked.method, url, headers=headers, content=asked.body.content()) as answer:
             status, answer_id = answer.status_code, answer.headers.get("x-request-id", "")
             stream = answer.headers.get("content-type", "").startswith("text/event-stream")
             async for piece in answer.aiter_bytes():
@@ -92,6 +94,11 @@ async def _send(client: httpx.AsyncClient, exchange: Exchange, key: str | None) 
     usage = usage_in(events if stream else [body.decode("utf-8", "replace")])
     first = (first_at or ended) - began
     return Outcome(status, heard, _ms(first), _ms(ended - began), answer_id, error, usage)
+
+
+def _raw(exchange: Exchange) -> bytes:
+    """The path as it was recorded, which is never taken for a URL: requests bear the key, and go to one gateway."""
+    return quote(exchange.request.path, safe=_AS_IS).encode()
 
 
 def _ms(seconds: float) -> float:

@@ -2,10 +2,11 @@
 
 import base64
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 VERSION = 1
 
@@ -42,9 +43,15 @@ class Body(_Strict):
             raise ExchangeError("the body is not base64") from None
 
 
+def _time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("expected a time with its zone")
+    return text
+
+
 class Request(_Strict):
     method: str
-    path: str
+    path: Annotated[str, Field(pattern="^/")]  # with the query
     headers: Mapping[str, str]
     body: Body
 
@@ -76,7 +83,7 @@ class Exchange(_Strict):
 
     version: Literal[1] = 1
     id: str
-    at: str
+    at: Annotated[str, AfterValidator(_time)]
     model: str
     provider: str
     request: Request

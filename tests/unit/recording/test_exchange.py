@@ -20,7 +20,9 @@ EXCHANGES = st.builds(
     at=st.just("2026-01-02T03:04:05.678Z"),
     model=TEXT,
     provider=TEXT,
-    request=st.builds(Request, method=TEXT, path=TEXT, headers=st.dictionaries(TEXT, TEXT, max_size=2), body=BODIES),
+    request=st.builds(
+        Request, method=TEXT, path=TEXT.map("/{}".format), headers=st.dictionaries(TEXT, TEXT, max_size=2), body=BODIES
+    ),
     answer=st.builds(
         Answer,
         status=st.integers(100, 599),
@@ -51,6 +53,28 @@ def test_what_is_no_exchange_is_refused(line: str) -> None:
     with pytest.raises(ExchangeError) as caught:
         parse(line)
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"at": "yesterday"}, "at"),
+        ({"at": "2026-01-02T03:04:05"}, "at"),
+        ({"path": "http://elsewhere/v1"}, "request.path"),
+    ],
+)
+def test_what_a_replay_could_not_send_is_refused(change: dict[str, str], place: str) -> None:
+    data = json.loads(
+        Exchange(
+            id="i", at="2026-01-02T03:04:05Z", model="m", provider="p",
+            request=Request(method="GET", path="/v1/models", headers={}, body=Body(text="")),
+            answer=Answer(status=200, headers={}), ms=Times(headers=1, first=1, total=1),
+        ).line()
+    )  # fmt: skip
+    for name, value in change.items():
+        (data["request"] if name == "path" else data)[name] = value
+    with pytest.raises(ExchangeError, match=f"^{place}: "):
+        parse(json.dumps(data))
 
 
 def test_a_body_that_is_not_base64_is_refused() -> None:
