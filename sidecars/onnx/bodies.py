@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from sidecars.onnx.errors import ServiceError, invalid
 
@@ -20,6 +21,15 @@ class Body(BaseModel):
 
     model: Text
     user: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        """Null is what clients send who have nothing to say, as OpenAI takes it: the field is not there."""
+        if not isinstance(given, dict):
+            return given
+        free = cls.unserved | {of.alias or name for name, of in cls.model_fields.items() if not of.is_required()}
+        return {name: value for name, value in given.items() if value is not None or name not in free}
 
 
 class EmbeddingsBody(Body):
@@ -100,8 +110,9 @@ _BRANCHES = frozenset({"str", "Document", "Pair"})
 
 def _told(error: ValidationError, unserved: frozenset[str]) -> ServiceError:
     found = error.errors(include_url=False, include_input=False)
-    # Of several choices, the one whose type was right says most.
-    first = next((one for one in found if not one["type"].endswith("_type")), found[0])
+    # Of several choices, the one whose type was right says most, or was so for the longest.
+    deepest = max(found, key=lambda one: len(one["loc"]))
+    first = next((one for one in found if not one["type"].endswith("_type")), deepest)
     if first["type"] == "json_invalid":
         return invalid(None, f"The body is not valid JSON: {first['ctx']['error']}.")
     place = "".join(
@@ -112,10 +123,17 @@ def _told(error: ValidationError, unserved: frozenset[str]) -> ServiceError:
     if first["type"] == "extra_forbidden" and place in unserved:
         message = f"Unsupported parameter: '{place}' is not served by models here."
         return ServiceError(400, "unsupported_parameter", message, param=place)
-    if first["type"] == "extra_forbidden":
-        return invalid(place, f"Unknown parameter: '{place}'.")
-    if first["type"] == "missing":
-        return invalid(place, f"Missing required parameter: '{place}'.")
-    if not place:
-        return invalid(None, "The body is not a JSON object.")
-    return invalid(place, f"Invalid '{place}': {first['msg'][0].lower()}{first['msg'][1:]}.")
+    return invalid(place, _why(first, place)) if place else invalid(None, "The body is not a JSON object.")
+
+
+def _why(wrong: ErrorDetails, place: str) -> str:
+    match wrong["type"]:
+        case "extra_forbidden":
+            return f"Unknown parameter: '{place}'."
+        case "missing":
+            return f"Missing required parameter: '{place}'."
+        case "too_short":
+            return f"Invalid '{place}': an array of at least {wrong['ctx']['min_length']} is expected."
+        case "too_long":
+            return f"Invalid '{place}': an array of {wrong['ctx']['max_length']} at most is expected."
+    return f"Invalid '{place}': {wrong['msg'][0].lower()}{wrong['msg'][1:]}."

@@ -114,8 +114,9 @@ async def classify(call: Call, body: ClassifyBody) -> bytes:
     texts = [body.input] if isinstance(body.input, str) else body.input
     if call.loaded.card.task is Task.NLI:
         return await _classify_by_entailment(call, body, texts)
-    if body.labels is not None:
-        raise invalid("labels", f"The model '{call.name}' has labels of its own; candidates are for NLI models.")
+    for name in ("labels", "hypothesis_template", "multi_label"):
+        if name in body.model_fields_set and getattr(body, name) is not False:
+            raise invalid(name, f"The model '{call.name}' has labels of its own; '{name}' is for NLI models.")
     call.limit(len(texts), "input")
     encoder = call.loaded.encoder
     sequences = await _beside(encoder.texts, texts, sum(map(len, texts)))
@@ -175,6 +176,8 @@ async def _sequences(call: Call, given: list[str] | list[list[int]], prompt_name
         texts = [prompt + text for text in given]
         found = await _beside(encoder.texts, texts, sum(map(len, texts)))
     else:
+        if prompt_name is not None:
+            raise invalid("prompt_name", "Invalid 'prompt_name': for texts only; token ids are fed as they are.")
         _check_ids(call, given)
         found = encoder.ids(given)
     for index, tokens in enumerate(found):

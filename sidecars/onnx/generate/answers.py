@@ -146,17 +146,21 @@ class CompletionShape(_Shape):
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
     def _logprobs(self, index: int, tokens: Sequence[Scored]) -> dict[str, Any]:
-        names = [self._name(one.token) for one in tokens]
         offsets = []
-        for name in names:
+        for one in tokens:
             offsets.append(self._offsets.setdefault(index, 0))
-            self._offsets[index] += len(name)
+            self._offsets[index] += len(self._vocabulary.bytes(one.token).decode(errors="replace"))
         return {
-            "tokens": names,
+            "tokens": [self._name(one.token) for one in tokens],
             "token_logprobs": [one.logprob for one in tokens],
             "top_logprobs": [{self._name(token): logprob for token, logprob in one.top} for one in tokens],
             "text_offset": offsets,
         }
 
     def _name(self, token: int) -> str:
-        return self._vocabulary.bytes(token).decode(errors="replace")
+        """Its text; a part of a character as OpenAI has it, by its bytes: these parts are not all one token."""
+        raw = self._vocabulary.bytes(token)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

@@ -1,5 +1,6 @@
 """What clients send to have text generated. What is not served is refused by its name, never ignored."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,6 +15,7 @@ from sidecars.onnx.generate.choice import Choice
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
+_ID = re.compile(r"[0-9]{1,9}")
 _STOPS = 16
 _UNSERVED = frozenset(
     [
@@ -208,7 +210,9 @@ def _content(content: str | list[Part] | None, place: str) -> str:
     if not isinstance(content, list):
         return content or ""
     for i, part in enumerate(content):
-        if part.type != "text" or part.text is None:
+        if part.type == "text" and part.text is None:
+            raise invalid(f"{place}[{i}].text", f"Missing required parameter: '{place}[{i}].text'.")
+        if part.type != "text":
             raise ServiceError(
                 400, "unsupported_content",
                 f"Invalid '{place}[{i}]': a part of type '{part.type}'; models here take text only.",
@@ -227,7 +231,7 @@ def _tool_call(call: ToolCall, place: str) -> dict[str, Any]:
 
 
 def _bias(given: Mapping[str, float], vocabulary: int) -> dict[int, float]:
-    wrong = next((text for text in given if not (text.isascii() and text.isdigit() and int(text) < vocabulary)), None)
+    wrong = next((text for text in given if not (_ID.fullmatch(text) and int(text) < vocabulary)), None)
     if wrong is not None:
         raise invalid("logit_bias", f"Invalid 'logit_bias': '{wrong}' is no token id from 0 to {vocabulary - 1}.")
     return {int(text): bias for text, bias in given.items()}

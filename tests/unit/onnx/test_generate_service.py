@@ -119,6 +119,20 @@ def test_logprobs_name_tokens_and_their_bytes(client: openai.OpenAI, expected_te
     assert say(client).choices[0].logprobs is None
 
 
+def test_parts_of_characters_are_tokens_of_their_own(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="tiny", prompt="the river", temperature=0, max_tokens=48, logprobs=20)
+    found = answer.choices[0].logprobs
+    assert any(token.startswith(r"bytes:\x") for token in found.tokens)
+    for token, logprob, top in zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True):
+        assert len(top) == 20
+        assert top[token] == logprob == max(top.values())
+
+
+def test_null_says_nothing(client: openai.OpenAI) -> None:
+    names = ("tools", "tool_choice", "presence_penalty", "stream", "n", "logprobs", "stop", "response_format", "user")
+    assert say(client, extra_body=dict.fromkeys(names)).choices == say(client).choices
+
+
 def test_a_stop_ends_the_answer_and_never_shows(client: openai.OpenAI, expected_text: dict[str, Any]) -> None:
     text = expected_text["chats"][0]["text"]
     stop = text[4:8]  # of three tokens
@@ -241,6 +255,10 @@ WRONG: list[tuple[str, dict[str, Any], str, str | None, str]] = [
     ("completions", {"prompt": "a", "stream_options": {}}, "invalid_request", "stream_options", "only with 'stream'"),
     ("completions", {"model": "embedder", "prompt": "a"}, "operation_not_supported", "model", "/v1/embeddings"),
     ("chat/completions", {"model": "plain", "messages": USER}, "operation_not_supported", "model", "no chat template"),
+    ("completions", {"prompt": "a", "logit_bias": {"9" * 5000: 1}}, "invalid_request", "logit_bias", "is no token id"),
+    ("completions", {"prompt": "a", "stop": ["a"] * 17}, "invalid_request", "stop", "an array of 16 at most"),
+    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "invalid_request",
+     "messages[0].content[0].text", "Missing"),
     ("chat/completions", {"messages": []}, "invalid_request", "messages", "at least 1"),
     ("chat/completions", {"messages": [{"role": "user"}]}, "invalid_request", "messages[0].content", "Missing"),
     ("chat/completions", {"messages": [{"role": "x", "content": "a"}]}, "invalid_request", "messages[0].role",

@@ -225,6 +225,14 @@ WRONG: list[tuple[str, Any, int, str | None, str]] = [
     ("classify", {"model": "nli", "input": ["a"] * 9, "labels": list("abcdefgh")}, 400, "labels", "72 sequences"),
     ("classify", {"model": "nli", "input": "a", "labels": ["b"], "hypothesis_template": "x"}, 400,
      "hypothesis_template", "one {}"),
+    ("classify", {"model": "classifier", "input": "a", "multi_label": True}, 400, "multi_label", "is for NLI models"),
+    ("classify", {"model": "classifier", "input": "a", "hypothesis_template": "{}"}, 400, "hypothesis_template",
+     "is for NLI models"),
+    ("classify", {"model": "classifier", "input": ["a", 1]}, 400, "input[1]", "valid string"),
+    ("embeddings", {"model": "prompted", "input": [5], "prompt_name": "query"}, 400, "prompt_name", "texts only"),
+    ("embeddings", {"model": "mean", "input": None}, 400, "input", "expected a string"),
+    ("embeddings", {"model": "mean", "input": "a", "other": None}, 400, "other", "Unknown parameter"),
+    ("nli", {"model": "nli", "input": ["a", "b"]}, 400, "input[0]", "an object"),
     ("nli", {"model": "nli", "input": {"premise": "a"}}, 400, "input.hypothesis", "Missing"),
     ("nli", {"model": "nli", "input": []}, 400, "input", "at least 1"),
 ]  # fmt: skip
@@ -240,6 +248,22 @@ def test_wrong_requests_are_told(
     assert says in error["message"]
     assert error["type"] == "invalid_request_error"
     assert isinstance(error["code"], str)
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("embeddings", {"model": "mean", "input": "a", "encoding_format": None, "dimensions": None, "user": None}),
+        ("rerank", {"model": "raw-reranker", "query": "a", "documents": ["b"], "return_documents": None}),
+        ("classify", {"model": "classifier", "input": "a", "labels": None, "multi_label": None}),
+    ],
+)
+def test_null_says_nothing(service: OnnxService, operation: str, body: dict[str, Any]) -> None:
+    found, wanted = (
+        service.post(f"/v1/{operation}", each).raise_for_status().json() | {"id": ""}
+        for each in (body, {name: value for name, value in body.items() if value is not None})
+    )
+    assert found == wanted
 
 
 def test_bodies_that_are_no_json_or_too_large(service: OnnxService) -> None:
