@@ -68,6 +68,8 @@ def read_card(settings: ModelSettings) -> Card:
     onnx = _onnx(folder, settings.file)
     modules = _modules(folder)
     labels = settings.labels or _labels(config)
+    if len(set(labels)) < len(labels):
+        raise FolderError(f"its labels are not all different: {', '.join(labels)}")
     task = settings.task or _task(config, labels)
     max_tokens = _max_tokens(folder, config, settings.max_tokens)
     prompts, prompt = _prompts(folder)
@@ -80,7 +82,7 @@ def read_card(settings: ModelSettings) -> Card:
         tokenizer=tokenizer,
         task=task,
         max_tokens=max_tokens,
-        pad_id=config.get("pad_token_id") or 0,
+        pad_id=_whole(config, "pad_token_id"),
         pooling=pooling,
         normalize="Normalize" in modules if settings.normalize is None else settings.normalize,
         labels=labels,
@@ -149,11 +151,24 @@ def _modules(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _whole(config: Mapping[str, Any], *names: str, default: int = 0) -> int:
+    """The first of these numbers that config.json states; what is below 0 there means none."""
+    for name in names:
+        value = config.get(name)
+        if value is not None and (type(value) is not int):
+            raise FolderError(f"config.json has a {name} that is no whole number")
+        if value is not None and value >= 0:
+            return int(value)
+    return default
+
+
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     named = config.get("id2label")
-    if isinstance(named, dict) and named:
-        return tuple(str(named[key]) for key in sorted(named, key=int))
-    return tuple(f"LABEL_{i}" for i in range(int(config.get("num_labels", 2))))
+    if not isinstance(named, dict) or not named:
+        return tuple(f"LABEL_{i}" for i in range(_whole(config, "num_labels", default=2)))
+    if not all(key.isdecimal() for key in named):
+        raise FolderError("config.json has an id2label whose keys are not the numbers of the logits")
+    return tuple(str(named[key]) for key in sorted(named, key=int))
 
 
 def _task(config: Mapping[str, Any], labels: tuple[str, ...]) -> Task:
@@ -177,10 +192,10 @@ def _max_tokens(folder: Path, config: Mapping[str, Any], asked: int | None) -> i
     return min(own, asked or own)
 
 
-def _positions(config: Mapping[str, Any]) -> int | None:
-    rows = config.get("max_position_embeddings")
-    if isinstance(rows, int) and config.get("model_type") in _OFFSET_POSITIONS:
-        return rows - int(config.get("pad_token_id", 1)) - 1
+def _positions(config: Mapping[str, Any]) -> int:
+    rows = _whole(config, "max_position_embeddings")
+    if rows and config.get("model_type") in _OFFSET_POSITIONS:
+        return rows - _whole(config, "pad_token_id", default=1) - 1
     return rows
 
 
@@ -200,6 +215,8 @@ def _prompts(folder: Path) -> tuple[dict[str, str], str]:
     """The named prompts, and the one that is used where a request names none."""
     found = read_json(folder / "config_sentence_transformers.json", {})
     prompts = found.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise FolderError("config_sentence_transformers.json has prompts that are not texts by name")
     default = found.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise FolderError(f"the default prompt '{default}' is not among its prompts")
@@ -208,7 +225,7 @@ def _prompts(folder: Path) -> tuple[dict[str, str], str]:
 
 def _token_bytes(config: Mapping[str, Any], max_tokens: int) -> int:
     """Activations in float32 of one layer: hidden states, the wide ones twice over, and the scores of each head."""
-    hidden = config.get("hidden_size", config.get("dim", 0))
-    wide = config.get("intermediate_size", config.get("hidden_dim", 0))
-    heads = config.get("num_attention_heads", config.get("n_heads", 0))
-    return int(4 * (8 * hidden + 4 * wide + 2 * heads * max_tokens))
+    hidden = _whole(config, "hidden_size", "dim")
+    wide = _whole(config, "intermediate_size", "hidden_dim")
+    heads = _whole(config, "num_attention_heads", "n_heads")
+    return 4 * (8 * hidden + 4 * wide + 2 * heads * max_tokens)

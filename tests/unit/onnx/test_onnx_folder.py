@@ -111,6 +111,32 @@ def test_memory_grows_with_the_model_and_the_length(card: Callable[..., Card]) -
     assert small.token_bytes < min(large.token_bytes, long.token_bytes)
 
 
+@pytest.mark.parametrize(
+    ("config", "files", "says"),
+    [
+        ({**CLASSIFIER, "id2label": {"a": "x"}}, {}, "id2label"),
+        ({**CLASSIFIER, "id2label": {"0": "x", "1": "x"}}, {}, "not all different: x, x"),
+        ({**CLASSIFIER, "num_labels": "two"}, {}, "num_labels"),
+        ({"hidden_size": [32, 64]}, {}, "hidden_size"),
+        ({"max_position_embeddings": "512"}, {}, "max_position_embeddings"),
+        ({"pad_token_id": "[PAD]"}, {}, "pad_token_id"),
+        ({}, {"config_sentence_transformers.json": {"prompts": {"query": 5}}}, "prompts"),
+        ({}, {"config_sentence_transformers.json": {"prompts": ["query"]}}, "prompts"),
+    ],
+)
+def test_files_that_say_what_cannot_be(
+    card: Callable[..., Card], config: dict[str, Any], files: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(FolderError, match=says):
+        card(config, files)
+
+
+def test_a_padding_that_is_none_is_not_stated(card: Callable[..., Card]) -> None:
+    roberta = {"model_type": "roberta", "max_position_embeddings": 514}
+    for pad in (None, -1):
+        assert card({**roberta, "pad_token_id": pad}).max_tokens == 512
+
+
 @pytest.mark.parametrize("modules", ["{", "{}", "[1]", '[{"path": ""}]'])
 def test_modules_that_are_none(card: Callable[..., Card], tmp_path: Path, modules: str) -> None:
     card({})
