@@ -5,7 +5,7 @@ Providers that speak OpenAI's API add members of their own to its listing. Those
 `max_completion_tokens`) and Mistral (`max_context_length`, `capabilities`, `deprecation`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import date
 from decimal import Decimal, InvalidOperation
@@ -33,6 +33,21 @@ _ALSO = ("top_k", "min_p", "top_a", "repetition_penalty", "include_reasoning", "
 _BY_PARAMETER = {"tools": "tools", "structured_outputs": "json_schema", "reasoning": "reasoning"}
 _MISTRAL = {"function_calling": "tools", "vision": "vision"}
 _OLLAMA = {"vision": "vision", "tools": "tools", "thinking": "reasoning", "embedding": "embeddings"}
+
+
+# What the ONNX service takes beside what OpenAI's API has, and what it does not take of that.
+_ANY, _FROM_ONE = Parameter(Kind.MUTABLE), Parameter(Kind.MUTABLE, least=1)
+_REFUSED = ("tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "verbosity", "modalities")
+_ONNX: Mapping[str, Mapping[str, Parameter]] = {
+    "generate": {
+        "top_k": Parameter(Kind.MUTABLE, least=0),
+        "repetition_penalty": Parameter(Kind.MUTABLE, least=0, most=10),
+        **dict.fromkeys(_REFUSED, facts.UNSUPPORTED),
+    },
+    "rerank": {"top_n": _FROM_ONE, "return_documents": _ANY, "user": _ANY},
+    "classify": {"user": _ANY},
+    "nli": {"labels": _ANY, "hypothesis_template": _ANY, "multi_label": _ANY, "user": _ANY},
+}
 
 
 class Entry:
@@ -139,18 +154,21 @@ def ollama(entry: Entry) -> Found:
 
 
 def onnx(entry: Entry) -> Found:
-    """A model of the ONNX service, which tells more of it while it is loaded (docs/onnx.md)."""
+    """A model of the ONNX service, which refuses every parameter that it does not know (docs/onnx.md)."""
     yield from _counts(entry.tokens("max_tokens"), entry.tokens("max_output_tokens"))
-    task, width = entry.text("task"), entry.tokens("dimensions")
+    task = entry.text("task")
     if task:
         yield facts.INPUTS, ("text",)
         yield facts.OUTPUTS, ("text",) if task == "generate" else ()  # else numbers
+        yield from ((facts.parameter_name(name), value) for name, value in _ONNX.get(task, {}).items())
+        yield facts.parameter_name(facts.OTHERS), facts.UNSUPPORTED
     if task == "generate":
-        yield facts.CAPABILITIES, ("streaming",)
+        yield facts.CAPABILITIES, ("streaming", "json_schema")
     if task == "embed":
         yield facts.CAPABILITIES, ("embeddings",)
-        if width:
-            yield facts.parameter_name("dimensions"), Parameter(Kind.MUTABLE, least=1, most=width)
+        yield facts.parameter_name("dimensions"), Parameter(Kind.MUTABLE, least=1, most=entry.tokens("dimensions"))
+        if entry.words("prompts"):
+            yield facts.parameter_name("prompt_name"), Parameter(Kind.MUTABLE)
 
 
 def _counts(context: int | None, output: int | None) -> Found:

@@ -42,6 +42,7 @@ class Recipe:
     policy: tuple[Told, ...]
     chats: tuple[Told, ...]  # rules for chats
     embeds: tuple[Told, ...]  # rules for embeddings
+    unseen: bool = False  # a target is a local model that its service has not described yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,12 @@ def recipe(plan: Plan, route: Route, model: str, catalogs: Catalogs, listed: Lis
         () if said is None else (about.told(said),),
         rules.told(own, model, Surface.CHAT),
         rules.told(own, model, Surface.EMBEDDINGS),
+        any(_unseen(plan.upstreams[choice.provider], choice.model, listed) for choice in found),
     )
+
+
+def _unseen(upstream: Upstream, model: str, listed: Listed) -> bool:
+    return upstream.kind == "onnx" and not listed.get(upstream.name, {}).get(model, NOTHING).facts
 
 
 def _told(upstream: Upstream, model: str, catalogs: Catalogs, listed: Listed) -> tuple[Told, ...]:
@@ -99,13 +105,16 @@ def make(of: Recipe) -> Metadata:
 
 
 def _surface(of: Recipe) -> Surface:
-    """What its requests are, as far as is known: chats, unless it is said to embed, or to take or give no text."""
+    """What its requests are, as far as is known: chats, unless it is said to embed, or to take or give no text.
+
+    Most local models are not for chats, so of those nothing is taken for granted.
+    """
     layers = [merge(*(told.facts for told in (*target, *of.policy))) for target in of.told]
     said = {name: [found[name].value for found in layers if name in found] for name in _TELLING}
     if any("embeddings" in value for value in said[facts.CAPABILITIES]):
         return Surface.EMBEDDINGS
     mute = (said[name] and not any("text" in value for value in said[name]) for name in (facts.INPUTS, facts.OUTPUTS))
-    return Surface.OTHER if any(mute) else Surface.CHAT
+    return Surface.OTHER if of.unseen or any(mute) else Surface.CHAT
 
 
 def _target(told: tuple[Told, ...], surface: Surface) -> Facts:

@@ -145,7 +145,8 @@ class ModelListings(Part):
             asked.due = 0.0
             return
         asked.listing, asked.at, asked.told = listing, at, listings.changed(listing.models, asked.told)
-        if upstream.kind == "ollama":  # which keeps to itself what was not asked for
+        # Ollama keeps to itself what was not asked for; a service of our own may have had other models.
+        if upstream.kind in ("ollama", "onnx"):
             asked.due = 0.0
 
     async def _ask_all(self, http: httpx.AsyncClient, due: list[_Asked], spread: Spread) -> None:

@@ -1,5 +1,6 @@
 """The API: OpenAI's and its neighbours' under `/v1`, the life of the models and what watches them beside it."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
@@ -13,10 +14,12 @@ from sidecars.onnx.batch import Priority
 from sidecars.onnx.bodies import Body, ClassifyBody, EmbeddingsBody, NliBody, RerankBody, parse
 from sidecars.onnx.exchange import Edge, add_errors, priority_of, read_body, stream_unless_left, unless_left
 from sidecars.onnx.fleet import Fleet
+from sidecars.onnx.folder import Card
 from sidecars.onnx.generate import operations as generation
 from sidecars.onnx.generate.bodies import ChatBody, CompletionBody, GenerateBody
+from sidecars.onnx.generate.card import GeneratorCard
 from sidecars.onnx.generate.loaded import LoadedGenerator
-from sidecars.onnx.loaded import Loaded, LoadedEncoder
+from sidecars.onnx.loaded import LoadedEncoder
 from sidecars.onnx.metrics import CONTENT_TYPE
 from sidecars.onnx.models import Model, Reason, State
 from sidecars.onnx.operations import Call
@@ -119,6 +122,7 @@ def _add_models(app: FastAPI, fleet: Fleet) -> None:
 def _add_lifecycle(app: FastAPI, fleet: Fleet) -> None:
     @app.get("/models", response_model=None)
     async def states() -> Response:
+        await asyncio.gather(*(model.look() for model in fleet.models.values()))
         found = [view(model) for model in fleet.models.values()]
         return _json(orjson.dumps({"models": found, "tag": fleet.settings.tag}))
 
@@ -156,7 +160,8 @@ def _add_watching(app: FastAPI, fleet: Fleet) -> None:
 
 
 def view(model: Model) -> dict[str, Any]:
-    """A model and its life, for those who run the service; more of it while it is loaded."""
+    """A model and its life, for those who run the service; more of it once its folder was looked at, and while it is
+    loaded."""
     reading = model.reading()
     found: dict[str, Any] = {
         "model": model.name,
@@ -168,16 +173,19 @@ def view(model: Model) -> dict[str, Any]:
         "waiting_tokens": reading.waiting_tokens,
         "memory_bytes": reading.memory_bytes,
     }
+    if model.card is not None:
+        found |= {"task": model.card.task, "max_tokens": model.card.max_tokens, **_details(model.card)}
     if model.loaded is not None:
-        found |= {"task": model.loaded.card.task, "max_tokens": model.loaded.card.max_tokens}
-        found |= {"threads": model.loaded.threads, **_details(model.loaded)}
+        found["threads"] = model.loaded.threads
+        if isinstance(model.loaded, LoadedEncoder) and model.loaded.card.task is Task.EMBED:
+            found["dimensions"] = model.loaded.width
     return found
 
 
-def _details(loaded: Loaded) -> dict[str, Any]:
-    if isinstance(loaded, LoadedGenerator):
-        return {"max_output_tokens": loaded.card.max_output_tokens, "chat": loaded.template is not None}
-    return {"dimensions": loaded.width} if loaded.card.task is Task.EMBED else {"labels": loaded.card.labels}
+def _details(card: Card | GeneratorCard) -> dict[str, Any]:
+    if isinstance(card, GeneratorCard):
+        return {"max_output_tokens": card.max_output_tokens, "chat": card.template is not None}
+    return {"prompts": list(card.prompts)} if card.task is Task.EMBED else {"labels": card.labels}
 
 
 def _entry(model: Model) -> dict[str, Any]:

@@ -7,7 +7,7 @@ meanwhile waits, and has it loaded again.
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from time import perf_counter
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 import structlog
 
 from sidecars.onnx.errors import overloaded, unavailable
+from sidecars.onnx.folder import Card
+from sidecars.onnx.generate.card import GeneratorCard
 from sidecars.onnx.loaded import Loaded, Plan, UnusableError, load, look
 from sidecars.onnx.memory import Memory, give_back
 from sidecars.onnx.metrics import Metrics, Reading
@@ -61,6 +63,8 @@ class Model:
         self.state = State.AVAILABLE
         self.why: str | None = None  # it failed, or was unloaded
         self.plan: Plan | None = None
+        self.card: Card | GeneratorCard | None = None  # what its folder says, as far as that was looked at
+        self._looked_at = False
         self.loaded: Loaded | None = None
         self.used = 0.0  # by the loop's clock
         self._memory = memory
@@ -111,6 +115,14 @@ class Model:
             self._requests -= 1
             if not self._requests:
                 self._quiet.set()
+
+    async def look(self) -> None:
+        """Has the card of a model that was not loaded yet; none where its folder is wrong, which loading says."""
+        if not self._looked_at:
+            self._looked_at = True
+            with suppress(Exception):
+                card = (await asyncio.to_thread(look, self.settings)).card
+                self.card = self.card or card  # it may have been loaded meanwhile
 
     async def load(self) -> None:
         """Loads the model where it is not, also when it failed a moment ago. Raises ServiceError."""
@@ -199,6 +211,7 @@ class Model:
         started = perf_counter()
         try:
             self.plan = await asyncio.to_thread(look, self.settings)
+            self.card, self._looked_at = self.plan.card, True
             async with self._memory.room(self.plan):
                 runs = self._metrics.runs_of(self.name)
                 loaded = await asyncio.to_thread(load, self.name, self.plan, self.settings, self.threads, runs)

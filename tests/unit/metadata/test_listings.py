@@ -143,6 +143,8 @@ def test_cohere_and_ollama_and_the_onnx_service() -> None:
     assert minilm["parameters.dimensions"] == Parameter(Kind.MUTABLE, least=1, most=384)
     writer = told("onnx", ONNX, "writer")
     assert (writer[facts.OUTPUT], writer[facts.OUTPUTS], minilm[facts.OUTPUTS]) == (4096, ("text",), ())
+    assert writer["parameters.tools"] == writer["parameters.*"] == minilm["parameters.*"] == facts.UNSUPPORTED
+    assert writer["parameters.top_k"].kind is Kind.MUTABLE
     assert told("onnx", ONNX, "later") == {}
     assert read("onnx", "here", ONNX, ("minilm",)).models["minilm"][0].source.text == "service of here"
 

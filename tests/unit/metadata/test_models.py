@@ -7,6 +7,7 @@ import pytest
 
 from controlplane.metadata import apis, facts
 from controlplane.metadata.facts import Fact, Layer, Source, Told
+from controlplane.metadata.listings import read
 from controlplane.metadata.models import Listed
 from controlplane.metadata.rows import rows, show
 from controlplane.metadata.shapes import pricing
@@ -22,6 +23,7 @@ providers:
   gemini: {kind: gemini}
   farm: {kind: openai, base_url: "http://10.0.0.7/v1"}
   fake: {kind: mock}
+  here: {kind: onnx, models: {up: {path: m}}}
 models:
 """
 
@@ -128,6 +130,21 @@ def test_models_of_neither_have_no_parameters_that_are_known() -> None:
     plan = planned("m: {provider: farm, about: {outputs: [image]}}\nw: {provider: farm, about: {inputs: [audio]}}")
     for model in ("m", "w"):
         assert list(parameters(plan, model)) == ["*"]
+
+
+def test_of_a_local_model_nothing_is_taken_for_granted() -> None:
+    plan = planned("m: {provider: here, model: up}\nboth: {try: [{provider: here, model: up}, farm]}")
+    for listed in ({}, {"here": {"up": Told()}}):
+        for model in ("m", "both"):
+            told = client(plan, model, listed)
+            assert list(told["parameters"]) == ["*"]
+            assert told["supported_parameters"] == []
+    writer = {"task": "generate", "max_tokens": 512, "max_output_tokens": 100}
+    facts_of = read("onnx", "here", {"models": [{"model": "up", **writer}]}, ("up",)).models["up"]
+    told = client(plan, "m", {"here": {"up": Told(facts_of)}})
+    kinds = {name: one["kind"] for name, one in told["parameters"].items()}
+    assert (kinds["temperature"], kinds["top_k"], kinds["tools"]) == ("mutable", "mutable", "unsupported")
+    assert (kinds["*"], told["parameters"]["max_tokens"]["max"]) == ("unsupported", 100)
 
 
 @pytest.mark.parametrize("kind", ["anthropic", "gemini", "cohere", "ollama", "bedrock"])

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from sidecars.onnx.app import view
 from sidecars.onnx.batch import Priority
 from sidecars.onnx.errors import ServiceError
 from sidecars.onnx.fleet import Fleet
 from sidecars.onnx.loaded import Loaded, look
 from sidecars.onnx.metrics import Metrics
 from sidecars.onnx.models import Model, Reason, State
-from sidecars.onnx.settings import ModelSettings, Settings
+from sidecars.onnx.settings import ModelSettings, Settings, Task
 
 Folder = Callable[[str], Path]
 
@@ -59,6 +60,17 @@ async def test_the_first_request_loads_and_all_that_wait_share_it(tiny: Folder) 
         first, *others = await asyncio.gather(*asked)
         assert model.state is State.READY
         assert all(loaded is first for loaded in others)
+
+
+async def test_a_folder_describes_its_model_which_is_not_loaded_for_that(tiny: Folder, tmp_path: Path) -> None:
+    settings = {"topics": ModelSettings(tiny("topics")), "absent": ModelSettings(tmp_path / "absent")}
+    async with fleet(settings) as models:
+        for model in models.models.values():
+            await model.look()
+        assert set(states(models).values()) == {State.AVAILABLE}
+        told = view(models.find("topics"))
+        assert (told["task"], told["labels"]) == (Task.CLASSIFY, ("rivers", "films", "animals"))
+        assert "task" not in view(models.find("absent"))
 
 
 async def test_whoever_leaves_during_a_load_stops_nobody(tiny: Folder) -> None:
