@@ -33,6 +33,7 @@ models:
   other: fallback
 """
 NAME = "vllm-local"
+FLAVOUR = "vanilla-secret"
 
 
 class Served(Gateway):
@@ -41,21 +42,30 @@ class Served(Gateway):
     meanwhile: Mapping[str, Any]
 
     def __init__(self) -> None:
-        super().__init__("", files={"models/tiny/config.json": "{}", "flavour": "vanilla-secret"})
+        super().__init__("", files={"models/tiny/config.json": "{}", "flavour": FLAVOUR})
         vllm_environment.make(self.folder / "venv")
         self._policy = self.policy()
 
     def policy(self, args: str = "", more: str = "") -> str:
         return POLICY.format(folder=self.folder, args=args, more=more)
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None
+
     def who(self, model: str = "llama") -> str:
         """Who answers: the pid of the server, or "mock"."""
         told: str = self.chat(model).raise_for_status().json().get("system_fingerprint") or ""
         return told.removeprefix("fake-") if told.startswith("fake-") else "mock"
 
+    def said(self) -> str:
+        """What is answered; the server says its secret."""
+        told: str = self.chat("llama").raise_for_status().json()["choices"][0]["message"]["content"]
+        return told
+
     def serves(self) -> str:
         """Waits until the server that runs serves; its pid."""
-        return eventually(lambda: self._ours(self.who()), f"the server serves\n{self.log()}", 30)
+        return eventually(lambda: self._ours(self.who()), f"the server serves\n{self.log()}", 60)
 
     def _ours(self, who: str) -> str:
         return who if who == str(self.processes().get(NAME)) else ""
@@ -73,7 +83,7 @@ class Served(Gateway):
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Served]:
+def started() -> Iterator[Served]:
     made = Served()
     made.write("hold", "")
     with made:
@@ -87,11 +97,23 @@ def gateway() -> Iterator[Served]:
         yield made
 
 
-@pytest.fixture(autouse=True)
-def untied(gateway: Served) -> None:
-    """Streams run through and servers load at once, unless a test says otherwise."""
-    gateway.write("gate", "")
-    (gateway.folder / "hold").unlink(missing_ok=True)
+@pytest.fixture
+def gateway(started: Served) -> Served:
+    """It runs, and has the first policy and secret, whatever a test before has made of them.
+
+    Streams run through and servers load at once, unless a test says otherwise.
+    """
+    started.write("gate", "")
+    (started.folder / "hold").unlink(missing_ok=True)
+    if not started.runs:
+        started.edit(started.policy())
+        started.start()
+    elif started.path.read_text() != started.text(started.policy()):
+        started.apply_edit(started.policy())
+    if (started.folder / "flavour").read_text() != FLAVOUR:
+        started.write("flavour", FLAVOUR)
+        eventually(lambda: started.said() == FLAVOUR, "a server has it", 60)
+    return started
 
 
 class Stream(threading.Thread):
@@ -102,7 +124,7 @@ class Stream(threading.Thread):
         (gateway.folder / "gate").unlink()
         self.text, self.begun, self._gateway = "", threading.Event(), gateway
         self.start()
-        assert self.begun.wait(20), "the stream begins"
+        assert self.begun.wait(60), "the stream begins"
 
     def run(self) -> None:
         with self._gateway.client() as client:
@@ -113,7 +135,7 @@ class Stream(threading.Thread):
 
     def finish(self) -> str:
         self._gateway.write("gate", "")
-        self.join(20)
+        self.join(60)
         return self.text
 
 
@@ -131,7 +153,7 @@ def test_nothing_waits_for_a_server_that_loads(gateway: Served) -> None:
 
 def test_it_runs_in_its_own_environment_and_tells_no_secret(gateway: Served) -> None:
     gateway.serves()
-    assert gateway.chat("llama").json()["choices"][0]["message"]["content"] == "vanilla-secret"
+    assert gateway.said() == FLAVOUR
     (variables,) = (line for line in gateway.log().splitlines()[:1] if line.startswith("variables: "))
     assert not {"PYTHONPATH", "VIRTUAL_ENV", "PYTHONUNBUFFERED", "XDG_RUNTIME_DIR"} & set(variables.split())
     paths = ("/status", "/models", "/snapshot", f"/processes/{NAME}/log")
@@ -150,8 +172,10 @@ def test_what_the_gateway_does_not_know_reaches_it_untouched(gateway: Served) ->
 
 def test_a_killed_server_fails_over_and_comes_back(gateway: Served) -> None:
     before, worker = gateway.serves(), gateway.worker()
+    gateway.write("hold", "")  # the next one serves no sooner
     os.kill(int(before), signal.SIGKILL)
     assert gateway.who() == "mock"
+    (gateway.folder / "hold").unlink()
     assert gateway.serves() != before
     assert not alive(worker), "its worker ended with it"
 
@@ -177,8 +201,8 @@ def test_an_edit_of_what_it_need_not_know_leaves_it_alone(gateway: Served) -> No
 def test_a_changed_secret_replaces_it(gateway: Served) -> None:
     before = gateway.serves()
     gateway.write("flavour", "lemon-secret")
-    eventually(lambda: gateway.who() not in (before, "mock"), "another server serves", 30)
-    assert gateway.chat("llama").json()["choices"][0]["message"]["content"] == "lemon-secret"
+    eventually(lambda: gateway.said() == "lemon-secret", "another server serves", 60)
+    assert gateway.serves() != before
 
 
 def test_the_next_control_plane_adopts_it(gateway: Served) -> None:
@@ -190,7 +214,7 @@ def test_the_next_control_plane_adopts_it(gateway: Served) -> None:
 
 def test_one_that_crashes_is_an_alarm(gateway: Served) -> None:
     gateway.apply_edit(gateway.policy(", --crash"))
-    (alarm,) = eventually(lambda: gateway.status()["alarms"], "an alarm", 20)
+    (alarm,) = eventually(lambda: gateway.status()["alarms"], "an alarm", 60)
     assert "`local` ended, and is started again" in alarm["message"]
     assert "no kernel image is available for [redacted]" in alarm["message"]
     assert gateway.state()["state"] == "failed"
@@ -202,10 +226,10 @@ def test_one_that_crashes_is_an_alarm(gateway: Served) -> None:
 def test_one_that_is_never_ready_is_started_again(gateway: Served) -> None:
     gateway.write("hold", "")
     gateway.apply_edit(gateway.policy(", --max-model-len, 50", "ready_within: 3s"))
-    first = eventually(lambda: gateway.processes().get(NAME), "a server", 20)
-    (alarm,) = eventually(lambda: gateway.status()["alarms"], "an alarm", 20)
+    first = eventually(lambda: gateway.processes().get(NAME), "a server", 60)
+    (alarm,) = eventually(lambda: gateway.status()["alarms"], "an alarm", 60)
     assert "did not get ready in time" in alarm["message"]
-    eventually(lambda: gateway.processes().get(NAME) not in (None, first), "another server", 20)
+    eventually(lambda: gateway.processes().get(NAME) not in (None, first), "another server", 60)
     (gateway.folder / "hold").unlink()
     gateway.serves()
     eventually(lambda: not gateway.status()["alarms"], "no alarm any more")
@@ -214,7 +238,7 @@ def test_one_that_is_never_ready_is_started_again(gateway: Served) -> None:
 def test_one_that_the_policy_drops_is_ended(gateway: Served) -> None:
     before, worker = gateway.serves(), gateway.worker()
     gateway.apply_edit("providers: {fallback: {kind: mock}}\nmodels: {llama: fallback}")
-    eventually(lambda: not alive(int(before)) and not alive(worker), "it ends", 20)
+    eventually(lambda: not alive(int(before)) and not alive(worker), "it ends", 60)
     assert gateway.admin.get("/models").json()["local"] == []
     gateway.apply_edit(gateway.policy())
     gateway.serves()

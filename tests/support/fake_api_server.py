@@ -115,12 +115,12 @@ def main() -> None:
     server.socket = socket.socket(socket.AF_UNIX)
     server.server_bind()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    if os.fork() == 0:
+    if (worker := os.fork()) == 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         server.socket.close()
-        print("worker:", os.getpid(), flush=True)
         while True:
             signal.pause()
+    print("worker:", worker, flush=True)
     while args.hold is not None and args.hold.exists():
         time.sleep(0.01)
     server.server_activate()
