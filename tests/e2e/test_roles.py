@@ -72,19 +72,24 @@ def _ctl(gateway: Gateway, token: str, *words: str, how: str = "env") -> subproc
     return gateway.ctl(*before, *words, **env)
 
 
+def _keys(gateway: Gateway, user: str, path: str, **params: str) -> set[str]:
+    """The keys of rows, but for the one that a member of the team may have issued by now."""
+    return {row["key"] for row in _rows(gateway, user, path, **params)} - {"t1"}
+
+
 def test_a_team_sees_its_own_usage_and_budgets(gateway: Gateway) -> None:
     for secret in _KEYS.values():
         assert ask(gateway, "m", key=secret).status_code == 200
     wait_records(gateway, 1, key="alice")
     wait_records(gateway, 1, key="bob")
     for user in ("vic", "tom", "ana"):
-        assert {row["key"] for row in _rows(gateway, user, "/usage", by="key")} == {"alice"}
-        assert {row["key"] for row in _rows(gateway, user, "/usage/records")} == {"alice"}
+        assert _keys(gateway, user, "/usage", by="key") == {"alice"}
+        assert _keys(gateway, user, "/usage/records") == {"alice"}
         assert {(row["owner_kind"], row["owner"]) for row in _rows(gateway, user, "/budgets")} == {
             ("team", "search"), ("key", "alice")
         }  # fmt: skip
     assert {row["key"] for row in _rows(gateway, "zoe", "/usage", by="key")} == {"bob"}
-    assert {row["key"] for row in _rows(gateway, "root", "/usage", by="key")} == {"alice", "bob"}
+    assert _keys(gateway, "root", "/usage", by="key") == {"alice", "bob"}
     assert _call(gateway, "vic", "GET", "/usage", params={"team": "ads"}).status_code == 403
     assert _call(gateway, "ana", "GET", "/usage", params={"organization": "other"}).status_code == 403
     assert _rows(gateway, "ana", "/usage", team="ads") == []

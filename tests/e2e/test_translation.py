@@ -59,7 +59,7 @@ class Edge:
     clients: ExitStack
 
     def anthropic(self, key: str = ENV["ALICE"]) -> anthropic.Anthropic:
-        made = anthropic.Anthropic(base_url=self.gateway.url, api_key=key, max_retries=0, timeout=20)
+        made = anthropic.Anthropic(base_url=self.gateway.url, api_key=key, max_retries=0, timeout=60)
         return self.clients.enter_context(made)
 
     def openai(self) -> openai.OpenAI:

@@ -112,9 +112,9 @@ def test_a_budget_tells_of_its_warning_and_its_end_once(provider: MockProvider) 
     receiver = Receiver()
     with receiver.up(), _gateway(provider, receiver) as gateway:
         _spend(gateway, 2)
-        eventually(lambda: receiver.events() == ["budget.warn"], "the warning arrives")
+        eventually(lambda: receiver.events() == ["budget.warn"], "the warning arrives", 60)
         _spend(gateway, 2)
-        eventually(lambda: len(receiver.events()) == 2, "the end arrives")
+        eventually(lambda: len(receiver.events()) == 2, "the end arrives", 60)
         eventually(lambda: not list(gateway.folder.glob("state/usage/outbox/*")), "the outbox is empty")
         assert [json.loads(body)["type"] for _, body in receiver.got] == ["budget.warn", "budget.spent"]
         warned, spent = (json.loads(body) for _, body in receiver.got)
@@ -138,12 +138,12 @@ def test_a_receiver_that_is_down_raises_an_alarm_and_gets_everything_when_it_is_
     with _gateway(provider, receiver) as gateway:
         _spend(gateway, 4)
         _used(gateway, 4)
-        eventually(lambda: "webhook/ops" in alarms(gateway), "the alarm stands", 30)
+        eventually(lambda: "webhook/ops" in alarms(gateway), "the alarm stands", 60)
         assert "ConnectError" in alarms(gateway)["webhook/ops"]
         os.kill(gateway.process("usage"), signal.SIGKILL)  # which neither loses events nor makes new ones of them
         with receiver.up():
-            eventually(lambda: sorted(receiver.events()) == ["budget.spent", "budget.warn"], "both arrive", 60)
-            eventually(lambda: "webhook/ops" not in alarms(gateway), "the alarm is over")
+            eventually(lambda: sorted(receiver.events()) == ["budget.spent", "budget.warn"], "both arrive", 120)
+            eventually(lambda: "webhook/ops" not in alarms(gateway), "the alarm is over", 60)
             eventually(lambda: not list(gateway.folder.glob("state/usage/outbox/*")), "the outbox is empty")
         assert len(receiver.got) == 2
 
@@ -156,5 +156,5 @@ def test_what_is_told_once_is_not_told_again_after_a_kill(provider: MockProvider
         eventually(lambda: not list(gateway.folder.glob("state/usage/outbox/*")), "the outbox is empty")
         os.kill(gateway.process("usage"), signal.SIGKILL)
         _spend(gateway, 2)
-        eventually(lambda: len(receiver.events()) == 2, "the end arrives")
+        eventually(lambda: len(receiver.events()) == 2, "the end arrives", 60)
         assert receiver.events() == ["budget.warn", "budget.spent"]
