@@ -83,7 +83,8 @@ def problem(gateway: Gateway) -> Any:
     return next(each["problem"] for each in gateway.status()["listings"] if each["provider"] == "farm")
 
 
-def test_a_model_is_told_with_all_that_is_known_of_it(gateway: Gateway) -> None:
+def test_a_model_is_told_with_all_that_is_known_of_it(gateway: Gateway, farm: Farm) -> None:
+    farm.models = [{"id": "up", "max_model_len": 4096}]
     eventually(lambda: window(gateway, "org/large") == 4096, "the listing is told")
     found = told(gateway, "org/large")
     assert {name: found[name] for name in ("id", "object", "created", "owned_by")} == {
@@ -122,6 +123,7 @@ def test_providers_are_asked_as_for_clients_requests(gateway: Gateway, provider:
 
 
 def test_what_a_listing_says_is_told_without_a_revision(gateway: Gateway, farm: Farm) -> None:
+    farm.models = [{"id": "up", "max_model_len": 4096}]
     revision = gateway.revision()
     eventually(lambda: "second" in str(gateway.status()["warnings"]), "it warns of a model that is not listed")
     farm.models = [{"id": "up", "max_model_len": 8192}, {"id": "second", "max_model_len": 16384}]
