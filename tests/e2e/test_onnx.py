@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 
 from controlplane.cli.main import app
 from sidecars.onnx.convert import convert
-from tests.support.gateway import Gateway, eventually
+from tests.support.gateway import Gateway, alive, eventually
 from tests.support.minilm import MINILM, minilm_folder
 from tests.support.tiny_decoder import make_decoder
 from tests.support.tiny_models import MODELS, make
+from tests.support.usage import alarms, only_record
 
 EXPECTED = json.loads((Path(__file__).parents[1] / "unit/onnx/expected.json").read_text())
 CHATS = json.loads((Path(__file__).parents[1] / "unit/onnx/expected_generate.json").read_text())["chats"]
@@ -51,11 +52,12 @@ models:
   classifier: here
   writer: here
   "nli*": here
+  held: fake
 keys:
   alice: {{secret: {{env: ALICE}}, priority: low}}
   bob: {{secret: {{env: BOB}}, models: ["nli*", guarded]}}
 """
-LONG = ["the river is not blue " * 20] * 64  # takes half a second at least
+LONG = ["the river is not blue " * 20] * 64  # takes a while
 ALICE, BOB = "sk-alice-0123456789", "sk-bob-0123456789"
 
 
@@ -63,8 +65,16 @@ def policy(more: str = "") -> str:
     return _POLICY.format(models=_MODELS.replace("MINILM", str(minilm_folder())).strip("\n") + more)
 
 
+@pytest.fixture
+def gateway(started: Gateway) -> Gateway:
+    """With the policy above, whatever a test before has made of it."""
+    if started.path.read_text() != started.text(policy()):
+        started.apply_edit(policy())
+    return started
+
+
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     scratch = tmp_path_factory.mktemp("onnx")
     made = Gateway(policy(), env={"ALICE": ALICE, "BOB": BOB}, key=ALICE)
     try:
@@ -93,6 +103,19 @@ def local(gateway: Gateway, model: str) -> dict[str, Any]:
     return found
 
 
+def in_work(gateway: Gateway, pool: ThreadPoolExecutor, model: str, count: int) -> list[Future[httpx.Response]]:
+    """So many long requests, of which the model has some left to do; those that ended unseen are asked again."""
+
+    def look() -> list[Future[httpx.Response]]:
+        requests = [pool.submit(embed, gateway, model, LONG) for _ in range(count)]
+        while not all(each.done() for each in requests):
+            if local(gateway, model)["waiting_tokens"]:
+                return requests
+        return []
+
+    return eventually(look, "requests are in work")
+
+
 def test_embeddings_are_those_of_the_reference(gateway: Gateway) -> None:
     with gateway.client() as client:
         answer = client.embeddings.create(model=MINILM, input=EXPECTED["texts"])
@@ -106,25 +129,20 @@ def test_rerank_classify_and_nli(gateway: Gateway) -> None:
         gateway,
         "/v1/rerank",
         {"model": "reranker", "query": EXPECTED["query"], "documents": EXPECTED["texts"]},
-    ).json()
-    scores = {one["index"]: one["relevance_score"] for one in ranked["results"]}
+    )
+    scores = {one["index"]: one["relevance_score"] for one in ranked.json()["results"]}
     assert scores == pytest.approx(dict(enumerate(EXPECTED["models"]["reranker"])), abs=1e-4)
-    classified = ask(gateway, "/v1/classify", {"model": "classifier", "input": EXPECTED["texts"]}).json()
-    for row, wanted in zip(classified["data"], EXPECTED["models"]["classifier"], strict=True):
+    classified = ask(gateway, "/v1/classify", {"model": "classifier", "input": EXPECTED["texts"]})
+    for row, wanted in zip(classified.json()["data"], EXPECTED["models"]["classifier"], strict=True):
         assert row["scores"] == pytest.approx(wanted, abs=1e-4)
     pairs = zip(EXPECTED["premises"], EXPECTED["hypotheses"], strict=True)
     body = {"model": "nli", "input": [{"premise": one, "hypothesis": other} for one, other in pairs]}
-    inferred = ask(gateway, "/v1/nli", body, BOB).json()
-    for row, wanted in zip(inferred["data"], EXPECTED["models"]["nli"]["nli"], strict=True):
+    inferred = ask(gateway, "/v1/nli", body, BOB)
+    for row, wanted in zip(inferred.json()["data"], EXPECTED["models"]["nli"]["nli"], strict=True):
         assert row["scores"] == pytest.approx({name.lower(): score for name, score in wanted.items()}, abs=1e-4)
-    fed = {"reranker": ranked, "classifier": classified, "nli": inferred}
-
-    def counted() -> bool:
-        rows = gateway.admin.get("/usage", params={"by": "model"}).json()["rows"]
-        tokens = {row["model"]: row["input_tokens"] for row in rows}
-        return all(tokens.get(name) == answer["usage"]["prompt_tokens"] for name, answer in fed.items())
-
-    eventually(counted, "usage has what was fed")
+    for answer in (ranked, classified, inferred):
+        fed = answer.json()["usage"]["prompt_tokens"]
+        assert only_record(gateway, answer.headers["x-request-id"])["input"] == fed
 
 
 def test_chats_whole_and_streamed_are_those_of_the_reference(gateway: Gateway) -> None:
@@ -161,17 +179,24 @@ def test_a_model_that_fails_stops_no_other(gateway: Gateway) -> None:
     assert int(refused.headers["retry-after"]) > 0
     assert len(embed(gateway, "guarded", ["a"]).json()["data"][0]["embedding"]) == 1536  # the mock's
     assert len(embed(gateway, MINILM, ["a"]).json()["data"][0]["embedding"]) == 384
-    (alarm,) = [each for each in gateway.status()["alarms"] if each["name"] == "model"]
-    assert "`broken` of `here` failed" in alarm["message"]
+    alarm = eventually(lambda: alarms(gateway).get("model"), "an alarm")
+    assert "`broken` of `here` failed" in str(alarm)
 
 
 def test_a_full_queue_is_429_or_the_next_target(gateway: Gateway) -> None:
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(embed, gateway, "narrow", LONG)
-        eventually(lambda: local(gateway, "narrow")["waiting_tokens"], "the first request is in work")
-        refused = embed(gateway, "narrow", ["a"])
-        instead = embed(gateway, "overflowing", ["a"])
-        assert first.result().status_code == 200
+
+        def meanwhile(model: str) -> httpx.Response | None:
+            """The answer to a short request, if it came before the one to a long one."""
+            (first,) = in_work(gateway, pool, "narrow", 1)
+            found = embed(gateway, model, ["a"])
+            early = not first.done()
+            assert first.result().status_code == 200
+            return found if early else None
+
+        refused = eventually(lambda: meanwhile("narrow"), "another request comes meanwhile")
+        instead = eventually(lambda: meanwhile("overflowing"), "another request comes meanwhile")
+    assert refused is not None and instead is not None
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
     assert int(refused.headers["retry-after"]) > 0
     assert len(instead.json()["data"][0]["embedding"]) == 1536
@@ -179,8 +204,7 @@ def test_a_full_queue_is_429_or_the_next_target(gateway: Gateway) -> None:
 
 def test_unload_while_requests_are_in_flight(gateway: Gateway) -> None:
     with ThreadPoolExecutor() as pool:
-        requests = [pool.submit(embed, gateway, MINILM, LONG) for _ in range(2)]
-        eventually(lambda: local(gateway, MINILM)["waiting_tokens"], "the requests are in work")
+        requests = in_work(gateway, pool, MINILM, 2)
         gone = CliRunner().invoke(app, ["models", "unload", MINILM, "--server", gateway.admin_url])
         assert (gone.exit_code, gone.output.strip()) == (0, f"here/{MINILM} is available")
         assert [len(each.result().json()["data"]) for each in requests] == [len(LONG)] * 2
@@ -235,22 +259,29 @@ def test_failover_from_a_killed_service_and_back(gateway: Gateway) -> None:
     def width() -> int:
         return len(embed(gateway, MINILM, ["a"]).json()["data"][0]["embedding"])
 
+    def killed() -> bool:
+        """Whether the mock answers once the service is killed, which is soon started again."""
+        os.kill(gateway.process(SERVICE), signal.SIGKILL)
+        found = width() == 1536
+        eventually(lambda: width() == 384, "the local model serves again", 60)
+        return found
+
     assert width() == 384
-    os.kill(gateway.process(SERVICE), signal.SIGKILL)
-    assert width() == 1536  # the mock's
-    eventually(lambda: width() == 384, "the local model serves again", 30)
+    eventually(killed, "the next target answers", 120)
     assert any(
         each["name"] == "service" and "was started again" in each["message"] for each in gateway.status()["alarms"]
     )
 
 
 def test_requests_are_served_to_the_end_of_the_drain(gateway: Gateway) -> None:
+    body = {"model": "held", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    sent = {"authorization": f"Bearer {ALICE}", "x-mock-chunks": "600", "x-mock-chunk-delay": "100ms"}
     with ThreadPoolExecutor() as pool:
-        requests = [pool.submit(embed, gateway, MINILM, LONG) for _ in range(2)]
-        eventually(lambda: local(gateway, MINILM)["waiting_tokens"], "the requests are in work")
-        gateway.signal()
-        eventually(lambda: gateway.http.get("/health").status_code == 503, "the gateway drains")
-        assert ask(gateway, "/v1/classify", {"model": "classifier", "input": "a"}).status_code == 200
+        with gateway.http.stream("POST", "/v1/chat/completions", json=body, headers=sent):  # which keeps it draining
+            requests = in_work(gateway, pool, MINILM, 2)
+            gateway.signal()
+            eventually(lambda: gateway.http.get("/health").status_code == 503, "the gateway drains")
+            assert ask(gateway, "/v1/classify", {"model": "classifier", "input": "a"}).status_code == 200
         widths = {len(entry["embedding"]) for each in requests for entry in each.result().json()["data"]}
     assert (widths, gateway.wait()) == ({384}, 0)
     gateway.start()
@@ -264,5 +295,5 @@ def test_the_next_control_plane_adopts_it_and_stops_what_it_does_not_need(gatewa
     gateway.kill()
     gateway.edit("providers: {fake: {kind: mock}}\nmodels: {m: fake}")
     gateway.start()
-    eventually(lambda: not Path(f"/proc/{service}").exists(), "the service is stopped", 30)
-    assert SERVICE not in gateway.processes()
+    eventually(lambda: not alive(service), "the service is stopped", 60)
+    eventually(lambda: SERVICE not in gateway.processes(), "and no record is left of it")
