@@ -1,7 +1,9 @@
 """What the rim reads from this machine: secrets, certificate authorities, sockets."""
 
+import errno
 import os
 import ssl
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -29,9 +31,19 @@ def secret_reader(base: Path) -> Callable[[SecretRef], str]:
             if value is None:
                 raise LookupError(f"the environment variable {ref.name} is not set")
             return value
-        return (base / ref.name).read_text(encoding="utf-8")
+        return _regular(base / ref.name).read_text(encoding="utf-8")
 
     return read
+
+
+def _regular(file: Path) -> Path:
+    """A device could be read for ever, and a pipe would be waited for."""
+    mode = file.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a device, a pipe or a socket, not a file", str(file))
+    return file
 
 
 def secret_files(base: Path, refs: tuple[SecretRef, ...]) -> frozenset[Path]:
