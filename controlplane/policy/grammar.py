@@ -21,6 +21,7 @@ _RATE_PREFIXES = {"": 1, "k": 1000, "M": 1_000_000}
 _RATE_PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 DURATION = r"^[0-9]+(ms|s|m|h|d)$"
+REFRESH = rf"{DURATION}|^off$"
 NETWORK = r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"
 DAYS = r"^[0-9]+d$"
 SIZE = r"^[0-9]+(B|KiB|MiB|GiB)?$"

@@ -94,7 +94,7 @@ class Cors(Strict):
 class Gateway(Strict):
     """Where the gateway listens and what it accepts."""
 
-    listen: AddressType = Field(LISTEN, description="Where clients connect.")
+    listen: AddressType = Field(LISTEN, description="Where clients connect: an IP address and a port.")
     admin: Annotated[
         Admin,
         BeforeValidator(

@@ -47,8 +47,10 @@ def _default(value: Any, field: Mapping[str, Any]) -> Any:
     """A default in the words of the policy; None where there is nothing to say: a mapping's fields have their own."""
     if value is None:
         return None
-    if field.get("pattern") == grammar.DURATION:
+    if field.get("pattern") in (grammar.DURATION, grammar.REFRESH):
         return _in_units(value, _DURATIONS)
+    if field.get("pattern") == grammar.DAYS:
+        return f"{value}d"
     if any(choice.get("pattern") == grammar.SIZE for choice in field.get("anyOf", ())):
         return _in_units(value, _SIZES)
     if isinstance(value, dict) and "scheme" in value:

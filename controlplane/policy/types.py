@@ -100,7 +100,7 @@ Tokens = Annotated[
     ),
 ]
 Day = Annotated[str, _by(grammar.day), _text(grammar.DAY, ["2027-01-01"])]
-Refresh = Annotated[int, _by(grammar.refresh), _text(rf"{grammar.DURATION}|^off$", ["10m", "off"])]
+Refresh = Annotated[int, _by(grammar.refresh), _text(grammar.REFRESH, ["10m", "off"])]
 RateType = Annotated[InstanceOf[Rate], _by(grammar.rate), _text(grammar.RATE, ["600/m", "20k/h"])]
 AddressType = Annotated[
     InstanceOf[Address],
@@ -171,7 +171,7 @@ def _header_name(text: str) -> str:
 
 def _header_value(text: str) -> str:
     if not text.strip() or not text.isprintable() or not text.isascii():
-        raise ValueError("printable ASCII text")
+        raise ValueError("printable ASCII text; a number in quotes")
     return text
 
 

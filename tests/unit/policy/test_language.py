@@ -1,5 +1,8 @@
 """The policy language's contract: its example is accepted by the check and by the JSON Schema alike."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -75,3 +78,18 @@ def test_what_the_check_refuses_editors_mark_too(text: str) -> None:
     assert text != CONTRACT
     assert check(text, "policy.yaml").policy is None
     assert list(Draft202012Validator(json_schema()).iter_errors(load(text, "policy.yaml").data)) != []
+
+
+def _fields(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping of a schema."""
+    if isinstance(schema, dict):
+        yield schema
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _fields(part)
+
+
+def test_every_default_is_what_a_policy_could_say() -> None:
+    schema = json_schema()
+    told = [of for of in _fields(schema) if "default" in of and not isinstance(of["default"], dict)]
+    wrong = [of for of in told if not Draft202012Validator({**of, "$defs": schema["$defs"]}).is_valid(of["default"])]
+    assert (len(told) > 100, wrong) == (True, [])
