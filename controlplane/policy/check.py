@@ -105,6 +105,10 @@ def _semantics(
             "admin-without-token", "the admin API would be open to the network", ("gateway", "admin"),
             "a loopback address, or a token or users", "write admin: {listen: ADDRESS, token: {env: NAME}}",
         )  # fmt: skip
+    if not is_ip(gateway.listen.host):
+        message = f"`{gateway.listen.host}` is a name, and Envoy listens at addresses"
+        expected = "an IP address and a port, such as 127.0.0.1:8080, or 0.0.0.0:8080 for all addresses"
+        yield error("invalid-value", message, ("gateway", "listen"), expected)
     if _overlap(gateway.listen, gateway.admin.listen):
         yield error(
             "same-address", "clients and the admin API share one address", ("gateway", "admin"), "two addresses"

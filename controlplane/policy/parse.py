@@ -73,7 +73,8 @@ class _Builder:
     def _value(self, event: Any) -> tuple[Any, Node | Spot]:
         mark = event.start_mark
         if type(event) is yaml.AliasEvent:
-            self._lose("anchor", "aliases are not part of the policy language", event, "the value itself")
+            expected = "the value itself, or text that begins with * in quotes"
+            self._lose("anchor", "aliases are not part of the policy language", event, expected)
             return None, (mark.line, mark.column)
         if event.anchor is not None:
             self._problem("anchor", "anchors are not part of the policy language", event, "the value alone")
@@ -164,6 +165,7 @@ _STEPS = (
     ("did not find expected ',' or ']'", "a `,` or `]` is missing, or `, ` stands in text without quotes"),
     ("found unexpected end of stream", "a quote is not closed"),
     ("block sequence entries are not allowed", "begin a list in a line of its own"),
+    ("did not find expected alphabetic or numeric", "quote text that begins with `*` or `&`"),
     ("cannot start any token", "quote text that begins with a special character"),
 )
 

@@ -124,6 +124,10 @@ class Structure:
         path = (section, entry)
         if section == "providers" and not self._provider_kind(path, value):
             return None
+        if section == "models" and not isinstance(value, str | dict | None):
+            wanted = "the name of a provider or model, or a mapping such as {try: [...]}"
+            self._add("wrong-type", f"this is {_kind(value)}", path, wanted)
+            return None
         form = _FORMS.get(section)
         return self.validated(_ADAPTERS[section], value, path, form)
 
@@ -164,7 +168,9 @@ class Structure:
             return  # told already: it has no value
         fields = _fields(error["loc"][:-1], form)
         if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-            self._unknown(where, str(steps[-1]), fields)
+            # A misspelt `try` makes a model look like one of a single provider.
+            others = ("try",) if where[0] == "models" and len(steps) == 1 and "try" not in fields else ()
+            self._unknown(where, str(steps[-1]), fields, others)
         elif kind in ("missing", "missing_argument"):
             self._add("missing-field", f"`{steps[-1]}` is missing", where[:-1], f"the field `{steps[-1]}`", key=True)
         elif kind in ("literal_error", "enum"):
@@ -197,14 +203,15 @@ class Structure:
         else:
             self._add("wrong-type", f"this is {_kind(error['input'])}", where, _wanted(kind, error["msg"]))
 
-    def _unknown(self, where: Path, name: str, fields: Sequence[str]) -> None:
+    def _unknown(self, where: Path, name: str, fields: Sequence[str], others: Sequence[str] = ()) -> None:
+        """`others`: fields of another form, which may have been meant."""
         expected = f"one of {', '.join(fields)}" if fields else None
         self._add(
             "unknown-field",
             f"`{shown(name)}` is no field here",
             where,
             expected,
-            suggestion=nearest(name, fields),
+            suggestion=nearest(name, (*fields, *others)),
             key=True,
         )
 

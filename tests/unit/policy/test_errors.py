@@ -61,6 +61,7 @@ AS_YAML = [
     Case("an anchor", provider("§&a {kind: openai}"), "anchor", "providers.p"),
     Case("an alias", GOOD.replace("m: p", "m: §*a"), "anchor", "models.m"),
     Case("a merge key", provider("{§<<: {kind: openai}}"), "anchor", 'providers.p["<<"]'),
+    Case("a star without quotes", GOOD.replace("m: p", "*§: p"), "invalid-yaml"),
     Case("a tag", provider("§!x {kind: openai}"), "tag", "providers.p"),
     Case("a list as a key", GOOD + "? §[a]\n: b\n", "complex-key"),
     Case("a name that stands twice", GOOD + "§models: {m: q}\n", "duplicate-key", "models"),
@@ -79,6 +80,8 @@ FIELDS = [
         "api_key",
     ),
     Case("in a target", model("{try: [{provider: p, §modle: x}]}"), "unknown-field", "models.m.try[0].modle", "model"),
+    Case("a number for a model", model("§5"), "wrong-type", "models.m"),
+    Case("a list for a model", model("§[p]"), "wrong-type", "models.m"),
     Case("of another form", model("{try: [p], §retries: 2}"), "unknown-field", "models.m.retries"),
     Case(
         "in ejection",
@@ -148,6 +151,7 @@ NAMES = [
 ]
 TOGETHER = [
     Case("an open admin API", gateway("{admin: §0.0.0.0:9800}"), "admin-without-token", "gateway.admin"),
+    Case("a name to listen at", gateway("{listen: §'localhost:8080'}"), "invalid-value", "gateway.listen"),
     Case("one address for two", gateway("{admin: §127.0.0.1:8080}"), "same-address", "gateway.admin"),
     Case(
         "cookies from anywhere",
@@ -198,6 +202,11 @@ def test_what_is_wrong_and_where(case: Case, cache: LoadCache | None) -> None:
         assert (told.place.line, told.place.column) == (line, column)
     assert told.expected or told.hint
     assert (found.policy is None) is (told.severity is Severity.ERROR)
+
+
+def test_a_misspelt_try_is_recognized() -> None:
+    told = check(model("{tyr: [p]}"), "f").diagnostics
+    assert [each.suggestion for each in told] == [None, "try"]
 
 
 def test_every_error_of_a_file_is_told_in_one_run_in_its_order() -> None:
