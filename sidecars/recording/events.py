@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+_LINE_END = re.compile(r"\r\n|\n|\r")
 _END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
@@ -26,7 +27,11 @@ class Splitter:
         return rest
 
 
+def data_lines(event: str) -> list[str]:
+    """The `data` lines of an event. What else Unicode takes for the end of a line may be in a text."""
+    return [line for line in _LINE_END.split(event) if line.startswith("data:")]
+
+
 def data_of(event: str) -> str:
     """The data of an event: its `data` lines, joined."""
-    lines = (line[5:].removeprefix(" ") for line in event.splitlines() if line.startswith("data:"))
-    return "\n".join(lines)
+    return "\n".join(line[5:].removeprefix(" ") for line in data_lines(event))

@@ -13,6 +13,8 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 import orjson
 
+from sidecars.recording.events import data_lines
+
 MASK = "[redacted]"
 _SHORTEST = 6  # a credential below this would be found in every other text
 
@@ -156,12 +158,8 @@ def _texts(value: Any, place: str) -> Iterable[tuple[str, Any, Any]]:
             yield from _texts(each, f"{place}.{key}")
 
 
-def _data_lines(event: str) -> list[str]:
-    return [line for line in event.splitlines() if line.startswith("data:")]
-
-
 def _parsed(event: str) -> Any:
-    lines = _data_lines(event)
+    lines = data_lines(event)
     if len(lines) != 1:
         return None
     try:
@@ -171,4 +169,4 @@ def _parsed(event: str) -> Any:
 
 
 def _rendered(event: str, data: Mapping[str, Any]) -> str:
-    return event.replace(_data_lines(event)[0], f"data: {orjson.dumps(data).decode()}")
+    return event.replace(data_lines(event)[0], f"data: {orjson.dumps(data).decode()}")

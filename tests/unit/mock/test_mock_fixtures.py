@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sidecars.mock.fixtures.library import Asked, Library
 from sidecars.mock.fixtures.load import FixturesError, parsed, read
+from sidecars.recording.exchange import Answer, Body, Exchange, Request, Times
 from tests.support.mock import ROOT
 
 NAMES = st.sampled_from(["gpt-4o", "gpt-4o-mini", "claude", "m"])
@@ -131,6 +132,16 @@ def test_mistakes_in_json_have_a_line_too() -> None:
         "f.json:2: fixtures.0.answer.txt"
     )
     assert problems('{"fixtures":\n oops}', "f.json") == ["f.json:2: not JSON: Expecting value"]
+
+
+def test_a_recording_may_have_any_character_in_its_texts() -> None:
+    exchange = Exchange(
+        id="i", at="2026-01-02T03:04:05Z", model="m", provider="p",
+        request=Request(method="POST", path="/v1/completions", headers={}, body=Body(text="{}")),
+        answer=Answer(status=200, headers={}, body=Body(text="a\u2028b\x85c\x0bd")),
+        ms=Times(headers=1, first=1, total=1),
+    )  # fmt: skip
+    assert len(parsed((exchange.line() * 2).decode(), "f.jsonl")) == 2
 
 
 @given(st.text(max_size=60), st.sampled_from(["f.yaml", "f.json", "f.jsonl"]))

@@ -100,6 +100,7 @@ def test_events_are_whole_however_they_arrive(parts: list[bytes], data: st.DataO
 
 def test_data_of_an_event_is_its_lines() -> None:
     assert data_of("event: x\ndata: a\ndata:b\n\n") == "a\nb"
+    assert data_of("event: x\r\ndata: a\u2028b\x85c\r\n\r\n") == "a\u2028b\x85c"
 
 
 @pytest.mark.parametrize(

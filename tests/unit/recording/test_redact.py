@@ -50,10 +50,11 @@ def test_a_credential_is_found_in_every_form(name: str, secret: str, before: str
 
 @given(secret=SECRETS, cuts=st.lists(st.integers(0, 60), max_size=8), field=st.sampled_from(["content", "arguments"]))
 def test_a_credential_is_found_when_it_is_spread_over_events(secret: str, cuts: list[int], field: str) -> None:
-    said = f"You said: {secret} ok"
+    said = f"You\u2028said: {secret} ok"
     edges = sorted({0, len(said), *(cut for cut in cuts if cut < len(said))})
     pieces = [said[one:other] for one, other in pairwise(edges)]
-    events = [f"data: {json.dumps({'choices': [{'delta': {field: piece}}]})}\n\n" for piece in pieces]
+    chunks = [{"choices": [{"delta": {field: piece}}]} for piece in pieces]
+    events = [f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n" for chunk in chunks]
     clean = scrub_events([*events, "data: [DONE]\n\n"], credentials([("x-api-key", secret)], ""))
     assert len(clean) == len(events) + 1
     assert clean[-1] == "data: [DONE]\n\n"
