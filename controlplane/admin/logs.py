@@ -23,8 +23,8 @@ def router(
         names = [state.name for state in processes()]
         if name not in names:
             near = nearest(name, names)
-            hint = f"did you mean `{near}`? " if near else ""
-            raise HTTPException(404, f"no process `{name}` runs here; {hint}There are {', '.join(names) or 'none'}")
+            hint = f"; did you mean `{near}`?" if near else "."
+            raise HTTPException(404, f"no process `{name}` runs here{hint} There are {', '.join(names) or 'none'}.")
         found, file = logfile.last_lines(log(name), count=lines), log(name)
         return {"name": name, "file": str(file), "lines": logfile.redacted(found, controller.secrets())}
 

@@ -21,7 +21,7 @@ class ModelBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(max_length=256, description="Its name at its provider.")
+    model: str = Field(max_length=320, description="Its name at its provider, or PROVIDER/NAME.")
     provider: str | None = Field(default=None, description="Its provider, where several have a model of this name.")
     who: str = Field(default="", max_length=200, description="Who asks, for the record.")
 
@@ -39,13 +39,13 @@ def router(
         return {"models": views.models(controller.live.compiled.plan), "local": [*await services.models(), *launched()]}
 
     async def change(verb: str, action: Action, body: ModelBody, request: Request, caller: Called) -> dict[str, Any]:
-        provider = _provider(await services.models(), body)
-        answer = await services.change(verb, provider, body.model)
+        provider, model = _found(await services.models(), body)
+        answer = await services.change(verb, provider, model)
         if answer is None:
             raise HTTPException(503, f"the service of `{provider}` does not answer: see `ctl status`")
         status, said = answer
         actor = Actor("user", caller.who(body.who) or "unknown", origin(request))
-        await auditing.tell(Event(actor, action, f"{provider}/{body.model}", {"status": status}))
+        await auditing.tell(Event(actor, action, f"{provider}/{model}", {"status": status}))
         if status != 200:
             raise HTTPException(status if status in (404, 503) else 502, said["error"]["message"])
         return {"provider": provider, **said}
@@ -61,16 +61,20 @@ def router(
     return made
 
 
-def _provider(rows: Iterable[dict[str, Any]], body: ModelBody) -> str:
-    """Whose model it is. Raises HTTPException, 404 or 409."""
-    found: list[tuple[str, str]] = [
+def _found(rows: Iterable[dict[str, Any]], body: ModelBody) -> tuple[str, str]:
+    """Whose model it is, and its name there. Raises HTTPException, 404 or 409."""
+    known: list[tuple[str, str]] = [
         (row["provider"], row["model"]) for row in rows if body.provider in (None, row["provider"])
     ]
-    having = [provider for provider, model in found if model == body.model]
+    # A name alone, else as lists show it, with the provider in front.
+    having = [each for each in known if each[1] == body.model] or [
+        each for each in known if "/".join(each) == body.model
+    ]
     if len(having) > 1:
-        raise HTTPException(409, f"several providers have a model `{body.model}`: name one of {', '.join(having)}")
+        providers = ", ".join(provider for provider, _ in having)
+        raise HTTPException(409, f"several providers have a model `{body.model}`: name one of {providers}")
     if having:
         return having[0]
-    near = nearest(body.model, [model for _, model in found])
-    hint = f"; did you mean `{near}`?" if near else ""
-    raise HTTPException(404, f"no model `{body.model}` runs here{hint} `ctl models list` shows those that do")
+    near = nearest(body.model, [model for _, model in known])
+    hint = f"; did you mean `{near}`?" if near else "."
+    raise HTTPException(404, f"no model `{body.model}` runs here{hint} `ctl models list` shows those that do.")

@@ -14,7 +14,9 @@ app = typer.Typer(help="The models that clients can ask for, and those that run 
 
 _COLOURS = {"ready": "green", "loading": "yellow", "failed": "red", "unknown": "red"}
 
-Name = Annotated[str, typer.Argument(help="The model's name at its provider.", metavar="NAME", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(help="The model's name at its provider, or PROVIDER/NAME.", metavar="NAME", show_default=False)
+]
 Provider = Annotated[str | None, typer.Option(help="Its provider, where several have a model of this name.")]
 
 

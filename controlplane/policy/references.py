@@ -180,7 +180,7 @@ class Models:
             message = f"no model of the provider `{provider}` begins with `{model[:-1]}`"
         else:
             message = f"the provider `{provider}` has no model `{model}`"
-        expected = f"one of its models: {', '.join(sorted(known)[:10])}"
+        expected = f"one of its models: {', '.join(sorted(known)[:10])}" if known else None
         self._add("unknown-name", message, path, expected, nearest(model, tuple(known)))
         return False
 
@@ -199,7 +199,7 @@ class Models:
     def _nearest(self, name: str, names: Iterable[str]) -> str | None:
         return _suggestion(self._looked, name, names)
 
-    def _add(self, code: str, message: str, path: Path, expected: str, suggestion: str | None = None) -> None:
+    def _add(self, code: str, message: str, path: Path, expected: str | None, suggestion: str | None = None) -> None:
         place = self.document.place(path)
         self.diagnostics.append(Diagnostic(Severity.ERROR, code, message, place, expected, suggestion))
 

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from controlplane.policy import language, types
 from controlplane.policy.diagnostics import Diagnostic, Severity
 from controlplane.policy.document import Document, Path
+from controlplane.policy.grammar import PATH
 from controlplane.policy.load import LoadCache
 from controlplane.policy.providers import KINDS
 from controlplane.policy.rules import Action, Rule, told_fields
@@ -191,7 +192,6 @@ class Structure:
             "greater_than_equal",
             "less_than_equal",
             "less_than",
-            "string_pattern_mismatch",
             "string_too_short",
         ):
             self._add(
@@ -200,6 +200,9 @@ class Structure:
                 where,
                 error["msg"].removeprefix("Input should "),
             )
+        elif kind == "string_pattern_mismatch":
+            wanted = "a path" if context["pattern"] == PATH else f"text that matches {context['pattern']}"
+            self._add("out-of-range", f"{shown(error['input'])} is not accepted", where, wanted)
         else:
             self._add("wrong-type", f"this is {_kind(error['input'])}", where, _wanted(kind, error["msg"]))
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, 
 from pydantic_core import PydanticCustomError
 
 from controlplane.policy import grammar
-from controlplane.policy.grammar import ENV, Address, Rate, Url
+from controlplane.policy.grammar import ENV, PATH, Address, Rate, Url
 from controlplane.policy.secrets import SecretRef
 from extproc.usage.prices import MAX_PER_MILLION, MAX_PER_UNIT
 from sidecars.mock import delays, steps
@@ -86,8 +86,8 @@ def _bytes(example: str) -> WithJsonSchema:
 Size = Annotated[int, _by(grammar.size, (str, int)), _bytes("32MiB")]
 Memory = Annotated[int, _by(grammar.memory, (str, int)), _bytes("16GiB")]
 Device = Annotated[str, _by(grammar.device), _text(grammar.DEVICE, ["cpu", "cuda:0"])]
-ModelFolder = Annotated[str, Field(pattern=r"^[^\x00]+$", examples=["models/minilm"])]
-OnnxFile = Annotated[str, Field(pattern=r"^[^\x00]+$", examples=["model.onnx"])]
+ModelFolder = Annotated[str, Field(pattern=PATH, examples=["models/minilm"])]
+OnnxFile = Annotated[str, Field(pattern=PATH, examples=["model.onnx"])]
 Label = Annotated[str, Field(min_length=1, max_length=256)]
 Tokens = Annotated[
     int,
@@ -180,7 +180,7 @@ HeaderValue = Annotated[str, _by(_header_value, quote=False), WithJsonSchema({"t
 PageHeader = Annotated[str, _by(grammar.header), _text(grammar.HEADER, ["x-request-id"])]
 Origin = Annotated[str, _by(grammar.origin), _text(grammar.ORIGIN, ["https://app.example.com"])]
 HostName = Annotated[str, _by(grammar.host), _text(grammar.HOST, ["api.example.com"])]
-Folder = Annotated[str, Field(pattern=r"^[^\x00]+$", examples=[".headgate"])]
+Folder = Annotated[str, Field(pattern=PATH, examples=[".headgate"])]
 ApiVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$", examples=["2024-10-21"])]
 Region = Annotated[str, Field(pattern=r"^[a-z0-9-]+$", examples=["eu-central-1"])]
 UrlPath = Annotated[str, Field(pattern=r"^/[!-~]*$", examples=["/health"])]

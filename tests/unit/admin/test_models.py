@@ -64,9 +64,16 @@ def test_a_name_that_several_have_needs_a_provider(http: TestClient, stub: Stub)
     assert event.details == {"status": 200}
 
 
+def test_a_name_may_have_its_provider_in_front_as_lists_show_it(http: TestClient, stub: Stub) -> None:
+    answer = http.post("/models/load", json={"model": "one/m"})
+    assert answer.json() == {"provider": "one", "model": "m", "state": "loaded"}
+    assert stub.told[0].target == "one/m"
+
+
 def test_a_name_that_nobody_has_gets_a_suggestion(http: TestClient) -> None:
     refused = http.post("/models/load", json={"model": "alon"})
     assert refused.status_code == 404 and "did you mean `alone`?" in refused.json()["detail"]
+    assert " runs here. `ctl models list`" in http.post("/models/load", json={"model": "xyz"}).json()["detail"]
     assert http.post("/models/load", json={"model": "alone", "provider": "one"}).status_code == 404
 
 
