@@ -80,7 +80,7 @@ def cli_page() -> str:
     parts = ["# Command line\n", _WRITTEN_BY, f"{_plain(str(app.info.help))}\n", _options_of_all()]
     for name, function in commands():
         params = _parameters(function)
-        parts += [f"## ctl {name}\n", f"{_plain(function.__doc__)}\n", f"    {_usage(name, params)}\n"]
+        parts += [f"## ctl {name}\n", f"{_plain(inspect.getdoc(function))}\n", f"    {_usage(name, params)}\n"]
         if params:
             rows = [(param.name, param.default, param.help) for param in params]
             parts.append(_table(("argument or option", "default", "meaning"), rows))
