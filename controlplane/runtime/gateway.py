@@ -190,7 +190,7 @@ async def _running(
         try:
             await controller.start(text, who)
             # First of all processes: whatever edits started since, it may still send requests to.
-            stack.push_async_callback(supervisor.stop, ENVOY)
+            stack.push_async_callback(_end_envoy, supervisor)
             stack.push_async_callback(controller.drain)
             await _start_envoy(supervisor, folder, started, admin, (rules_log(state),))
             nodes = await controller.settled(_READY_S)
@@ -242,6 +242,13 @@ async def _start_envoy(
         folder, find_envoy(), bootstrap, admin=admin, workers=gateway.workers, drain_s=drain_s, logs=logs
     )
     await supervisor.start(child)
+
+
+async def _end_envoy(supervisor: Supervisor) -> None:
+    """Drains it, unless a signal to hurry came while something else was being ended, which it then cut short."""
+    if (task := asyncio.current_task()) is not None and task.cancelling():
+        supervisor.hurry()
+    await supervisor.stop(ENVOY)
 
 
 async def _until(ending: Ending, gateway: Gateway) -> None:

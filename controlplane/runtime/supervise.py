@@ -84,6 +84,7 @@ class Supervisor:
         self._slots: dict[str, _Slot] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # of each name, one change at a time
         self._hold: int | None = None
+        self._hurried = False
 
     async def __aenter__(self) -> Self:
         raise_file_limit()
@@ -136,6 +137,10 @@ class Supervisor:
                 return
             await _end(left[0], Child(name, ()))
             self._folder.record(name).unlink(missing_ok=True)
+
+    def hurry(self) -> None:
+        """From now on children are stopped without being drained."""
+        self._hurried = True
 
     def kill(self, name: str) -> None:
         """Ends a child at once, for it to be started again; nothing happens when it does not run."""
@@ -249,7 +254,7 @@ class Supervisor:
         slot.enter(Status.STOPPING)
         try:
             if slot.running is not None:
-                await _end(slot.running, slot.child)
+                await _end(slot.running, slot.child, drained=not self._hurried)
         finally:
             self._slots.pop(slot.child.name, None)
             with suppress(OSError):
@@ -299,10 +304,10 @@ async def _bury(record: _Record) -> None:
                     await asyncio.sleep(_LOOK_S)
 
 
-async def _end(running: Running, child: Child) -> None:
+async def _end(running: Running, child: Child, *, drained: bool = True) -> None:
     """Drain, SIGTERM, SIGKILL. A cancellation goes on to the next of them at once."""
     try:
-        if child.drain is not None:
+        if drained and child.drain is not None:
             await _drained(running, child, child.drain())
     finally:
         running.signal(signal.SIGTERM)

@@ -4,7 +4,6 @@ import os
 import signal
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -38,10 +37,13 @@ def serving(gateway: Gateway, model: str = "m") -> bool:
 
 
 def test_a_killed_envoy_is_started_again(gateway: Gateway) -> None:
+    def envoy() -> tuple[int, str | None]:
+        (found,) = [p for p in gateway.status()["processes"] if p["name"] == "envoy"]
+        return found["restarts"], found["last_exit"]
+
     os.kill(gateway.process("envoy"), signal.SIGKILL)
+    eventually(lambda: envoy() == (1, "ended by SIGKILL"), "it is started again")
     eventually(lambda: serving(gateway), "it serves again")
-    (envoy,) = [p for p in gateway.status()["processes"] if p["name"] == "envoy"]
-    assert (envoy["restarts"], envoy["last_exit"]) == (1, "ended by SIGKILL")
 
 
 def test_traffic_outlives_a_killed_control_plane_which_finds_its_envoy_again(gateway: Gateway) -> None:
@@ -53,7 +55,9 @@ def test_traffic_outlives_a_killed_control_plane_which_finds_its_envoy_again(gat
     gateway.start()
     eventually(lambda: serving(gateway, "n"), "the edit made meanwhile is live")
     assert gateway.process("envoy") == envoy
-    assert all(t["in_sync"] for node in gateway.admin.get("/nodes").json() for t in node["types"])
+    eventually(
+        lambda: all(t["in_sync"] for node in gateway.admin.get("/nodes").json() for t in node["types"]), "in sync"
+    )
 
 
 def test_a_wrong_policy_at_the_next_start_leaves_the_traffic_alone(gateway: Gateway) -> None:
@@ -95,37 +99,44 @@ def test_an_interrupt_lets_requests_in_flight_finish(gateway: Gateway) -> None:
     assert not [name for name, pid in processes.items() if Path(f"/proc/{pid}").exists()]
 
 
-def test_a_second_interrupt_ends_at_once(gateway: Gateway) -> None:
+def test_a_second_interrupt_ends_at_once() -> None:
     body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
-    slow = {"x-mock-chunks": "400", "x-mock-chunk-delay": "100ms"}
-    with httpx.stream("POST", f"{gateway.base_url}/chat/completions", json=body, headers=slow, timeout=30) as answer:
-        next(answer.iter_lines())
-        gateway.signal()
-        eventually(lambda: "draining" in gateway.output(), "it drains")
-        began = time.monotonic()
-        gateway.signal()
-        gateway.wait(10)
-    assert time.monotonic() - began < 10
+    slow = {"x-mock-chunks": "1000", "x-mock-chunk-delay": "100ms"}
+    with Gateway(BASE, settings="drain: 90s") as gateway:
+        url = f"{gateway.base_url}/chat/completions"
+        with httpx.stream("POST", url, json=body, headers=slow, timeout=30) as answer:
+            lines = answer.iter_lines()  # kept: httpx hangs up when it is forgotten
+            next(lines)
+            gateway.signal()
+            eventually(lambda: "draining" in gateway.output(), "it drains")
+            gateway.signal()
+            gateway.wait(45)  # long before the stream or the drain would be over
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_started_ends_with_a_start_that_is_interrupted(number: signal.Signals) -> None:
-    gateway = Gateway(BASE)
-    try:
-        gateway.spawn()
-        started = eventually(gateway.processes, "a process is started")
-        os.kill(gateway.pid, number)
-        assert gateway.wait() == 130
-        assert not [name for name, pid in started.items() if alive(pid)]
-        assert "Traceback" not in gateway.output()
-    finally:
-        gateway.close()
+    def interrupted() -> bool:
+        """Whether the signal came before it served."""
+        gateway = Gateway(BASE)
+        try:
+            gateway.spawn()
+            started = eventually(gateway.processes, "a process is started")
+            os.kill(gateway.pid, number)
+            code = gateway.wait()
+            assert not [name for name, pid in started.items() if alive(pid)]
+            assert "Traceback" not in gateway.output()
+            assert code == 130 or "serving" in gateway.output()
+            return code == 130
+        finally:
+            gateway.close()
+
+    eventually(interrupted, "a start is interrupted", 60)
 
 
 def test_health_turns_bad_before_the_gateway_closes(gateway: Gateway) -> None:
     seen: list[int] = []
     body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
-    slow = {"x-mock-chunks": "30", "x-mock-chunk-delay": "100ms"}
+    slow = {"x-mock-chunks": "250", "x-mock-chunk-delay": "100ms"}
 
     def look() -> None:
         while not seen or seen[-1] == 200:
@@ -135,13 +146,12 @@ def test_health_turns_bad_before_the_gateway_closes(gateway: Gateway) -> None:
                 return
 
     with httpx.stream("POST", f"{gateway.base_url}/chat/completions", json=body, headers=slow, timeout=30) as answer:
-        lines = answer.iter_lines()
+        lines = answer.iter_lines()  # kept: httpx hangs up when it is forgotten
         next(lines)
         watcher = threading.Thread(target=look)
         watcher.start()
         gateway.signal()
-        watcher.join(10)
-        list(lines)
+        watcher.join()
     gateway.wait()
     assert seen[-1] == 503
 

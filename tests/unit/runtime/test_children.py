@@ -98,6 +98,16 @@ async def test_cancelling_again_cuts_the_drain_short(folder: RunFolder) -> None:
     assert all(gone(pid) for pid in pids)
 
 
+async def test_in_a_hurry_nothing_is_drained(folder: RunFolder) -> None:
+    async def drain() -> None:
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(30), Supervisor(folder) as supervisor:
+        started = await supervisor.start(Child("slow", ("/bin/sleep", "60"), drain=drain, drain_s=60))
+        supervisor.hurry()
+    assert gone(started.pid)
+
+
 async def test_what_ignores_sigterm_is_killed(folder: RunFolder) -> None:
     async with Supervisor(folder) as supervisor:
         started = await supervisor.start(shell("trap '' TERM; echo deaf; while :; do sleep 0.05; done", stop_s=0.1))
