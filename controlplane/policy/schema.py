@@ -8,6 +8,7 @@ from controlplane.policy.language import PolicySpec
 
 _DURATIONS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 _NAMED = ("properties", "patternProperties", "$defs")
+_UNITS = {grammar.DURATION: _DURATIONS, grammar.REFRESH: _DURATIONS, grammar.DAYS: (("d", 1),)}
 _SIZES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1))
 
 
@@ -47,10 +48,8 @@ def _default(value: Any, field: Mapping[str, Any]) -> Any:
     """A default in the words of the policy; None where there is nothing to say: a mapping's fields have their own."""
     if value is None:
         return None
-    if field.get("pattern") in (grammar.DURATION, grammar.REFRESH):
-        return _in_units(value, _DURATIONS)
-    if field.get("pattern") == grammar.DAYS:
-        return f"{value}d"
+    if (units := _UNITS.get(field.get("pattern", ""))) is not None:
+        return _in_units(value, units)
     if any(choice.get("pattern") == grammar.SIZE for choice in field.get("anyOf", ())):
         return _in_units(value, _SIZES)
     if isinstance(value, dict) and "scheme" in value:
