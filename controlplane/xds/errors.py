@@ -18,7 +18,7 @@ from controlplane.xds.names import MODEL
 from controlplane.xds.noted import noted
 from controlplane.xds.protos import uint
 from controlplane.xds.rules import unavailable
-from controlplane.xds.tokens import denied_by, refused, revoked
+from controlplane.xds.tokens import about, denied_by, refused, revoked
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -38,6 +38,16 @@ _BY_STATUS: tuple[tuple[int, str, str, str, str | None], ...] = (
     (413, "The request body is larger than this gateway accepts.", INVALID, "request_too_large", None),
     (429, _TOO_MANY, "rate_limit_error", "rate_limit_exceeded", None),
     (431, "The request headers are larger than this gateway accepts.", INVALID, "request_too_large", None),
+)
+
+# Envoy's response code details of requests that never get as far as the filters:
+# https://github.com/envoyproxy/envoy/blob/v1.40.0/envoy/stream_info/stream_info.h
+_NO_UPGRADE = "WebSockets and other upgrades of the connection are not supported: send a plain request."
+_BY_DETAILS = (
+    ("upgrade_failed", 403, _NO_UPGRADE, "upgrade_not_supported"),
+    ("low_version", 426, "HTTP/1.0 is not supported: send HTTP/1.1 or HTTP/2.", "invalid_request"),
+    ("missing_host_header", 400, "The request has no `Host` header.", "invalid_request"),
+    ("path_normalization_failed", 400, "The request has no valid path.", "invalid_request"),
 )
 
 _ANTHROPIC_TYPES = {
@@ -108,6 +118,10 @@ def local_replies(*, messages: bool, pages: bool = False) -> hcm.LocalReplyConfi
         _Case(refused(), 401, _NOT_ACCEPTED, INVALID, "invalid_api_key"),
         _Case(revoked(), 401, _REVOKED, INVALID, "invalid_api_key"),
         _Case(denied_by(names.ADDRESS_DENIED), 403, _ELSEWHERE, INVALID, "address_not_allowed", changes=False),
+    ]
+    cases += [
+        _Case(about(f"response.code_details == '{details}'"), status, message, INVALID, code, changes=False)
+        for details, status, message, code in _BY_DETAILS
     ]
     if pages:
         cases.append(_Case(_both(_status(403), _asks_first()), 403, *_OTHER_ORIGIN, changes=False))

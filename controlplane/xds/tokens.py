@@ -79,7 +79,7 @@ def revocations(jtis: Iterable[str]) -> rbac.RBAC:
 
 def refused() -> accesslog.AccessLogFilter:
     """Which of Envoy's answers are about tokens that are not accepted. To one for another audience it says 403."""
-    return _about(_ABOUT_TOKENS)
+    return about(_ABOUT_TOKENS)
 
 
 def revoked() -> accesslog.AccessLogFilter:
@@ -87,15 +87,16 @@ def revoked() -> accesslog.AccessLogFilter:
 
     What `rbac` says in metadata comes after its answer, too late to be matched.
     """
-    return _about(_ABOUT_REVOKED)
+    return about(_ABOUT_REVOKED)
 
 
 def denied_by(action: str) -> accesslog.AccessLogFilter:
     """Which of Envoy's answers an rbac action of this name gave."""
-    return _about(f"response.code_details == 'rbac_access_denied_matched_policy[{action}]'")
+    return about(f"response.code_details == 'rbac_access_denied_matched_policy[{action}]'")
 
 
-def _about(expression: str) -> accesslog.AccessLogFilter:
+def about(expression: str) -> accesslog.AccessLogFilter:
+    """Answers that a CEL expression holds for."""
     by = pack(cel.ExpressionFilter(expression=expression))
     found = accesslog.ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=by)
     return accesslog.AccessLogFilter(extension_filter=found)

@@ -1,5 +1,6 @@
 """Every error that the gateway itself answers: status, OpenAI's shape, and a code that programs can use."""
 
+import http.client
 import json
 import socket
 import threading
@@ -183,6 +184,27 @@ def test_the_wrong_method(gateway: Gateway) -> None:
     headers = {"authorization": f"Bearer {gateway.key}"}
     _error(gateway.http.get("/v1/chat/completions", headers=headers), 405, "method_not_allowed")
     _error(gateway.http.delete("/v1/embeddings?x=1", headers=headers), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "code"),
+    [
+        (
+            "GET /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket",
+            403,
+            "upgrade_not_supported",
+        ),
+        ("GET /v1/models HTTP/1.0\r\nhost: x", 426, "invalid_request"),
+        ("GET /v1/models HTTP/1.1", 400, "invalid_request"),
+        ("GET /v1/models#x HTTP/1.1\r\nhost: x", 400, "invalid_request"),
+    ],
+)
+def test_a_request_that_envoy_takes_no_further(gateway: Gateway, head: str, status: int, code: str) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as raw:
+        raw.sendall(f"{head}\r\nauthorization: {_BOB}\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(raw)
+        answer.begin()
+        _error(httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read()), status, code)
 
 
 def test_a_body_that_is_too_large(gateway: Gateway) -> None:
