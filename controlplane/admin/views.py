@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from controlplane.plan.diff import PolicyChange
 from controlplane.plan.ir import Plan
-from controlplane.policy.diagnostics import Diagnostic
-from controlplane.policy.place import path_text
+from controlplane.policy.diagnostics import Diagnostic, Severity
+from controlplane.policy.place import Place, path_of, path_text
 from controlplane.runtime.changes import Applied, Difference, Live
 from controlplane.runtime.failures import Failure
 from controlplane.xds.diff import KINDS, Change
@@ -41,6 +41,13 @@ def diagnostic(found: Diagnostic) -> View:
         "suggestion": found.suggestion,
         "hint": found.hint,
     }
+
+
+def diagnostic_of(view: View, file: str) -> Diagnostic:
+    """What `diagnostic` showed, told of another file: the one that was sent."""
+    place = Place(file, view["line"], view["column"], path_of(view["path"])) if view["file"] else None
+    rest = (view[name] for name in ("expected", "suggestion", "hint"))
+    return Diagnostic(Severity(view["severity"]), view["code"], view["message"], place, *rest)
 
 
 def revision(found: "Revision") -> View:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from controlplane.admin import views
 from controlplane.cli import audit, cache, console, discovered, keys, local, logs, metadata, models, prices, replay
 from controlplane.cli.common import (
     Format,
@@ -90,7 +91,7 @@ def diff(
 ) -> None:
     """Shows what an apply would do, in policy terms and for Envoy, and what each change does to traffic."""
     asked = _control_plane(server, policy)
-    view = asked.post("/diff", {"policy": local.text_of(policy)}) if server or asked.reachable() else local.diff(policy)
+    view = _sent(asked, "/diff", policy) if server or asked.reachable() else local.diff(policy)
     show(output, view, console.difference)
     raise typer.Exit(2 if exit_code and (view["policy"] or view["xds"]) else 0)
 
@@ -106,8 +107,8 @@ def apply(
 ) -> None:
     """Makes a policy live on every node of a running control plane, or rolls back and exits 1."""
     asked = _control_plane(server, policy)
-    body = {"policy": local.text_of(policy), "who": who(), "why": why, "expected": expected, "timeout": timeout}
-    show(output, asked.post("/apply", body), _applied)
+    view = _sent(asked, "/apply", policy, who=who(), why=why, expected=expected, timeout=timeout)
+    show(output, view, _applied)
 
 
 @app.command()
@@ -221,6 +222,17 @@ def schema() -> None:
 def _control_plane(server: str | None, policy: Path) -> Remote:
     """The one that is named, else the policy's own. Raises PolicyError, OSError."""
     return remote(server or local.server_of(policy))
+
+
+def _sent(asked: Remote, path: str, policy: Path, **more: Any) -> Any:
+    """What the control plane says of a policy. Raises PolicyError for a wrong one, as if it were checked here."""
+    try:
+        return asked.post(path, {"policy": local.text_of(policy), **more})
+    except RemoteError as error:
+        found = error.answer.get("diagnostics") if isinstance(error.answer, dict) else None
+        if not found:
+            raise
+        raise PolicyError(views.diagnostic_of(each, str(policy)) for each in found) from error
 
 
 def _applied(view: dict[str, Any]) -> None:

@@ -68,4 +68,6 @@ def _said(data: Any) -> str:
     error = data.get("error")
     if isinstance(error, dict):
         return str(error.get("message"))
-    return str(data.get("message") or data.get("detail") or error)
+    if isinstance(detail := data.get("detail"), list):  # FastAPI's, of an argument that does not fit
+        return "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in detail)
+    return str(data.get("message") or detail or error)

@@ -1,6 +1,9 @@
 """Where something stands in the user's file."""
 
+import re
 from dataclasses import dataclass
+
+_STEP = re.compile(r'\[(\d+)\]|\["(.*?)"\](?=[.\[]|$)|\.?([^.\[]+)')
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,3 +30,9 @@ def path_text(path: tuple[str | int, ...]) -> str:
         else:
             text += f'["{step}"]'
     return text or "$"
+
+
+def path_of(text: str) -> tuple[str | int, ...]:
+    """The path that `path_text` rendered."""
+    steps = () if text == "$" else _STEP.finditer(text)
+    return tuple(int(step[1]) if step[1] is not None else step[step.lastindex or 0] for step in steps)

@@ -127,6 +127,20 @@ def test_apply_of_a_wrong_policy_says_where(gateway: Gateway) -> None:
     assert "no provider or model `q`" in " ".join(done.stderr.split())
 
 
+def test_what_the_control_plane_finds_wrong_is_told_of_the_file_that_was_sent(gateway: Gateway) -> None:
+    sent = other(gateway, "providers: {p: {kind: mok}}\nmodels: {m: p}\n")
+    for command in ("apply", "diff"):
+        done = ctl(gateway, command, sent, "--server", gateway.admin_url)
+        told = " ".join(done.stderr.split())
+        assert (done.returncode, "  --> " in done.stderr) == (1, True)
+        assert f"{Path(sent).name}:" in "".join(done.stderr.split())
+        assert "`mok` is no kind of provider [unknown-value]" in told
+        assert "providers.p.kind" in told
+        assert "did you mean `mock`?" in told
+    late = ctl(gateway, "apply", str(gateway.path), "--timeout", "0")
+    assert (late.returncode, late.stderr) == (1, "error: timeout: Input should be greater than 0\n")
+
+
 def test_diff_tells_by_its_exit_code(gateway: Gateway) -> None:
     assert ctl(gateway, "diff", str(gateway.path), "--exit-code").returncode == 0
     changed = ctl(gateway, "diff", other(gateway, MORE), "--exit-code")

@@ -3,14 +3,24 @@
 import pytest
 
 from controlplane.policy.check import check
+from controlplane.policy.place import path_of, path_text
 from controlplane.policy.render import render
 
+PATHS: list[tuple[str | int, ...]] = [
+    (), ("gateway",), ("keys", "alice", "limits", 0), ("models", "gpt-4.1*"), ("models", "a/b:c", "try", 1, 0),
+    ("keys", ""),
+]  # fmt: skip
 HEAD = "version: 1\nproviders: {p: {kind: openai}}\nmodels: {m: p}\n"
 SECRET = "hunter2-very-private"
 
 
 def rendered(text: str) -> str:
     return "\n".join(render(each, text) for each in check(text, "policy.yaml").diagnostics)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_can_be_read_again(path: tuple[str | int, ...]) -> None:
+    assert path_of(path_text(path)) == path
 
 
 @pytest.mark.parametrize(
