@@ -205,8 +205,8 @@ def _nameless(plan: Plan, filters: tuple[str, ...], *, anthropic: bool) -> match
 def _reading(plan: Plan, *more: str, anthropic: bool) -> matchers.OnMatch:
     """Has the model read, and then the permissions checked if there are any."""
     message = (
-        'The request names no model, or more than one. Send a JSON object with one string "model" and '
-        '`content-type: application/json`, or a multipart form with one "model" field.'
+        'The request names no model, or more than one. Send a JSON object, not compressed, with one string "model" of '
+        'at most 256 bytes and `content-type: application/json`, or a multipart form with one "model" field.'
     )
     answer = errors.direct(400, message, "model_required", "model", anthropic=anthropic)
     made = route.Route(match={"prefix": "/"}, direct_response=answer)
