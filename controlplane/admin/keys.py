@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +15,7 @@ from controlplane.audit.entry import Action, Actor, Event
 from controlplane.keys.issue import Issued
 from controlplane.keys.signing import SigningError
 from controlplane.keys.store import IssuedKey, KeyExistsError, KeysError
+from controlplane.plan.tokens import priority_in
 from controlplane.policy import grammar
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.language import Policy
@@ -35,6 +36,9 @@ class KeyBody(BaseModel):
     limits: list[str] = Field(default=[], description="Limits of the live policy.")
     budget: str | None = Field(default=None, description="A budget of the live policy.")
     addresses: list[str] | None = Field(default=None, min_length=1, description="Networks it may be used from.")
+    priority: Literal["high", "normal", "low"] = Field(
+        default="normal", description="Whose requests are first when some wait for a model that runs here."
+    )
     expires: str | None = Field(default=None, description="A time, or how long it is good: 30d.")
     who: str = Field(default="", max_length=200, description="Who issues it, for the record.")
 
@@ -93,13 +97,14 @@ class _Calls:
         issued = _sayable(
             lambda: self._keys.issue(
                 policy, name, team=team, models=models, limits=tuple(dict.fromkeys(body.limits)),
-                budget=body.budget, addresses=addresses or None, expires=expires, who=who, now=now,
+                budget=body.budget, addresses=addresses or None, priority=body.priority, expires=expires, who=who,
+                now=now,
             )
         )  # fmt: skip
         ends = issued.expires.isoformat() if issued.expires else None
         pending = await self._tell(
             request, who, Action.KEY_ISSUED, name, team=team, models=body.models, limits=body.limits,
-            budget=body.budget, addresses=body.addresses, expires=ends,
+            budget=body.budget, addresses=body.addresses, priority=body.priority, expires=ends,
         )  # fmt: skip
         return _shown(issued, pending)
 
@@ -201,6 +206,7 @@ def _view(key: IssuedKey, now: datetime, accepted: frozenset[str]) -> dict[str, 
         "limits": key.limits,
         "budget": key.budget,
         "addresses": key.addresses,
+        "priority": priority_in(key.identity),
         "issued": key.issued.isoformat(),
         "issued_by": key.created_by,
         "expires": key.expires.isoformat() if key.expires else None,

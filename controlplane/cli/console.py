@@ -247,6 +247,7 @@ def keys(view: View) -> None:
         "limits",
         "budget",
         "from",
+        "priority",
         "issued",
         "expires",
         prose=["models", "limits", "from"],
@@ -262,6 +263,7 @@ def keys(view: View) -> None:
             ", ".join(row["limits"]),
             row["budget"] or "",
             ", ".join(row["addresses"] or ["anywhere"]),
+            row["priority"],
         )
         table.add_row(*(escape(cell) for cell in (*cells, *dates)))
     _show(out, table)

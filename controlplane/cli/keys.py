@@ -1,5 +1,6 @@
 """`ctl keys`: keys that the gateway issues itself."""
 
+from enum import StrEnum
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -9,6 +10,15 @@ from controlplane.cli import console
 from controlplane.cli.common import Format, FormatOption, Server, remote, show, who
 
 Names = list[str] | None
+
+
+class Priority(StrEnum):
+    """Whose requests are first at local models."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
 
 app = typer.Typer(no_args_is_help=True, help="Keys that the gateway issues itself.")
 
@@ -23,13 +33,17 @@ def issue_key(
     addresses: Annotated[
         Names, typer.Option(help="Networks it may be used from, comma-separated; all by default.")
     ] = None,
+    priority: Annotated[
+        Priority, typer.Option(help="Whose requests are first when some wait for a model that runs here.")
+    ] = Priority.NORMAL,
     expires: Annotated[str | None, typer.Option(help="When it ends: a time, or how long it is good (30d).")] = None,
     server: Server = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Issues a key: a signed token that the edge verifies by itself. Its secret is shown this once."""
     body: dict[str, Any] = {"name": name, "team": team, "models": _listed(models) or None, "limits": _listed(limits)}
-    body |= {"budget": budget, "addresses": _listed(addresses) or None, "expires": expires, "who": who()}
+    body |= {"budget": budget, "addresses": _listed(addresses) or None, "priority": priority.value}
+    body |= {"expires": expires, "who": who()}
     view = remote(server).post("/keys", body)
     show(output, view, console.issued)
 

@@ -210,4 +210,4 @@ def _key(name: str, key: language.Key, policy: language.Policy) -> Key:
 
 def _issued(key: IssuedKey) -> Key:
     models = None if key.models is None or "*" in key.models else key.models
-    return Key(key.name, key.identity, None, models, key.limits, key.owner, key.addresses)
+    return Key(key.name, key.identity, None, models, key.limits, key.owner, key.addresses, key.priority)

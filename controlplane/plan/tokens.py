@@ -22,6 +22,7 @@ class IssuedKey:
     budget: str | None
     owner: Owner
     addresses: tuple[str, ...] | None = None
+    priority: str = "normal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,12 @@ def identity_of(who: Owner, limits: tuple[str, ...], budgets: tuple[str, ...], p
 def priority_tag(priority: str) -> str:
     """How an identity says whose turn it is, which no limit and no budget can be called."""
     return f"!{priority}"
+
+
+def priority_in(identity: str) -> str:
+    """The inverse: what an identity says of the turn, `normal` where nothing."""
+    names = identity.split(";")[1:]
+    return next((each for each in ("high", "low") if priority_tag(each) in names), "normal")
 
 
 def budget_tag(name: str) -> str:

@@ -12,7 +12,7 @@ from controlplane.keys.issue import Issued, Request
 from controlplane.keys.signing import SigningError, SigningKeys
 from controlplane.keys.store import IssuedKey, KeysError, Store
 from controlplane.plan import tokens
-from controlplane.plan.tokens import Tokens, identity_of, owner
+from controlplane.plan.tokens import Tokens, identity_of, owner, priority_in
 from controlplane.policy.language import Policy
 from controlplane.runtime.failures import KeysUnavailableError
 from extproc.usage.identity import owner as owner_in
@@ -82,6 +82,7 @@ class Keys:
         limits: tuple[str, ...],
         budget: str | None,
         addresses: tuple[str, ...] | None,
+        priority: str,
         expires: datetime | None,
         who: str,
         now: datetime,
@@ -97,7 +98,7 @@ class Keys:
             if policy.limits[limit].per == "provider":
                 raise UnknownNameError(f"the limit `{limit}` counts per provider: only providers can name it")
         who_is = owner(policy, name, team)
-        identity = identity_of(who_is, limits, () if budget is None else (budget,))
+        identity = identity_of(who_is, limits, () if budget is None else (budget,), priority)
         request = Request(name, identity, expires, team, models, limits, budget, addresses)
         store, first = self._opened(), not self.used
         try:
@@ -155,6 +156,8 @@ class Keys:
 
 
 def _seen(key: IssuedKey) -> tokens.IssuedKey:
-    """As the compiler sees it: its owner is in its identity."""
+    """As the compiler sees it: its owner and its priority are in its identity."""
     who = owner_in(key.identity)
-    return tokens.IssuedKey(key.name, key.identity, key.models, key.limits, key.budget, who, key.addresses)
+    return tokens.IssuedKey(
+        key.name, key.identity, key.models, key.limits, key.budget, who, key.addresses, priority_in(key.identity)
+    )

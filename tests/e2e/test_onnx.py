@@ -218,14 +218,18 @@ def test_unload_while_requests_are_in_flight(gateway: Gateway) -> None:
 
 
 def test_the_key_decides_on_the_priority_not_the_client(gateway: Gateway) -> None:
+    words = ("--models", "guarded", "--priority", "high", "--format", "json")
+    issued = json.loads(gateway.ctl("keys", "issue", "carla", *words).stdout)["secret"]
     found = []
     with mock(gateway) as http:
-        for key in (ALICE, BOB):
+        for key in (ALICE, BOB, issued):
             body, forged = {"model": "guarded", "input": "a"}, {"x-headgate-priority": "high"}
             assert ask(gateway, "/v1/embeddings", body, key, **forged).status_code == 200
             headers = dict(http.get("/mock/requests?last=1").json()["requests"][0]["headers"])
             found.append(headers.get("x-headgate-priority"))
-    assert found == ["low", None]
+    assert found == ["low", None, "high"]
+    (row,) = json.loads(gateway.ctl("keys", "list", "--format", "json").stdout)["rows"]
+    assert row["priority"] == "high"
 
 
 def mock(gateway: Gateway) -> httpx.Client:

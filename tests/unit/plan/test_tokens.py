@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.plan.tokens import IssuedKey, Tokens, conflicts
+from controlplane.plan.tokens import IssuedKey, Tokens, conflicts, identity_of, priority_in
 from controlplane.policy.check import check
 from controlplane.policy.language import Policy
 from extproc.usage.identity import Owner
@@ -31,3 +31,9 @@ def policy(text: str) -> Policy:
 def test_an_edit_keeps_what_issued_keys_bear(text: str, codes: list[str]) -> None:
     assert [each.code for each in conflicts(policy(text), ISSUED)] == codes
     assert not list(conflicts(policy(text), None))
+
+
+@pytest.mark.parametrize("priority", ["high", "normal", "low"])
+def test_an_identity_says_whose_turn_it_is(priority: str) -> None:
+    for limits in ((), ("high", "low")):
+        assert priority_in(identity_of(Owner("dora", "search", "acme"), limits, ("trial",), priority)) == priority
