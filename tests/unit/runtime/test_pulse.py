@@ -89,7 +89,9 @@ async def test_a_stopped_process_is_started_again(folder: RunFolder, tmp_path: P
             await supervisor.start(Child("collector", ("/bin/sh", "-c", script)))
             watching = asyncio.create_task(watch(pulse, supervisor, "collector", beat, look_s=0.02))
             try:
-                await until(beat.exists)
+                # The very first beat may come before the supervisor has noted when it started the process.
+                since = state(supervisor).since.timestamp()
+                await until(lambda: beat.exists() and beat.stat().st_mtime > since)
                 first = state(supervisor).pid
                 assert first is not None
                 os.kill(first, signal.SIGSTOP)
