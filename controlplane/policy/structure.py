@@ -35,6 +35,15 @@ _NAMES: dict[str, TypeAdapter[Any]] = {
 _FORMS: dict[str, type[BaseModel]] = {
     name: form for name, form in language.SECTIONS.items() if isinstance(form, type) and issubclass(form, BaseModel)
 }
+# pydantic's kinds of error about a bound: the name of the bound in its context, and what was expected.
+_BOUNDS = {
+    "greater_than_equal": ("ge", "at least {}"),
+    "less_than_equal": ("le", "at most {}"),
+    "less_than": ("lt", "less than {}"),
+    "string_too_short": ("min_length", "at least {} characters"),
+    "string_too_long": ("max_length", "at most {} characters"),
+    "too_long": ("max_length", "at most {} elements"),
+}
 _KEY = "[key]"  # how pydantic tells that a mapping's key is wrong, not its value
 _FIELDS = tuple(language.PolicySpec.model_fields)
 _REQUIRED = ("version", "providers", "models")
@@ -188,18 +197,9 @@ class Structure:
         elif kind == "too_short":
             least, has = context["min_length"], context["actual_length"]
             self._add("out-of-range", f"this has {has or 'no'} elements", where, f"at least {least}")
-        elif kind in (
-            "greater_than_equal",
-            "less_than_equal",
-            "less_than",
-            "string_too_short",
-        ):
-            self._add(
-                "out-of-range",
-                f"{shown(error['input'])} is not accepted",
-                where,
-                error["msg"].removeprefix("Input should "),
-            )
+        elif kind in _BOUNDS:
+            name, words = _BOUNDS[kind]
+            self._add("out-of-range", f"{shown(error['input'])} is not accepted", where, words.format(context[name]))
         elif kind == "string_pattern_mismatch":
             wanted = "a path" if context["pattern"] == PATH else f"text that matches {context['pattern']}"
             self._add("out-of-range", f"{shown(error['input'])} is not accepted", where, wanted)

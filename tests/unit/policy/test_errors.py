@@ -111,6 +111,12 @@ FIELDS = [
     ),
     Case("a list for a mapping", key("§[a]"), "wrong-type", "keys.k"),
     Case("zero", provider("{kind: openai, max_requests: §0}"), "out-of-range", "providers.p.max_requests"),
+    Case(
+        "a long text",
+        provider(f"{{kind: onnx, models: {{m: {{path: m, labels: [§{'x' * 300}]}}}}}}"),
+        "out-of-range",
+        "providers.p.models.m.labels[0]",
+    ),
     Case("no target", model("{try: §[]}"), "out-of-range", "models.m.try"),
     Case("a weight of zero", model("{try: [{provider: p, weight: §0}]}"), "out-of-range", "models.m.try[0].weight"),
     Case("a bad name", GOOD.replace("q:", "§-q:"), "invalid-name", "providers.-q"),
