@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,10 +20,12 @@ from typing import Any
 import httpx
 
 from controlplane.replay.isolated import ADMIN_ENV, KEY_ENV, Place, isolated
+from controlplane.runtime.folder import RunFolderError, run_folder
 from extproc.usage.ledger import Ledger
 from extproc.usage.record import UsageRecord
 
 _READY_S = 60.0
+_LOADED_S = 600.0
 _STOP_S = 30.0
 _COUNTED_S = 15.0
 _POLL_S = 0.1
@@ -45,14 +48,36 @@ class Running:
     _state: Path
     _process: "subprocess.Popen[str]" = field(repr=False)
 
+    def expect_models(self) -> None:
+        """Waits for models that are being loaded: those of launched servers, and local ones that are loaded ahead. What
+        fails meanwhile is left to the requests. Raises ReplayError."""
+        deadline = time.monotonic() + _LOADED_S
+        with self._asking() as client:
+            while (loading := self._loading(client)) != []:
+                if time.monotonic() > deadline:
+                    which = ", ".join(loading or ["those of its services"])
+                    raise ReplayError(f"after {_LOADED_S:g} s models are still being loaded: {which}")
+                time.sleep(_POLL_S)
+
     def charged(self, requests: int) -> tuple[UsageRecord, ...]:
         """Stops it, once so many requests are in its ledger or some time has passed; the usage records of all."""
         deadline = time.monotonic() + _COUNTED_S
-        with httpx.Client(headers={"authorization": f"Bearer {self.token}"}, trust_env=False) as client:
+        with self._asking() as client:
             while time.monotonic() < deadline and self._counted(client) < requests:
                 time.sleep(_POLL_S)
         _stop(self._process)
         return _records(self._state)
+
+    def _asking(self) -> httpx.Client:
+        return httpx.Client(headers={"authorization": f"Bearer {self.token}"}, trust_env=False)
+
+    def _loading(self, client: httpx.Client) -> list[str] | None:
+        """The models that are being loaded; None where that cannot be told just now."""
+        try:
+            rows = client.get(f"{self.admin}/models").raise_for_status().json()["local"]
+        except httpx.HTTPError:
+            return None
+        return [f"{row['provider']}/{row['model']}" for row in rows if row["state"] == "loading"]
 
     def _counted(self, client: httpx.Client) -> int:
         try:
@@ -79,9 +104,13 @@ def gateway(policy: Path, document: Mapping[str, Any], key: str | None) -> Itera
         try:
             _until_ready(process, text, log)
             admin = f"http://127.0.0.1:{admin_port}"
-            yield Running(f"http://127.0.0.1:{port}", key or made, admin, token, state, process)
+            running = Running(f"http://127.0.0.1:{port}", key or made, admin, token, state, process)
+            running.expect_models()
+            yield running
         finally:
             _stop(process)
+            with suppress(RunFolderError):  # it has none of its own, and has said so
+                shutil.rmtree(run_folder(state).path, ignore_errors=True)
 
 
 def _start(policy: Path, log: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:

@@ -33,6 +33,10 @@ def give_back() -> None:
         trim(0)
 
 
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.1f} MiB"
+
+
 class Memory:
     """The budgets by device, `cpu` or `cuda:N`.
 
@@ -62,8 +66,8 @@ class Memory:
             return
         if plan.memory_bytes > budget:
             raise UnusableError(
-                f"it takes {plan.memory_bytes} bytes, and all models on {plan.device} may take {budget} together; "
-                "raise `memory_bytes` of the device"
+                f"it takes {_mib(plan.memory_bytes)}, and all models on {plan.device} may take {_mib(budget)} "
+                "together; raise the bound of the device, or state what the model takes"
             )
         while True:
             held = [(holder, taken) for holder in self._holders if (taken := holder.holds) is not None]

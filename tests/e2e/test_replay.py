@@ -138,7 +138,7 @@ def test_against_a_policy_that_routes_elsewhere(gateway: Gateway, recorder: Reco
     args = ("--against", str(elsewhere), "--baseline", str(gateway.path), "--max-cost", "2")
     done = replay(gateway, *args, COLUMNS="80")
     assert done.returncode == 1, done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert max(map(len, done.stdout.splitlines())) <= 80, done.stderr
     assert "2 of 7 requests differ (28.6 %), the worst first:" in done.stdout
     ids = [exchange["id"] for exchange in recorder.exchanges()]
     assert done.stdout.index(ids[2]) < done.stdout.index(ids[0])
@@ -210,4 +210,5 @@ def test_ctrl_c_leaves_nothing(gateway: Gateway, recorder: Recorder) -> None:
             process.kill()
             process.wait()
         assert not list(Path(folder).glob("headgate-replay-*"))
+        assert not list(Path(folder).glob("headgate-*/*"))  # what its gateway had in its run folder
         assert not [pid for pid in pids if alive(pid)]

@@ -3,6 +3,7 @@
 A stand-in with vLLM's arguments and manners is launched here; `make test-vllm` runs the real one.
 """
 
+import json
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sidecars.recording.exchange import Answer, Body, Exchange, Request, Times
 from tests.support import vllm_environment
 from tests.support.gateway import Gateway, alive, eventually
 
@@ -233,6 +235,21 @@ def test_one_that_is_never_ready_is_started_again(gateway: Served) -> None:
     (gateway.folder / "hold").unlink()
     gateway.serves()
     eventually(lambda: not gateway.status()["alarms"], "no alarm any more")
+
+
+def test_a_replay_waits_for_its_server(gateway: Served) -> None:
+    asked = {"model": "only", "messages": [{"role": "user", "content": "hi"}]}
+    exchange = Exchange(
+        id="i", at="2026-01-02T03:04:05Z", model="only", provider="p",
+        request=Request(method="POST", path="/v1/chat/completions", headers={"content-type": "application/json"},
+                        body=Body.of(json.dumps(asked).encode())),
+        answer=Answer(status=200, headers={}), ms=Times(headers=1, first=1, total=1),
+    )  # fmt: skip
+    gateway.write("log.jsonl", exchange.line())
+    done = gateway.ctl(
+        "replay", str(gateway.folder / "log.jsonl"), "--against", str(gateway.path), "--format", "json"
+    )  # fmt: skip
+    assert json.loads(done.stdout)["after"]["statuses"] == {"200": 1}, done.stderr
 
 
 def test_one_that_the_policy_drops_is_ended(gateway: Served) -> None:
