@@ -53,6 +53,16 @@ class Ruling(Part):
             await self.supervisor.start(_child(number, self.folder, settings))
         await asyncio.gather(*(_ready(self.folder, number, version) for number in range(plan.workers)))
 
+    async def conclude(self, compiled: Compiled) -> None:
+        """After the push, or after it was taken back: workers that are too many end. Without rules all stay."""
+        if not compiled.plan.workers:
+            return
+        wanted = {f"{_NAME}{number}" for number in range(compiled.plan.workers)}
+        for name in {state.name for state in self._workers()} - wanted:
+            await self.supervisor.stop(name)
+        for name in {record.stem for record in self.folder.path.glob(f"{_NAME}*.pid")} - wanted:
+            await self.supervisor.clear(name)
+
     async def alarms(self) -> list[Alarm]:
         """What to tell of workers that do not run."""
         workers = self._workers()

@@ -231,6 +231,14 @@ def test_workers_come_and_go_with_their_number(gateway: Gateway, mock: MockProvi
     gateway.apply_edit(_POLICY.format(url=mock.base_url, version=99), settings="rule_workers: 3")
     assert set(_workers(gateway)) == {"rules-0", "rules-1", "rules-2"}
     assert _ask(gateway.http, "safe").status_code == 200
+    gateway.apply_edit(_POLICY.format(url=mock.base_url, version=99), settings="rule_workers: 1")
+    eventually(lambda: set(_workers(gateway)) == {"rules-0"}, "the others are ended")
+    assert _ADDRESS not in _ask(gateway.http, "safe").text
+    gateway.apply_edit(_POLICY.format(url=mock.base_url, version=99), settings="rule_workers: 2")
+    gateway.kill()
+    gateway.edit(_POLICY.format(url=mock.base_url, version=99), settings="rule_workers: 1")
+    gateway.start()
+    eventually(lambda: set(_workers(gateway)) == {"rules-0"}, "what an earlier control plane left is ended")
 
 
 def test_an_edit_that_ends_all_rules(gateway: Gateway, mock: MockProvider) -> None:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -203,13 +204,14 @@ class Gateway:
         """Name and pid of what ctl started."""
         return started(self.folder / "run")
 
-    def files(self, pattern: str = "**/*") -> dict[Path, bytes]:
-        """What is in the files of the gateway's folder, but for those that go meanwhile."""
+    def files(self, pattern: str = "*") -> dict[Path, bytes]:
+        """What is in the gateway's files, but for those that go meanwhile. A star stands for slashes, too."""
         found = {}
-        for path in self.folder.glob(pattern):
-            if path.is_file():
-                with suppress(FileNotFoundError):
-                    found[path] = path.read_bytes()
+        for folder, _, names in os.walk(self.folder):
+            for path in (Path(folder, name) for name in names):
+                if fnmatch(str(path.relative_to(self.folder)), pattern) and path.is_file():
+                    with suppress(FileNotFoundError):
+                        found[path] = path.read_bytes()
         return found
 
     def output(self) -> str:
