@@ -15,6 +15,7 @@ import orjson
 from sidecars.onnx.convert.package import INLINE_BYTES, MODEL, kept
 from sidecars.onnx.device import Device
 from sidecars.onnx.folder import Card, FolderError, read_card
+from sidecars.onnx.generate.card import generates
 from sidecars.onnx.pooling import Floats
 from sidecars.onnx.quantize.calibrate import peaks
 from sidecars.onnx.quantize.pace import Paces, measure
@@ -99,8 +100,11 @@ def quantize(
     """
     if destination.exists():
         raise QuantizeError(f"{destination} exists: remove it or choose another place")
+    settings = ModelSettings(path=folder, file=file)
+    if generates(settings):
+        raise QuantizeError(f"{folder} has a model that generates text; only those that embed or score are quantized")
     try:
-        card = read_card(ModelSettings(path=folder, file=file))
+        card = read_card(settings)
         samples = read_samples(card, texts)
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as scratch:

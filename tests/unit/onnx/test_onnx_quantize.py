@@ -112,6 +112,13 @@ def test_own_texts(tiny: Folder, tmp_path: Path) -> None:
         _quantize(tiny("nli"), tmp_path / "other", texts=texts)
 
 
+def test_a_model_that_generates_is_refused_as_such(tmp_path: Path) -> None:
+    (tmp_path / "writer").mkdir()
+    (tmp_path / "writer" / "genai_config.json").write_text("{}")
+    with pytest.raises(QuantizeError, match="generates text"):
+        _quantize(tmp_path / "writer", tmp_path / "made")
+
+
 def test_what_exists_is_left_alone(tiny: Folder, tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     with pytest.raises(QuantizeError, match="exists: remove it or choose another place"):
