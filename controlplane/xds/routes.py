@@ -113,7 +113,7 @@ def _models(plan: Plan, draining: bool) -> matchers.Matcher:
 def _surface(plan: Plan, draining: bool) -> matchers.Matcher:
     """What a request without a model gets: the first look of every request, so it is all lookups."""
     only_get = _error(405, "%REQ(:METHOD)% is not allowed here: use GET.", "method_not_allowed")
-    unknown = _error(404, "Unknown request URL: %REQ(:METHOD)% %REQ(:PATH)%.", "unknown_url")
+    unknown = _in_dialects(plan, 404, "Unknown request URL: %REQ(:METHOD)% %REQ(:PATH)%.", "unknown_url")
     about_usage, models = usage.route_to_it(), listing.route(plan)
     if any(key.addresses is not None for key in plan.keys):
         for made in (about_usage, models):
@@ -230,7 +230,7 @@ def _error(
     return matchers.action("answer", route.Route(match={"prefix": "/"}, direct_response=answer))
 
 
-def _in_dialects(plan: Plan, status: int, message: str, code: str, param: str) -> matchers.OnMatch:
+def _in_dialects(plan: Plan, status: int, message: str, code: str, param: str | None = None) -> matchers.OnMatch:
     """An error in the shape of the API that the request came to."""
     usual = _error(status, message, code, param)
     if not plan.messages:

@@ -162,12 +162,16 @@ def test_errors_of_count_tokens_are_anthropics(gateway: Gateway) -> None:
             client.messages.count_tokens(model="gpt-5", messages=_HI)
         with pytest.raises(anthropic.BadRequestError) as wrong:
             client.messages.count_tokens(model="gpt-4o", messages="hi")  # type: ignore[arg-type]
+        with pytest.raises(anthropic.NotFoundError) as absent:
+            client.messages.batches.list()
     with _client(gateway, "key-of-bob") as client, pytest.raises(anthropic.PermissionDeniedError) as denied:
         client.messages.count_tokens(model="gpt-4o", messages=_HI)
     with _client(gateway, "wrong") as client, pytest.raises(anthropic.AuthenticationError) as unauthenticated:
         client.messages.count_tokens(model="gpt-4o", messages=_HI)
-    errors = [unknown, wrong, denied, unauthenticated]
-    types = ["not_found_error", "invalid_request_error", "permission_error", "authentication_error"]
+    errors = [unknown, wrong, absent, denied, unauthenticated]
+    types = [
+        "not_found_error", "invalid_request_error", "not_found_error", "permission_error", "authentication_error"
+    ]  # fmt: skip
     assert [each.value.body["error"]["type"] for each in errors] == types  # type: ignore[index]
 
 
