@@ -270,7 +270,7 @@ def test_failover_from_a_killed_service_and_back(gateway: Gateway) -> None:
         eventually(lambda: width() == 384, "the local model serves again", 60)
         return found
 
-    assert width() == 384
+    eventually(lambda: width() == 384, "the local model serves", 60)
     eventually(killed, "the next target answers", 120)
     assert any(
         each["name"] == "service" and "was started again" in each["message"] for each in gateway.status()["alarms"]

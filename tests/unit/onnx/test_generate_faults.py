@@ -70,7 +70,7 @@ def broken(decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "template": ({"path": str(template)}, "chat template is not valid"),
         "tpu": ({**whole, "device": "tpu"}, "the device 'tpu' is not known"),
         "cuda": ({**whole, "device": "cuda:0"}, "cannot be loaded on cuda:0"),
-        "large": ({**whole, "memory_bytes": 10**15}, "it takes 1000000000000000 bytes"),
+        "large": ({**whole, "memory_bytes": 10**15}, "it takes 953,674,316.4 MiB"),
         "pooled": ({**whole, "pooling": "mean"}, "`pooling` is not for a model that generates text"),
         "no-config": ({"path": str(at), "task": "generate"}, "has no genai_config.json"),
     }
