@@ -18,8 +18,9 @@ VLLM := build/vllm
 run: $(STAMP) $(MODULE) models
 	$(BIN)/ctl up examples/quickstart.yaml
 
+# Many tests wait more than they work, so that two processors are best used by three workers.
 test: $(STAMP) $(MODULE) system lint models
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # The real vLLM on the processor: minutes, and 4 GB on disk. pip has to find torch's CPU build (PIP_FIND_LINKS, say).
 test-vllm: $(STAMP) $(MODULE) $(VLLM)/.installed

@@ -202,7 +202,7 @@ def test_ctrl_c_leaves_nothing(gateway: Gateway, recorder: Recorder) -> None:
             cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
-            eventually(lambda: list(Path(folder).glob("headgate-*/*/envoy.pid")), "its gateway runs", 60)
+            eventually(lambda: "envoy" in started(Path(folder)), "its gateway runs", 60)
             pids = started(Path(folder)).values()
             os.kill(process.pid, signal.SIGINT)
             assert process.wait(60) == 130

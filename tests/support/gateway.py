@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatch
+from glob import glob
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -50,7 +51,9 @@ def eventually(look: Callable[[], T], what: str, within: float = _WITHIN_S) -> T
 def started(run: Path) -> dict[str, int]:
     """Name and pid of what control planes with this run folder started."""
     found = {}
-    for record in run.glob("headgate-*/*/*.pid"):
+    # Path.glob minds folders that go meanwhile.
+    for name in glob("headgate-*/*/*.pid", root_dir=run):  # noqa: PTH207
+        record = run / name
         with suppress(FileNotFoundError):  # it ended meanwhile
             pid = json.loads(record.read_text()).get("pid")
             if isinstance(pid, int):
