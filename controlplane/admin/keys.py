@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +19,7 @@ from controlplane.plan.tokens import priority_in
 from controlplane.policy import grammar
 from controlplane.policy.diagnostics import PolicyError
 from controlplane.policy.language import Policy
+from controlplane.policy.types import Priority
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.controller import Controller
 from controlplane.runtime.failures import ApplyError
@@ -36,7 +37,7 @@ class KeyBody(BaseModel):
     limits: list[str] = Field(default=[], description="Limits of the live policy.")
     budget: str | None = Field(default=None, description="A budget of the live policy.")
     addresses: list[str] | None = Field(default=None, min_length=1, description="Networks it may be used from.")
-    priority: Literal["high", "normal", "low"] = Field(
+    priority: Priority = Field(
         default="normal", description="Whose requests are first when some wait for a model that runs here."
     )
     expires: str | None = Field(default=None, description="A time, or how long it is good: 30d.")

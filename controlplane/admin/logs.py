@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
 
-from controlplane.policy.structure import nearest
+from controlplane.policy.structure import did_you_mean
 from controlplane.runtime import logfile
 from controlplane.runtime.child import ProcessState
 from controlplane.runtime.controller import Controller
@@ -22,9 +22,8 @@ def router(
     def lines(name: str, lines: Annotated[int, Query(ge=1, le=logfile.MOST_LINES)] = 100) -> dict[str, Any]:
         names = [state.name for state in processes()]
         if name not in names:
-            near = nearest(name, names)
-            hint = f"; did you mean `{near}`?" if near else "."
-            raise HTTPException(404, f"no process `{name}` runs here{hint} There are {', '.join(names) or 'none'}.")
+            there = ", ".join(names) or "none"
+            raise HTTPException(404, f"no process `{name}` runs here{did_you_mean(name, names)} There are {there}.")
         found, file = logfile.last_lines(log(name), count=lines), log(name)
         return {"name": name, "file": str(file), "lines": logfile.redacted(found, controller.secrets())}
 

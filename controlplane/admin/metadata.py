@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, HTTPException
 
 from controlplane.metadata.rows import show as shown
-from controlplane.policy.structure import nearest
+from controlplane.policy.structure import did_you_mean
 from controlplane.runtime.controller import Controller
 from controlplane.runtime.model_listings import ModelListings
 
@@ -21,8 +21,7 @@ def router(controller: Controller, listings: ModelListings) -> APIRouter:
             raise HTTPException(503, "no policy is live yet")
         found = shown(live.compiled.plan, name, listings.listed)
         if found is None:
-            near = nearest(name, [route.name for route in live.compiled.plan.routes])
-            hint = f"; did you mean `{near}`?" if near else ""
+            hint = did_you_mean(name, [route.name for route in live.compiled.plan.routes])
             raise HTTPException(404, f"there is no model `{name}`{hint}")
         return found
 

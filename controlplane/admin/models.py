@@ -10,7 +10,7 @@ from controlplane.admin import views
 from controlplane.admin.access import Called
 from controlplane.admin.origin import origin
 from controlplane.audit.entry import Action, Actor, Event
-from controlplane.policy.structure import nearest
+from controlplane.policy.structure import did_you_mean
 from controlplane.runtime.auditing import Auditing
 from controlplane.runtime.controller import Controller
 from controlplane.runtime.services import Services
@@ -75,6 +75,5 @@ def _found(rows: Iterable[dict[str, Any]], body: ModelBody) -> tuple[str, str]:
         raise HTTPException(409, f"several providers have a model `{body.model}`: name one of {providers}")
     if having:
         return having[0]
-    near = nearest(body.model, [model for _, model in known])
-    hint = f"; did you mean `{near}`?" if near else "."
+    hint = did_you_mean(body.model, [model for _, model in known])
     raise HTTPException(404, f"no model `{body.model}` runs here{hint} `ctl models list` shows those that do.")

@@ -32,6 +32,7 @@ from controlplane.policy.types import (
     Origin,
     PageHeader,
     Pattern,
+    Priority,
     ProviderName,
     Refresh,
     SecretType,
@@ -232,7 +233,7 @@ class Key(Strict):
     addresses: Annotated[list[Network], Field(min_length=1)] | None = Field(
         None, description="IP addresses and networks that it may be used from; all by default."
     )
-    priority: Literal["high", "normal", "low"] = Field(
+    priority: Priority = Field(
         "normal", description="Whose requests are first when some wait for a model that runs here."
     )
     expires: Moment | None = Field(None, description="From when on it is refused; a date means its first moment, UTC.")

@@ -233,6 +233,12 @@ def nearest(name: str, names: Sequence[str]) -> str | None:
     return lowered[found[0]] if found else None
 
 
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """What ends a sentence about an unknown name: the nearest one as a question, where there is one."""
+    near = nearest(name, names)
+    return f"; did you mean `{near}`?" if near else "."
+
+
 def _is_tag(step: str | int) -> bool:
     return isinstance(step, str) and step.startswith("<") and step.endswith(">")
 

@@ -88,6 +88,7 @@ Memory = Annotated[int, _by(grammar.memory, (str, int)), _bytes("16GiB")]
 Device = Annotated[str, _by(grammar.device), _text(grammar.DEVICE, ["cpu", "cuda:0"])]
 ModelFolder = Annotated[str, Field(pattern=PATH, examples=["models/minilm"])]
 OnnxFile = Annotated[str, Field(pattern=PATH, examples=["model.onnx"])]
+Priority = Literal["high", "normal", "low"]
 Label = Annotated[str, Field(min_length=1, max_length=256)]
 Tokens = Annotated[
     int,

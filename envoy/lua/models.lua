@@ -1,8 +1,9 @@
 -- Answers GET /v1/models and /v1/models/{id} with the models that the client's key may use; what is known of a single
 -- one was found by facts.lua.
--- MODELS holds a line per model: id, tab, owner; an id ending in * is a prefix, which is not listed. ACCESS holds a line per restricted identity: identity, then
--- tab-separated names; a name ending in * is a prefix. An identity that has no line may use every model. Clients of
--- outside issuers bear a grant instead: the name of such a line, or names between semicolons.
+-- MODELS holds a line per model: id, tab, owner; an id ending in * is a prefix, which is not listed. ACCESS holds a line
+-- per restricted identity: identity, then tab-separated names; a name ending in * is a prefix. An identity that has no
+-- line may use every model. Clients of outside issuers bear a grant instead: the name of such a line, or names between
+-- semicolons.
 local models, owners, prefixes, access = {}, {}, {}, {}
 for id, owner in MODELS:gmatch("([^\t\n]+)\t([^\n]*)\n") do
   if id:sub(-1) == "*" then
